@@ -1,0 +1,127 @@
+#pragma once
+
+// The fleet as serving sees it: which workers there are, and a way to run a submission on one of
+// them. The real one speaks the link protocol; tests put a scripted one in its place. Thread
+// safety: Fleet may be called from any thread. Listener methods are called on link threads, one at
+// a time for one submission, and must only post.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/domain.h"
+
+namespace fathom::master {
+
+// One life of a worker process: a restarted worker has another incarnation.
+struct WorkerKey {
+  std::string id;
+  std::string incarnation;  // hex
+  bool operator==(const WorkerKey&) const = default;
+};
+
+struct ServedModel {
+  std::string name;
+  std::string config_digest;
+  std::string tokenizer_digest;
+  int32_t context_length = 0;
+  int32_t vocab_size = 0;
+  int64_t kv_tokens = 0;
+  int32_t kv_block_tokens = 0;
+  int32_t max_sequences = 0;
+};
+
+enum class WorkerState : uint8_t { kLoading, kReady, kDraining, kDead };
+
+struct WorkerInfo {
+  WorkerKey key;
+  WorkerState state = WorkerState::kLoading;
+  std::map<std::string, std::string> labels;
+  std::vector<ServedModel> models;
+  int64_t credit = 0;          // token cost this master may have in flight there
+  int64_t in_flight_cost = 0;  // token cost it has
+  int32_t in_flight = 0;       // submissions it has
+  int32_t waiting = 0;         // from the last heartbeat, all masters'
+  int32_t running = 0;
+  int32_t free_blocks = 0;
+  int32_t total_blocks = 0;
+  float tokens_per_second = 0;
+  float saturation = 0;
+};
+
+// Immutable; a new one replaces it when anything changes.
+struct FleetSnapshot {
+  uint64_t version = 0;
+  std::vector<WorkerInfo> workers;
+};
+
+struct SubmissionChoice {
+  int32_t index = 0;
+  std::vector<TokenId> tokens;  // it has these already
+};
+
+struct Submission {
+  std::string request_id;
+  uint32_t attempt = 1;
+  std::string model;
+  int32_t priority = 0;
+  uint64_t tenant_hash = 0;
+  int64_t cost = 0;  // in tokens
+  absl::Duration remaining = absl::InfiniteDuration();
+  std::string cache_salt;
+  std::vector<TokenId> prompt;
+  std::vector<SubmissionChoice> choices;
+  SamplingParams sampling;
+  StopConditions stop;
+  LogprobParams logprobs;
+  std::optional<GrammarSpec> grammar;
+};
+
+struct SubmissionOutput {
+  uint32_t attempt = 0;
+  int32_t choice = 0;
+  int32_t first_index = 0;
+  std::vector<TokenId> tokens;
+  std::vector<PositionLogprobs> logprobs;
+  std::vector<PositionLogprobs> prompt_logprobs;
+  FinishReason finish = FinishReason::kNone;
+  std::string error;
+  int32_t cached_tokens = 0;
+};
+
+class SubmissionListener {
+ public:
+  virtual ~SubmissionListener() = default;
+  virtual void OnAccepted(uint32_t attempt) = 0;
+  // RESOURCE_EXHAUSTED may be tried on another worker, INVALID_ARGUMENT may not.
+  virtual void OnRejected(uint32_t attempt, const absl::Status& status,
+                          absl::Duration retry_after) = 0;
+  virtual void OnOutput(SubmissionOutput output) = 0;
+  // The worker is gone; nothing more comes for this attempt.
+  virtual void OnWorkerLost(uint32_t attempt, const absl::Status& reason) = 0;
+};
+
+class Fleet {
+ public:
+  virtual ~Fleet() = default;
+  virtual std::shared_ptr<const FleetSnapshot> Snapshot() const = 0;
+  // Called (on any thread) after the snapshot changed. Set once, before work starts.
+  virtual void OnChange(std::function<void()> callback) = 0;
+  // UNAVAILABLE when that worker is gone, RESOURCE_EXHAUSTED when its outbox is full; then the
+  // listener hears nothing. The listener is released after the last choice finished, a rejection, a
+  // loss or Cancel of all choices.
+  virtual absl::Status Submit(const WorkerKey& worker, Submission submission,
+                              std::shared_ptr<SubmissionListener> listener) = 0;
+  // Ends these choices (all when empty) of attempts up to `attempt`; outputs under way may still
+  // arrive.
+  virtual void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
+                      std::vector<int32_t> choices) = 0;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,81 @@
+#pragma once
+
+// What goes into the engine and what comes out: token ids only. Plain data, so that the link, the
+// tests and the in-process evaluation feed the engine alike.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/domain.h"
+
+namespace fathom::worker {
+
+// One choice of a request. A migrated choice brings the tokens it has already: they count as
+// output, are not emitted again, and its next token has index tokens.size().
+struct ChoiceStart {
+  int32_t index = 0;
+  std::vector<TokenId> tokens;
+};
+
+struct EngineRequest {
+  std::string id;        // unique in the cluster
+  uint32_t attempt = 1;  // a higher attempt of the same id supersedes a lower one
+  std::vector<TokenId> prompt;
+  std::vector<ChoiceStart> choices;
+  SamplingParams sampling;
+  StopConditions stop;
+  LogprobParams logprobs;
+  std::optional<GrammarSpec> grammar;
+  int32_t priority = 0;      // 0 is the most urgent
+  uint64_t tenant_hash = 0;  // the inbox is fair between tenants
+  std::string cache_salt;    // requests with other salts never share prefix blocks
+  int64_t deadline_ns = 0;   // on the engine's monotonic clock; 0: none
+  int32_t adapter_id = -1;
+};
+
+// New tokens of one choice, or its end, or both.
+struct SequenceOutput {
+  std::string request_id;
+  uint32_t attempt = 0;
+  int32_t choice = 0;
+  int32_t first_index = 0;  // index of tokens[0] in the choice's output
+  std::vector<TokenId> tokens;
+  std::vector<PositionLogprobs> logprobs;         // one a token, when asked for
+  std::vector<PositionLogprobs> prompt_logprobs;  // prompt positions 1.., once, on the first choice
+  FinishReason finish = FinishReason::kNone;
+  std::string error;  // with kError
+  int32_t cached_tokens =
+      0;  // prompt tokens from the prefix cache; on the first output of the choice
+};
+
+enum class EngineState : uint8_t { kLoading, kReady, kDraining, kDead };
+
+// A snapshot for heartbeats and metrics.
+struct EngineStats {
+  EngineState state = EngineState::kLoading;
+  uint64_t steps = 0;
+  int64_t step_deadline_ns =
+      0;                // monotonic time by which the running step should be done; 0 while idle
+  int32_t waiting = 0;  // sequences not yet computing
+  int32_t running = 0;
+  int32_t free_blocks = 0;  // free or evictable, smallest group
+  int32_t total_blocks = 0;
+  int64_t output_tokens = 0;  // since start
+  int64_t prompt_tokens = 0;  // since start, cached ones included
+  int64_t cached_tokens = 0;  // since start
+  int64_t preemptions = 0;    // since start
+};
+
+// Takes all outputs of one step at once. Called on the engine thread: must not block.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  virtual void OnStep(std::vector<SequenceOutput> outputs) = 0;
+  // The engine is dead (sticky device error): nothing more will come.
+  virtual void OnDead(const absl::Status& reason) = 0;
+};
+
+}  // namespace fathom::worker
