@@ -1,0 +1,72 @@
+#pragma once
+
+// A model that runs steps: the border between the engine, which counts blocks and rows, and the
+// device, which holds bytes. Everything a step needs is planned and allocated at start; Forward
+// allocates nothing that grows with the request.
+//
+// Thread safety: none. One thread (the executor's) calls Forward; the sampler reads the logits and
+// writes slot_tokens on that same thread, between two Forwards.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/domain.h"
+#include "kernels/dtype.h"
+#include "worker/model/forward_input.h"
+#include "worker/model/kv_spec.h"
+#include "worker/model/model_config.h"
+
+namespace fathom::worker {
+
+// Backend memory; valid until the next Forward.
+struct LogitsView {
+  const float* data = nullptr;  // [rows, vocab]
+  int32_t rows = 0;
+  int32_t vocab = 0;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const KvSpec& kv_spec() const = 0;
+
+  // Allocates the arena and the block tables; called once, before the first Forward.
+  virtual absl::Status AllocateKv(const KvPlan& plan) = 0;
+
+  // Applies table updates and block copies, writes the KV of every token, and computes the logits
+  // of input.logit_rows in that order: [num_logit_rows, vocab] in FP32. Errors leave KV of the
+  // step's own positions undefined, everything else as it was.
+  virtual absl::StatusOr<LogitsView> Forward(const ForwardInput& input) = 0;
+
+  // [max_sequences] the last sampled token of each slot, in backend memory: written by the sampler,
+  // read where token_ids says kTokenFromSlot. Empty before AllocateKv.
+  virtual std::span<TokenId> slot_tokens() = 0;
+};
+
+enum class BackendKind : uint8_t {
+  kRef,   // naive FP32 arithmetic, the oracle; always batch-invariant
+  kFast,  // vectorised CPU
+};
+
+struct ModelOptions {
+  std::string path;                    // a checkpoint's folder
+  std::optional<DType> compute_dtype;  // kF32 or kBF16; empty: what the checkpoint holds
+  BackendKind backend = BackendKind::kFast;
+  int32_t threads = 0;             // 0: one a core this process may use
+  bool batch_invariant = false;    // bit-equal logits whatever the batch and the chunking
+  int32_t max_step_tokens = 2048;  // the most tokens one Forward may carry
+  int32_t max_logit_rows = 256;    // the most logit rows one Forward may ask for
+  int32_t block_tokens = 16;
+};
+
+// Loads a checkpoint in Hugging Face layout. Errors name file, tensor or config field.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options);
+
+}  // namespace fathom::worker
