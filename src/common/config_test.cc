@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "common/random.h"
 #include "common/strings.h"
 
 namespace fathom {
@@ -58,6 +59,22 @@ TEST(ConfigTest, DumpReadsBackTheSame) {
   const auto again = ParseConfig(DumpConfig(config));
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->ShortDebugString(), config.ShortDebugString());
+}
+
+TEST(ConfigTest, MutilatedFilesNeverCrash) {
+  const std::string good =
+      "master:\n  bind: 127.0.0.1\n  limits: {choices: 3, body_bytes: 1}\nworker:\n"
+      "  masters: [a:1]\n  labels: {a: b}\n  prefix_cache: true\n&x a: *x\n";
+  SeededRandom random(7);
+  for (int round = 0; round < 3000; ++round) {
+    std::string bad = good;
+    for (uint64_t edits = 1 + random.Next() % 4; edits > 0; --edits) {
+      bad[random.Next() % bad.size()] = static_cast<char>(random.Next());
+      bad.insert(random.Next() % bad.size(), 1, "{}[]:&*-?!|>'\"%@\n "[random.Next() % 18]);
+    }
+    (void)ParseConfig(bad);
+  }
+  EXPECT_FALSE(ParseConfig(std::string(20000, '[')).ok());
 }
 
 }  // namespace
