@@ -111,7 +111,8 @@ class Fleet {
  public:
   virtual ~Fleet() = default;
   virtual std::shared_ptr<const FleetSnapshot> Snapshot() const = 0;
-  // Called (on any thread) after the snapshot changed. Set once, before work starts.
+  // Called (on any thread, no lock held) after a worker came, went or has more room than before; a
+  // Submit of the caller's own changes the snapshot without a call. Set once, before work starts.
   virtual void OnChange(std::function<void()> callback) = 0;
   // UNAVAILABLE when that worker is gone, RESOURCE_EXHAUSTED when its outbox is full; then the
   // listener hears nothing. The listener is released after the last choice finished, a rejection, a
@@ -122,6 +123,8 @@ class Fleet {
   // arrive.
   virtual void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
                       std::vector<int32_t> choices) = 0;
+  // Token cost that waits for a worker: workers share their credit among masters in proportion.
+  virtual void ReportBacklog(int64_t /*cost*/) {}
 };
 
 }  // namespace fathom::master

@@ -1,0 +1,82 @@
+#pragma once
+
+// The master's end of the link: takes workers in, watches over their lives, carries submissions
+// down and tokens up. It is the Fleet that serving works with.
+//
+// Thread safety: every method may be called from any thread; Stop once, by the owner.
+//
+// Invariants:
+//   1. A worker id has at most one live session; a second one is refused until the first is dead.
+//   2. A listener hears OnWorkerLost at most once, and nothing after it.
+//   3. A listener's tokens have neither gap nor repeat: what repeats is cut, a gap counts as a
+//   loss.
+//   4. No call blocks on a peer: each worker's outbox is bounded in bytes, and a full one is
+//   refused.
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/random.h"
+#include "master/fleet/fleet.h"
+
+namespace fathom::master {
+
+// What this master serves; workers whose loaded model of that name has other digests are refused.
+struct ExpectedModel {
+  std::string name;
+  std::string config_digest;     // SHA-256 in hex
+  std::string tokenizer_digest;  // SHA-256 in hex
+};
+
+struct LinkServerOptions {
+  std::string master_id = "master";
+  std::string bind = "127.0.0.1";
+  int port = 0;                      // 0: any free one, see LinkServer::port
+  bool insecure_listen = false;      // plaintext on addresses other than loopback
+  std::vector<std::string> masters;  // host:port of every master's link, told to workers
+  std::optional<ExpectedModel> expected_model;
+  size_t outbox_bytes = size_t{64} << 20;  // per worker
+  absl::Duration heartbeat = absl::Milliseconds(250);
+  absl::Duration silence_floor = absl::Seconds(1);  // shorter silences are never a death
+  const Clock* clock = Clock::Real();
+  Random* random = Random::Real();
+};
+
+class LinkServer final : public Fleet {
+ public:
+  // INVALID_ARGUMENT for plaintext beyond loopback without insecure_listen, UNAVAILABLE when the
+  // port is taken.
+  static absl::StatusOr<std::unique_ptr<LinkServer>> Start(LinkServerOptions options);
+  ~LinkServer() override;  // stops
+  LinkServer(const LinkServer&) = delete;
+  LinkServer& operator=(const LinkServer&) = delete;
+
+  int port() const;
+
+  // Ends every session (listeners hear OnWorkerLost) and waits until no callback runs any more.
+  void Stop();
+
+  std::shared_ptr<const FleetSnapshot> Snapshot() const override;
+  void OnChange(std::function<void()> callback) override;
+  absl::Status Submit(const WorkerKey& worker, Submission submission,
+                      std::shared_ptr<SubmissionListener> listener) override;
+  void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
+              std::vector<int32_t> choices) override;
+  void ReportBacklog(int64_t cost) override;
+
+ private:
+  struct Impl;
+  explicit LinkServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom::master
