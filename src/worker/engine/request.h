@@ -36,15 +36,19 @@ struct EngineRequest {
   int32_t adapter_id = -1;
 };
 
-// New tokens of one choice, or its end, or both.
+// New tokens of one choice, or its end, or both. The token that ends a choice (end of sequence or a
+// stop id) is the last of its tokens and counts as usage; whoever makes text drops it. Requests
+// with a deadline that passes end with kError.
 struct SequenceOutput {
   std::string request_id;
   uint32_t attempt = 0;
   int32_t choice = 0;
   int32_t first_index = 0;  // index of tokens[0] in the choice's output
   std::vector<TokenId> tokens;
-  std::vector<PositionLogprobs> logprobs;         // one a token, when asked for
-  std::vector<PositionLogprobs> prompt_logprobs;  // prompt positions 1.., once, on the first choice
+  std::vector<PositionLogprobs> logprobs;  // one a token, when asked for
+  std::vector<PositionLogprobs>
+      prompt_logprobs;  // prompt positions 1.., once, with the first tokens of choices[0] unless it
+                        // was migrated with tokens
   FinishReason finish = FinishReason::kNone;
   std::string error;  // with kError
   int32_t cached_tokens =
