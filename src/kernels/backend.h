@@ -1,0 +1,86 @@
+#pragma once
+
+// The one interface of a device: memory, weights and operations. Every public operation checks its
+// arguments (check_args.h) and then hands them to the implementation, so that all devices refuse
+// the same calls.
+//
+// Operations are ordered: each sees the memory as the ones before left it. They may run behind the
+// caller's back; Synchronize waits for all of them. CPU backends have finished when they return.
+// Thread safety: none; one thread owns a backend.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/device_memory.h"
+#include "kernels/op_args.h"
+#include "kernels/tensor_view.h"
+
+namespace fathom::kernels {
+
+// A weight matrix [rows, cols] in whatever layout its backend multiplies best. The backend outlives
+// it.
+class PackedMatrix {
+ public:
+  PackedMatrix(int32_t rows, int32_t cols, DType dtype) : rows_(rows), cols_(cols), dtype_(dtype) {}
+  virtual ~PackedMatrix() = default;
+  int32_t rows() const { return rows_; }
+  int32_t cols() const { return cols_; }
+  DType dtype() const { return dtype_; }
+
+ private:
+  const int32_t rows_;
+  const int32_t cols_;
+  const DType dtype_;
+};
+
+class Backend : protected MemoryAllocator {
+ public:
+  ~Backend() override = default;
+
+  virtual const char* name() const = 0;
+  // Results do not depend on how tokens are batched or chunked.
+  virtual bool batch_invariant() const = 0;
+
+  // Zeroed, aligned to 64 bytes. ResourceExhausted when there is not enough.
+  virtual absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) = 0;
+  virtual absl::Status CopyFromHost(void* device, const void* host, size_t bytes) = 0;
+  virtual absl::Status CopyToHost(void* host, const void* device, size_t bytes) = 0;
+  virtual absl::Status Synchronize() = 0;
+
+  // Stacks `parts` ([rows_i, cols] each, host memory, F32, F16 or BF16) into one matrix and packs
+  // it as `dtype` (F32 or BF16). The parts are not needed afterwards.
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(std::span<const TensorView> parts,
+                                                           DType dtype);
+
+  absl::Status Embedding(const EmbeddingArgs& args);
+  absl::Status RmsNorm(const RmsNormArgs& args);
+  absl::Status RotaryTable(const RotaryTableArgs& args);
+  absl::Status RotaryKvWrite(const RotaryKvWriteArgs& args);
+  absl::Status PagedAttention(const PagedAttentionArgs& args);
+  absl::Status SiluMul(const SiluMulArgs& args);
+  absl::Status GatherRows(const GatherRowsArgs& args);
+  absl::Status Cast(const CastArgs& args);
+  absl::Status CopyBlocks(const CopyBlocksArgs& args);
+  // `weight` was packed by this backend.
+  absl::Status Linear(const LinearArgs& args, const PackedMatrix& weight);
+
+ private:
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> DoPackMatrix(
+      std::span<const TensorView> parts, int32_t rows, int32_t cols, DType dtype) = 0;
+  virtual absl::Status DoEmbedding(const EmbeddingArgs& args) = 0;
+  virtual absl::Status DoRmsNorm(const RmsNormArgs& args) = 0;
+  virtual absl::Status DoRotaryTable(const RotaryTableArgs& args) = 0;
+  virtual absl::Status DoRotaryKvWrite(const RotaryKvWriteArgs& args) = 0;
+  virtual absl::Status DoPagedAttention(const PagedAttentionArgs& args) = 0;
+  virtual absl::Status DoSiluMul(const SiluMulArgs& args) = 0;
+  virtual absl::Status DoGatherRows(const GatherRowsArgs& args) = 0;
+  virtual absl::Status DoCast(const CastArgs& args) = 0;
+  virtual absl::Status DoCopyBlocks(const CopyBlocksArgs& args) = 0;
+  virtual absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) = 0;
+};
+
+}  // namespace fathom::kernels
