@@ -5,8 +5,8 @@
 
 namespace fathom::kernels {
 
-absl::StatusOr<std::unique_ptr<PackedMatrix>> Backend::PackMatrix(
-    std::span<const TensorView> parts, DType dtype) {
+absl::StatusOr<std::unique_ptr<PackedMatrix>> Backend::PackMatrix(std::span<const TensorView> parts,
+                                                                  DType dtype) {
   RETURN_IF_ERROR(CheckMatrixParts(parts, dtype));
   int64_t rows = 0;
   for (const TensorView& part : parts) rows += part.shape[0];

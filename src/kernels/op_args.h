@@ -21,7 +21,8 @@ struct SequenceSpan {
 };
 
 // One layer of a paged cache. Inside a block, a layer holds
-// K [num_kv_heads, block_tokens, head_dim] at layer_offset, then V of the same shape at value_offset.
+// K [num_kv_heads, block_tokens, head_dim] at layer_offset, then V of the same shape at
+// value_offset.
 struct KvCacheView {
   void* arena = nullptr;                  // [num_blocks, block_bytes]
   const int32_t* block_tables = nullptr;  // [slots, max_blocks]
@@ -90,8 +91,8 @@ struct RotaryKvWriteArgs {
 // Causal attention of every query over the cache, its own step's tokens included. With a window a
 // query sees that many positions, its own included. num_q_heads is a multiple of num_kv_heads.
 struct PagedAttentionArgs {
-  void* out = nullptr;                      // [num_tokens, num_q_heads, head_dim] dtype
-  const void* qkv = nullptr;                // [num_tokens, num_q_heads + 2 * num_kv_heads, head_dim]
+  void* out = nullptr;        // [num_tokens, num_q_heads, head_dim] dtype
+  const void* qkv = nullptr;  // [num_tokens, num_q_heads + 2 * num_kv_heads, head_dim]
   const SequenceSpan* sequences = nullptr;  // [num_sequences]
   KvCacheView kv;
   int32_t num_sequences = 0;

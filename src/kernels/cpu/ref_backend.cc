@@ -40,8 +40,7 @@ class RefBackend final : public HostBackend {
   absl::StatusOr<std::unique_ptr<PackedMatrix>> DoPackMatrix(std::span<const TensorView> parts,
                                                              int32_t rows, int32_t cols,
                                                              DType dtype) override {
-    ASSIGN_OR_RETURN(DeviceBuffer data,
-                     Allocate(static_cast<size_t>(rows) * cols * SizeOf(dtype)));
+    ASSIGN_OR_RETURN(DeviceBuffer data, Allocate(static_cast<size_t>(rows) * cols * SizeOf(dtype)));
     RETURN_IF_ERROR(Dispatch(dtype, [&](auto type) {
       auto* out = data.as<decltype(type)>();
       for (const TensorView& part : parts) {

@@ -81,8 +81,7 @@ void RotaryKvWrite(const RotaryKvWriteArgs& args) {
       RotateHead(head, cos_sin, dim / 2);
     }
     for (int32_t h = 0; h < kv.num_kv_heads; ++h) {
-      const KvRow<T> row =
-          CacheRow<T>(kv, args.token_slots[token], args.kv_positions[token], h);
+      const KvRow<T> row = CacheRow<T>(kv, args.token_slots[token], args.kv_positions[token], h);
       const T* key = heads + static_cast<int64_t>(args.num_q_heads + h) * dim;
       const T* value = key + static_cast<int64_t>(kv.num_kv_heads) * dim;
       for (int32_t i = 0; i < dim; ++i) row.key[i] = key[i];

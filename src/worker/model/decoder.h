@@ -1,0 +1,90 @@
+#pragma once
+
+// The decoder that Llama, Mistral, Qwen2 and Qwen3 share: pre-norm attention with rotary embedding
+// and a gated MLP, driven by ModelConfig alone.
+
+#include <memory>
+#include <span>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "worker/model/decoder_weights.h"
+#include "worker/model/kv_cache.h"
+#include "worker/model/model.h"
+
+namespace fathom::worker {
+
+class Decoder final : public Model {
+ public:
+  struct Limits {
+    int32_t max_step_tokens = 0;
+    int32_t max_logit_rows = 0;
+    int32_t block_tokens = 0;
+  };
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(std::unique_ptr<kernels::Backend> backend,
+                                                         ModelConfig config,
+                                                         const Checkpoint& checkpoint, DType dtype,
+                                                         const Limits& limits);
+
+  const ModelConfig& config() const override { return config_; }
+  const KvSpec& kv_spec() const override { return cache_.spec(); }
+  absl::Status AllocateKv(const KvPlan& plan) override;
+  absl::StatusOr<LogitsView> Forward(const ForwardInput& input) override;
+  std::span<TokenId> slot_tokens() override;
+
+ private:
+  // Activations of one step; T = max_step_tokens, R = max_logit_rows.
+  struct Scratch {
+    kernels::DeviceBuffer token_ids;       // [T]
+    kernels::DeviceBuffer token_slots;     // [T]
+    kernels::DeviceBuffer positions;       // [T]
+    kernels::DeviceBuffer kv_positions;    // [T]
+    kernels::DeviceBuffer sequences;       // [T]
+    kernels::DeviceBuffer logit_rows;      // [R]
+    kernels::DeviceBuffer cos_sin;         // [T, 2, head_dim / 2] F32
+    kernels::DeviceBuffer embeddings;      // [T, hidden] F32, when the input brings some
+    kernels::DeviceBuffer residual;        // [T, hidden]
+    kernels::DeviceBuffer normed;          // [T, hidden]
+    kernels::DeviceBuffer qkv;             // [T, (heads + 2 kv_heads) * head_dim]
+    kernels::DeviceBuffer attention;       // [T, heads * head_dim]
+    kernels::DeviceBuffer branch;          // [T, hidden]
+    kernels::DeviceBuffer gate_up;         // [T, 2 * intermediate]
+    kernels::DeviceBuffer activated;       // [T, intermediate]
+    kernels::DeviceBuffer last_attention;  // [R, heads * head_dim]
+    kernels::DeviceBuffer last_residual;   // [R, hidden]
+    kernels::DeviceBuffer logits;          // [R, vocab] F32
+  };
+  // What flows between the halves of a layer.
+  struct Flow {
+    void* residual = nullptr;   // [rows, hidden]
+    void* attention = nullptr;  // [rows, heads * head_dim]
+    int32_t rows = 0;
+  };
+
+  Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, DType dtype,
+          const Limits& limits, DecoderWeights weights);
+  absl::Status AllocateScratch();
+  absl::Status Upload(const ForwardInput& input);
+  absl::Status Embed(const ForwardInput& input);
+  absl::Status Normalize(const kernels::DeviceBuffer& weight, const void* x, void* residual,
+                         int32_t rows);
+  absl::Status Multiply(const kernels::PackedMatrix& weight, const kernels::DeviceBuffer& bias,
+                        const void* x, void* out, int32_t rows);
+  // Projects, rotates and writes the keys and values of a layer.
+  absl::Status WriteKv(int32_t layer, int32_t num_tokens);
+  absl::Status Attend(int32_t layer, const ForwardInput& input);
+  // Output projection and MLP; the result is in scratch_.branch, not yet in the residual.
+  absl::Status FinishLayer(int32_t layer, const Flow& flow);
+  absl::StatusOr<Flow> KeepLogitRows(const ForwardInput& input);
+
+  const std::unique_ptr<kernels::Backend> backend_;
+  const ModelConfig config_;
+  const DType dtype_;
+  const Limits limits_;
+  const DecoderWeights weights_;
+  KvCache cache_;
+  Scratch scratch_;
+  kernels::DeviceBuffer slot_tokens_;  // [max_sequences]
+};
+
+}  // namespace fathom::worker

@@ -1,0 +1,51 @@
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "kernels/cpu/ref_backend.h"
+#include "worker/model/checkpoint.h"
+#include "worker/model/decoder.h"
+#include "worker/model/model.h"
+
+namespace fathom::worker {
+namespace {
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options) {
+  switch (options.backend) {
+    case BackendKind::kRef:
+    case BackendKind::kFast:
+      return kernels::cpu::CreateRefBackend();
+  }
+  return absl::InvalidArgumentError("unknown backend");
+}
+
+absl::Status CheckOptions(const ModelOptions& options) {
+  if (options.max_step_tokens < 1 || options.max_logit_rows < 1 || options.block_tokens < 1) {
+    return absl::InvalidArgumentError("model options: sizes must be positive");
+  }
+  if (options.max_logit_rows > options.max_step_tokens) {
+    return absl::InvalidArgumentError("model options: max_logit_rows above max_step_tokens");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(options.path));
+  // Nothing on the CPU computes in F16; BF16 would lose what its mantissa holds.
+  const DType stored = config.dtype == DType::kF16 ? DType::kF32 : config.dtype;
+  const DType dtype = options.compute_dtype.value_or(stored);
+  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot compute in ", Name(dtype), "; F32 and BF16 are implemented"));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, CreateBackend(options));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.path));
+  return Decoder::Create(std::move(backend), std::move(config), checkpoint, dtype,
+                         {options.max_step_tokens, options.max_logit_rows, options.block_tokens});
+}
+
+}  // namespace fathom::worker
