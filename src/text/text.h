@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
+// Handles of c_api.h.
 struct fathom_tokenizer;
 struct fathom_stream_decoder;
 struct fathom_chat_template;
@@ -31,7 +32,9 @@ using TokenId = int32_t;
 struct EncodeOptions {
   bool add_special_tokens = true;  // what the post-processor adds (BOS and the like)
   // Text that spells a special token becomes that token. Chat templates need it; raw user text may
-  // turn it off.
+  // turn it off, and then "<|im_end|>" in it is plain text. Added tokens that are not special (many
+  // models' <think>, <tool_call>, runs of spaces) are vocabulary and are read either way, as with
+  // transformers' split_special_tokens.
   bool parse_special = true;
 };
 
@@ -52,9 +55,9 @@ class Tokenizer {
   std::optional<TokenId> TokenToId(std::string_view token) const;
   // The token as the vocabulary spells it ("Ġhello").
   std::optional<std::string> IdToToken(TokenId id) const;
-  // The bytes the token stands for in text (" hello"); may be part of a UTF-8 character. Empty for
-  // unknown ids.
-  std::string TokenBytes(TokenId id) const;
+  // The bytes the token stands for in the middle of text (" hello"); may be part of a UTF-8
+  // character. Empty for unknown ids. Lives as long as the tokenizer.
+  std::string_view TokenBytes(TokenId id) const;
   bool IsSpecial(TokenId id) const;
   // SHA-256 of the tokenizer.json as read, in hex: master and worker compare it.
   const std::string& digest() const;
@@ -90,7 +93,6 @@ class StreamDecoder {
   struct Free {
     void operator()(fathom_stream_decoder* p) const;
   };
-  std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<fathom_stream_decoder, Free> handle_;
 };
 
@@ -99,6 +101,8 @@ struct ChatTemplateInput {
   std::string_view tools_json;     // array, or empty for none
   std::string_view extra_json;     // object of further template variables, or empty
   bool add_generation_prompt = true;
+  // What strftime_now tells; the machine's clock if not set.
+  std::optional<int64_t> now_unix_seconds;
 };
 
 // A Jinja chat template, rendered byte-equal to transformers' apply_chat_template.
@@ -175,12 +179,10 @@ class GrammarCompiler {
   ~GrammarCompiler();
 
  private:
-  GrammarCompiler(std::shared_ptr<const Tokenizer> tokenizer, fathom_grammar_compiler* handle,
-                  int32_t vocab_size);
+  GrammarCompiler(fathom_grammar_compiler* handle, int32_t vocab_size);
   struct Free {
     void operator()(fathom_grammar_compiler* p) const;
   };
-  std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<fathom_grammar_compiler, Free> handle_;
   int32_t vocab_size_;
 };

@@ -1,0 +1,229 @@
+//! Grammars to token masks: llguidance over the vocabulary of one tokenizer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::Duration;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{SimpleVob, INVALID_TOKEN};
+use llguidance::{Matcher, ParserFactory};
+
+use crate::failure::{Code, Failure, Result};
+use crate::panic_guard;
+use crate::tokenizer::Tokenizer;
+
+/// The trie holds no longer tokens; they are never allowed.
+const TOKEN_BYTES_MAX: usize = 1000;
+/// Compiling recurses over the grammar; only touched pages of the stack cost memory.
+const COMPILE_STACK_BYTES: usize = 256 << 20;
+/// Compilations that outlived their caller's time; more than so many and none starts.
+const STRAGGLERS_MAX: usize = 4;
+static STRAGGLERS: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Clone, Copy)]
+pub enum Kind {
+    JsonSchema,
+    Regex,
+    Lark,
+}
+
+/// Constant after construction; shared between threads.
+pub struct Compiler {
+    factory: Arc<ParserFactory>,
+    end_of_sequence: Arc<[u32]>,
+    vocab_size: usize,
+}
+
+impl Compiler {
+    pub fn new(tokenizer: &Tokenizer, vocab_size: i32, end_of_sequence: &[i32]) -> Result<Self> {
+        let vocabulary = &tokenizer.vocabulary;
+        if vocab_size < vocabulary.size() {
+            return Err(Failure::invalid(format!(
+                "the model has {vocab_size} tokens, the tokenizer {}",
+                vocabulary.size()
+            )));
+        }
+        let mut ends = Vec::new();
+        for &id in end_of_sequence {
+            if id < 0 || id >= vocab_size {
+                return Err(Failure::invalid(format!("end-of-sequence id {id} is out of range")));
+            }
+            ends.push(id as u32);
+        }
+        let words: Vec<Vec<u8>> = (0..vocab_size)
+            .map(|id| token_word(tokenizer, id, ends.contains(&(id as u32))))
+            .collect();
+        let info = TokRxInfo::new(vocab_size as u32, *ends.first().unwrap_or(&INVALID_TOKEN));
+        let mut trie = TokTrie::from(&info, &words);
+        if ends.len() > 1 {
+            trie = trie.with_eos_tokens(&ends);
+        }
+        // Not "canonical": no token is forced, so that any spelling of forced text is allowed.
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let slices = SlicedBiasComputer::general_slices();
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+            .map_err(|error| Failure::invalid(format!("token trie: {error}")))?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        Ok(Self {
+            factory: Arc::new(factory),
+            end_of_sequence: ends.into(),
+            vocab_size: vocab_size as usize,
+        })
+    }
+
+    pub fn compile(&self, kind: Kind, source: &str, time_max: Duration) -> Result<GrammarMatcher> {
+        if STRAGGLERS.load(Ordering::Relaxed) >= STRAGGLERS_MAX {
+            return Err(Failure::exhausted("too many grammars are being compiled"));
+        }
+        let factory = self.factory.clone();
+        let source = source.to_string();
+        let (sender, receiver) = mpsc::sync_channel(1);
+        STRAGGLERS.fetch_add(1, Ordering::Relaxed);
+        let spawned = std::thread::Builder::new()
+            .name("grammar".into())
+            .stack_size(COMPILE_STACK_BYTES)
+            .spawn(move || {
+                let outcome = panic_guard::run(|| compile(&factory, kind, &source));
+                STRAGGLERS.fetch_sub(1, Ordering::Relaxed);
+                // Nobody listens once the time is over.
+                let _ = sender.send(outcome);
+            });
+        if let Err(error) = spawned {
+            STRAGGLERS.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::exhausted(format!("no thread for the grammar: {error}")));
+        }
+        let matcher = receiver.recv_timeout(time_max).map_err(|_| {
+            Failure::exhausted(format!("the grammar took over {} ms", time_max.as_millis()))
+        })??;
+        Ok(GrammarMatcher {
+            matcher,
+            end_of_sequence: self.end_of_sequence.clone(),
+            vocab_size: self.vocab_size,
+            accepted: 0,
+            ends_accepted: 0,
+        })
+    }
+}
+
+/// What the trie knows a token by. Special tokens carry a mark that no text has, so that a grammar
+/// reaches them by name (`<|tool|>` in Lark) and never by spelling them.
+fn token_word(tokenizer: &Tokenizer, id: i32, is_end: bool) -> Vec<u8> {
+    let vocabulary = &tokenizer.vocabulary;
+    if !vocabulary.is_present(id) {
+        return Vec::new();
+    }
+    let name = tokenizer.id_to_token(id).unwrap_or_default();
+    let bracketed = name.starts_with('<') && name.ends_with('>');
+    if is_end || vocabulary.is_special(id) || (vocabulary.is_added(id) && bracketed) {
+        let mut word = vec![TokTrie::SPECIAL_TOKEN_MARKER];
+        word.extend_from_slice(name.as_bytes());
+        return word;
+    }
+    let bytes = vocabulary.bytes(id);
+    // 0xff begins no UTF-8 text; such a token would be taken for a special one.
+    if bytes.len() > TOKEN_BYTES_MAX || bytes.first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER) {
+        return Vec::new();
+    }
+    bytes.to_vec()
+}
+
+fn compile(factory: &ParserFactory, kind: Kind, source: &str) -> Result<Matcher> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        let text = error.to_string();
+        Failure::invalid(format!("grammar: {}", text.trim_end_matches("\n<non-verbose/>")))
+    };
+    let grammar = match kind {
+        Kind::JsonSchema => {
+            let schema = serde_json::from_str(source).map_err(|error| invalid(&error))?;
+            TopLevelGrammar::from_json_schema(schema)
+        }
+        Kind::Regex => TopLevelGrammar::from_regex(source),
+        Kind::Lark => TopLevelGrammar::from_lark(source.to_string()),
+    };
+    let parser = factory.create_parser(grammar).map_err(|error| invalid(&error))?;
+    let matcher = Matcher::new(Ok(parser));
+    match matcher.get_error() {
+        Some(error) => Err(invalid(&error)),
+        None => Ok(matcher),
+    }
+}
+
+pub struct GrammarMatcher {
+    matcher: Matcher,
+    end_of_sequence: Arc<[u32]>,
+    vocab_size: usize,
+    /// Tokens the matcher took, and ends of sequence after it had stopped (which it refuses).
+    accepted: usize,
+    ends_accepted: usize,
+}
+
+impl GrammarMatcher {
+    pub fn fill_mask(&mut self, mask: &mut [u32]) -> Result<()> {
+        if mask.len() != self.vocab_size.div_ceil(32) {
+            return Err(Failure::invalid(format!("a mask of {} words", mask.len())));
+        }
+        let allowed: SimpleVob = self.matcher.compute_mask_or_eos().map_err(internal)?;
+        mask.fill(0);
+        let words = allowed.as_slice();
+        let count = words.len().min(mask.len());
+        mask[..count].copy_from_slice(&words[..count]);
+        let last_bits = self.vocab_size % 32;
+        if last_bits > 0 {
+            mask[self.vocab_size / 32] &= (1 << last_bits) - 1;
+        }
+        Ok(())
+    }
+
+    pub fn accept(&mut self, id: i32) -> Result<()> {
+        let refused =
+            || Failure::new(Code::FailedPrecondition, format!("token {id} is not allowed"));
+        let token = u32::try_from(id).map_err(|_| refused())?;
+        if id as usize >= self.vocab_size {
+            return Err(refused());
+        }
+        if self.matcher.is_stopped() && !self.matcher.is_error() {
+            if !self.end_of_sequence.contains(&token) {
+                return Err(refused());
+            }
+            self.ends_accepted += 1;
+            return Ok(());
+        }
+        if self.matcher.validate_tokens(&[token]).map_err(internal)? != 1 {
+            return Err(refused());
+        }
+        self.matcher.consume_token(token).map_err(internal)?;
+        self.accepted += 1;
+        Ok(())
+    }
+
+    pub fn rollback(&mut self, count: usize) -> Result<()> {
+        if count > self.accepted + self.ends_accepted {
+            return Err(Failure::invalid(format!("only fewer than {count} tokens were accepted")));
+        }
+        let ends = count.min(self.ends_accepted);
+        self.matcher.rollback(count - ends).map_err(internal)?;
+        self.ends_accepted -= ends;
+        self.accepted -= count - ends;
+        Ok(())
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.matcher.is_stopped()
+    }
+
+    /// Shares nothing with the original, so that both may run at once.
+    pub fn duplicate(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            end_of_sequence: self.end_of_sequence.clone(),
+            ..*self
+        }
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::Internal, format!("grammar: {error}"))
+}
