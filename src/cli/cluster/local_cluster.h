@@ -1,0 +1,88 @@
+#pragma once
+
+// A master and its workers as children of this process: started together, watched, restarted when
+// they crash, drained in order. All calls on one thread (see ChildProcess).
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "cli/cluster/child_process.h"
+#include "cli/cluster/restart_policy.h"
+#include "cli/cluster/state_dir.h"
+#include "common/clock.h"
+#include "common/shutdown.h"
+
+namespace fathom::cli {
+
+struct ClusterOptions {
+  std::string model;       // directory; empty: the model that ships with Fathom
+  std::string model_name;  // empty: the directory's name
+  int workers = 1;
+  uint16_t http_port = 0;  // 0: any free one
+  uint16_t grpc_port = 0;
+  std::string device = "cpu";
+  std::string backend;  // empty: the worker's default
+  std::string dtype;    // empty: the worker's default
+  bool open = false;    // no key
+};
+
+class LocalCluster {
+ public:
+  // Returns once every worker is ready. CANCELLED when `shutdown` is asked for meanwhile; an error
+  // of a child carries the end of its log.
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(ClusterOptions options,
+                                                             const StateDir& state,
+                                                             ShutdownSignal& shutdown);
+  // Kills what still runs.
+  ~LocalCluster() = default;
+
+  const ClusterInfo& info() const { return info_; }
+
+  // Looks after the children once; call it every few milliseconds. Says on stderr what it restarts.
+  // An error when a child keeps crashing: the cluster is then of no use.
+  absl::Status Tend();
+
+  // The master finishes what runs, then the workers go. Returns when all are gone: by themselves,
+  // or killed when the time is over or `shutdown` is asked for once more.
+  void Drain(ShutdownSignal& shutdown, absl::Duration limit);
+
+ private:
+  struct Member {
+    std::string name;  // "master", "worker-0"; also its log and its ports file
+    std::vector<std::string> argv;
+    std::unique_ptr<ChildProcess> process;
+    RestartPolicy policy;
+    absl::Duration started_at;  // monotonic
+    absl::Duration start_next;  // monotonic; meaningful without a process
+  };
+
+  LocalCluster(ClusterOptions options, const StateDir& state)
+      : options_(std::move(options)), state_(state) {}
+
+  absl::Status StartAll(ShutdownSignal& shutdown);
+  absl::Status StartMember(Member& member);
+  absl::Status TendMember(Member& member);
+  // Waits for the member's ports file.
+  absl::StatusOr<std::string> PortsOf(Member& member, ShutdownSignal& shutdown);
+  absl::Status WaitReady(Member& member, uint16_t port, ShutdownSignal& shutdown);
+  absl::Status CheckAlive(Member& member);
+  std::vector<std::string> WorkerArguments(int index, uint16_t link_port) const;
+  std::string LogPath(const Member& member) const;
+  std::string PortsPath(const std::string& name) const;
+  void StopMembers(size_t first, size_t last, ShutdownSignal& shutdown, int count_before,
+                   absl::Duration limit);
+
+  const ClusterOptions options_;
+  const StateDir state_;
+  const Clock& clock_ = *Clock::Real();
+  std::string worker_program_;
+  std::vector<Member> members_;  // the master first
+  ClusterInfo info_;
+};
+
+}  // namespace fathom::cli
