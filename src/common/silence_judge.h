@@ -1,0 +1,55 @@
+#pragma once
+
+// Decides from heartbeats alone whether a peer is still there. What counts as silence adapts to how
+// regularly the peer was heard (mean and deviation of the gaps, as in RFC 6298), between a floor
+// and a ceiling. Thread safety: none.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace fathom {
+
+class SilenceJudge {
+ public:
+  SilenceJudge(absl::Duration interval, absl::Duration floor, int64_t now_ns)
+      : floor_ns_(static_cast<double>(absl::ToInt64Nanoseconds(floor))),
+        mean_ns_(static_cast<double>(absl::ToInt64Nanoseconds(interval))),
+        last_heard_ns_(now_ns),
+        last_beat_ns_(now_ns) {}
+
+  // A heartbeat came: it counts for how regular the peer is.
+  void Beat(int64_t now_ns) {
+    const double gap = static_cast<double>(now_ns - last_beat_ns_);
+    deviation_ns_ += (std::abs(gap - mean_ns_) - deviation_ns_) / 4;
+    mean_ns_ += (gap - mean_ns_) / 8;
+    last_beat_ns_ = now_ns;
+    Heard(now_ns);
+  }
+
+  // Something else came: a sign of life.
+  void Heard(int64_t now_ns) { last_heard_ns_ = std::max(last_heard_ns_, now_ns); }
+
+  // The judge itself slept that long: the peer is not to blame.
+  void Excuse(int64_t slept_ns) { last_heard_ns_ += slept_ns; }
+
+  int64_t LimitNs() const {
+    const double limit = 2 * mean_ns_ + 4 * deviation_ns_;
+    return static_cast<int64_t>(std::clamp(limit, floor_ns_, std::max(floor_ns_, kCeilingNs)));
+  }
+
+  bool Silent(int64_t now_ns) const { return now_ns - last_heard_ns_ > LimitNs(); }
+
+ private:
+  static constexpr double kCeilingNs = 10e9;
+
+  const double floor_ns_;
+  double mean_ns_;
+  double deviation_ns_ = 0;
+  int64_t last_heard_ns_;
+  int64_t last_beat_ns_;
+};
+
+}  // namespace fathom

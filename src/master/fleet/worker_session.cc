@@ -1,0 +1,322 @@
+#include "master/fleet/worker_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "master/fleet/link_messages.h"
+
+namespace fathom::master {
+namespace {
+
+WorkerInfo InfoOf(const v1::Hello& hello) {
+  WorkerInfo info;
+  info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
+  info.labels.insert(hello.labels().begin(), hello.labels().end());
+  for (const v1::LoadedModel& model : hello.models()) info.models.push_back(FromMessage(model));
+  return info;
+}
+
+}  // namespace
+
+bool WorkerSession::Active::all_closed() const {
+  return std::none_of(choices.begin(), choices.end(), [](const Choice& c) { return c.open; });
+}
+
+WorkerSession::WorkerSession(const v1::Hello& hello, std::string session_id,
+                             absl::Duration heartbeat, absl::Duration silence_floor, int64_t now_ns,
+                             std::shared_ptr<ControlSink> control, ChangeCallback on_change)
+    : key_{hello.worker_id(), absl::BytesToHexString(hello.incarnation())},
+      session_id_(std::move(session_id)),
+      on_change_(std::move(on_change)),
+      control_(std::move(control)),
+      info_(InfoOf(hello)),
+      judge_(heartbeat, silence_floor, now_ns) {}
+
+WorkerInfo WorkerSession::Info() const {
+  const std::lock_guard lock(mutex_);
+  WorkerInfo info = info_;
+  info.in_flight = static_cast<int32_t>(active_.size());
+  if (dead_) {
+    info.state = WorkerState::kDead;
+  } else if (leaving_) {
+    info.state = WorkerState::kDraining;
+  } else if (data_ == nullptr) {
+    info.state = WorkerState::kLoading;
+  }
+  return info;
+}
+
+bool WorkerSession::BindData(std::shared_ptr<DataSink> data) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (dead_ || data_ != nullptr) return false;
+    data_ = std::move(data);
+  }
+  on_change_(true);
+  return true;
+}
+
+absl::Status WorkerSession::Submit(Submission submission,
+                                   std::shared_ptr<SubmissionListener> listener) {
+  v1::MasterData message;
+  *message.mutable_submit() = ToMessage(submission);
+
+  Active active;
+  active.attempt = submission.attempt;
+  active.cost = submission.cost;
+  active.listener = std::move(listener);
+  for (const SubmissionChoice& choice : submission.choices) {
+    active.choices.push_back({choice.index, static_cast<int32_t>(choice.tokens.size()), true});
+  }
+  if (submission.logprobs.prompt) active.prompt = std::move(submission.prompt);
+
+  const std::lock_guard lock(mutex_);
+  if (dead_ || data_ == nullptr) {
+    return absl::UnavailableError(absl::StrCat("worker '", key_.id, "' is not linked"));
+  }
+  if (leaving_) return absl::UnavailableError(absl::StrCat("worker '", key_.id, "' is leaving"));
+  const auto old = active_.find(submission.request_id);
+  if (old != active_.end() && old->second.attempt >= submission.attempt) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("attempt ", old->second.attempt, " of this request runs there already"));
+  }
+  // Under the lock, so that an answer cannot come before the submission is known.
+  if (!data_->Send(std::move(message))) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the outbox to worker '", key_.id, "' is full"));
+  }
+  if (old != active_.end()) Erase(old);
+  info_.in_flight_cost += active.cost;
+  active_.emplace(submission.request_id, std::move(active));
+  return absl::OkStatus();
+}
+
+void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
+                           std::vector<int32_t> choices) {
+  v1::MasterControl message;
+  message.mutable_cancel()->set_request_id(request_id);
+  message.mutable_cancel()->set_attempt(attempt);
+  message.mutable_cancel()->mutable_choices()->Add(choices.begin(), choices.end());
+  SendControl(std::move(message));
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = active_.find(request_id);
+    if (it == active_.end() || it->second.attempt > attempt) return;
+    for (Choice& choice : it->second.choices) {
+      if (choices.empty() ||
+          std::find(choices.begin(), choices.end(), choice.index) != choices.end()) {
+        choice.open = false;
+      }
+    }
+    if (!it->second.all_closed()) return;
+    Erase(it);
+  }
+  on_change_(true);
+}
+
+bool WorkerSession::SendControl(v1::MasterControl message) {
+  return control_->Send(std::move(message));
+}
+
+void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
+  bool more = false;
+  {
+    const std::lock_guard lock(mutex_);
+    judge_.Beat(now_ns);
+    hang_at_ns_ = heartbeat.step_deadline_ms() == 0
+                      ? 0
+                      : now_ns + heartbeat.step_deadline_ms() * int64_t{1'000'000};
+    const WorkerState state = heartbeat.state() == v1::ENGINE_STATE_READY ? WorkerState::kReady
+                              : heartbeat.state() == v1::ENGINE_STATE_DRAINING
+                                  ? WorkerState::kDraining
+                                  : WorkerState::kLoading;
+    engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
+    more = state != info_.state || heartbeat.credit() > info_.credit;
+    info_.state = state;
+    info_.credit = heartbeat.credit();
+    info_.waiting = heartbeat.waiting();
+    info_.running = heartbeat.running();
+    info_.free_blocks = heartbeat.free_blocks();
+    info_.total_blocks = heartbeat.total_blocks();
+    info_.tokens_per_second = heartbeat.tokens_per_second();
+    info_.saturation = heartbeat.saturation();
+  }
+  on_change_(more);
+}
+
+void WorkerSession::OnLeaving(const std::string& reason) {
+  LogInfo("link", "worker leaves",
+          {{"labels.worker", key_.id}, {"labels.reason", reason.substr(0, 200)}});
+  {
+    const std::lock_guard lock(mutex_);
+    leaving_ = true;
+  }
+  on_change_(true);
+}
+
+absl::Status WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
+  const std::lock_guard lock(mutex_);
+  if (slept_ns > 0) {
+    judge_.Excuse(slept_ns);
+    if (hang_at_ns_ != 0) hang_at_ns_ += slept_ns;
+  }
+  if (engine_dead_) return absl::UnavailableError("the worker's engine is dead");
+  if (hang_at_ns_ != 0 && now_ns > hang_at_ns_) {
+    return absl::UnavailableError("the worker's engine hangs: its step is past its deadline");
+  }
+  if (judge_.Silent(now_ns)) {
+    return absl::UnavailableError(
+        absl::StrCat("the worker was silent for more than ", judge_.LimitNs() / 1'000'000, " ms"));
+  }
+  return absl::OkStatus();
+}
+
+bool WorkerSession::Die(const absl::Status& reason) {
+  ActiveMap lost;
+  std::shared_ptr<DataSink> data;
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(dead_, true)) return false;
+    lost.swap(active_);
+    data = std::move(data_);
+    info_.in_flight_cost = 0;
+  }
+  // Ending the streams may come back here; by now that does nothing.
+  control_->Abort();
+  if (data != nullptr) data->Abort();
+  const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
+  for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, reason);
+  return true;
+}
+
+absl::Status WorkerSession::OnData(const v1::WorkerData& message, int64_t now_ns) {
+  const std::lock_guard delivery(delivery_mutex_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (dead_) return absl::UnavailableError("the session is over");
+    judge_.Heard(now_ns);
+  }
+  for (const v1::Accepted& accepted : message.accepted()) DeliverAccepted(accepted);
+  for (const v1::Rejected& rejected : message.rejected()) DeliverRejected(rejected);
+  for (const v1::StepOutput& output : message.outputs()) {
+    const absl::Status status = DeliverOutput(output);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void WorkerSession::DeliverAccepted(const v1::Accepted& accepted) {
+  std::shared_ptr<SubmissionListener> listener;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = active_.find(accepted.request_id());
+    if (it == active_.end() || it->second.attempt != accepted.attempt()) return;
+    listener = it->second.listener;
+  }
+  listener->OnAccepted(accepted.attempt());
+}
+
+void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {
+  std::shared_ptr<SubmissionListener> listener;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = active_.find(rejected.request_id());
+    if (it == active_.end() || it->second.attempt != rejected.attempt()) return;
+    listener = it->second.listener;
+    Erase(it);
+  }
+  const bool known = rejected.code() > 0 && rejected.code() <= 16;
+  const auto code =
+      known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
+  listener->OnRejected(rejected.attempt(), absl::Status(code, rejected.reason()),
+                       absl::Milliseconds(std::max<int64_t>(0, rejected.retry_after_ms())));
+  on_change_(true);
+}
+
+absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
+  absl::StatusOr<SubmissionOutput> output = FromMessage(message);
+  if (!output.ok()) return output.status();
+  const uint32_t attempt = output->attempt;
+  Delivery delivery;
+  {
+    const std::lock_guard lock(mutex_);
+    delivery = TakeOutput(message.request_id(), *std::move(output));
+  }
+  if (delivery.listener == nullptr) {
+    // Nobody waits for it. Its Cancel has overtaken its Submit, or is still on its way; once more
+    // does no harm.
+    if (message.finish() == 0) CancelChoice(message.request_id(), attempt, message.choice());
+    return absl::OkStatus();
+  }
+  if (delivery.output) {
+    delivery.listener->OnOutput(*std::move(delivery.output));
+  } else {
+    // The copy there is of no use any more; the listener's owner starts another elsewhere.
+    CancelChoice(message.request_id(), attempt, std::nullopt);
+    delivery.listener->OnWorkerLost(attempt, delivery.lost);
+  }
+  if (delivery.closed) on_change_(true);
+  return absl::OkStatus();
+}
+
+void WorkerSession::CancelChoice(const std::string& request_id, uint32_t attempt,
+                                 std::optional<int32_t> choice) {
+  v1::MasterControl message;
+  message.mutable_cancel()->set_request_id(request_id);
+  message.mutable_cancel()->set_attempt(attempt);
+  if (choice) message.mutable_cancel()->add_choices(*choice);
+  SendControl(std::move(message));
+}
+
+WorkerSession::Delivery WorkerSession::TakeOutput(const std::string& request_id,
+                                                  SubmissionOutput output) {
+  const auto it = active_.find(request_id);
+  if (it == active_.end() || it->second.attempt != output.attempt) return {};
+  Active& active = it->second;
+  const auto choice = std::find_if(active.choices.begin(), active.choices.end(),
+                                   [&output](const Choice& c) { return c.index == output.choice; });
+  if (choice == active.choices.end() || !choice->open) return {};
+
+  Delivery delivery;
+  delivery.listener = active.listener;
+  const bool empty = output.tokens.empty();
+  if (output.first_index > choice->next_token && !empty) {
+    delivery.lost = absl::DataLossError(absl::StrCat(
+        "the worker skipped from token ", choice->next_token, " to ", output.first_index));
+    delivery.closed = true;
+    Erase(it);
+    return delivery;
+  }
+  if (!empty) {
+    const size_t repeated =
+        std::min<size_t>(choice->next_token - output.first_index, output.tokens.size());
+    output.tokens.erase(output.tokens.begin(), output.tokens.begin() + repeated);
+    if (!output.logprobs.empty()) {
+      output.logprobs.erase(output.logprobs.begin(), output.logprobs.begin() + repeated);
+    }
+  }
+  output.first_index = choice->next_token;
+  choice->next_token += static_cast<int32_t>(output.tokens.size());
+  for (size_t i = 0; i < output.prompt_logprobs.size() && i + 1 < active.prompt.size(); ++i) {
+    output.prompt_logprobs[i].chosen.token = active.prompt[i + 1];
+  }
+  if (output.finish != FinishReason::kNone) {
+    choice->open = false;
+    if (active.all_closed()) {
+      delivery.closed = true;
+      Erase(it);
+    }
+  }
+  delivery.output = std::move(output);
+  return delivery;
+}
+
+void WorkerSession::Erase(ActiveMap::iterator it) {
+  info_.in_flight_cost -= it->second.cost;
+  active_.erase(it);
+}
+
+}  // namespace fathom::master

@@ -1,0 +1,121 @@
+#pragma once
+
+// One life of one worker as its master sees it: what it said last, what was given to it, and
+// whether it still lives. The streams feed it; LinkServer owns it.
+//
+// Thread safety: every method may be called from any thread. Listener calls of a session come one
+// at a time, and none while the session's state is locked, so that a listener may call back into
+// Submit and Cancel.
+//
+// Invariants:
+//   1. Dead is for ever; on the way there every open submission's listener hears OnWorkerLost once.
+//   2. in_flight_cost is the sum of the costs of open submissions.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/silence_judge.h"
+#include "fathom/v1/link.pb.h"
+#include "master/fleet/fleet.h"
+#include "master/fleet/server_stream.h"
+
+namespace fathom::master {
+
+using ControlSink = MessageSink<v1::MasterControl>;
+using DataSink = MessageSink<v1::MasterData>;
+
+class WorkerSession {
+ public:
+  // What changed: `more` when the worker may take more work than before, or came, or went.
+  using ChangeCallback = std::function<void(bool more)>;
+
+  // `hello` has passed CheckHello. Sends nothing yet.
+  WorkerSession(const v1::Hello& hello, std::string session_id, absl::Duration heartbeat,
+                absl::Duration silence_floor, int64_t now_ns, std::shared_ptr<ControlSink> control,
+                ChangeCallback on_change);
+  WorkerSession(const WorkerSession&) = delete;
+  WorkerSession& operator=(const WorkerSession&) = delete;
+
+  const WorkerKey& key() const { return key_; }
+  const std::string& session_id() const { return session_id_; }
+  WorkerInfo Info() const;
+
+  // The data stream has come: from now on the session takes submissions. False when it is dead or
+  // has one already.
+  bool BindData(std::shared_ptr<DataSink> data);
+
+  absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener);
+  void Cancel(const std::string& request_id, uint32_t attempt, std::vector<int32_t> choices);
+  bool SendControl(v1::MasterControl message);
+
+  void OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns);
+  void OnLeaving(const std::string& reason);
+  // A broken message ends the link: the worker cannot be trusted with any of its streams.
+  absl::Status OnData(const v1::WorkerData& message, int64_t now_ns);
+
+  // Why the worker must be taken for dead by now: silence, a hang, its own word; OK when it lives.
+  // `slept_ns` is how long the judge itself did not look.
+  absl::Status Judge(int64_t now_ns, int64_t slept_ns);
+
+  // Ends the session and its streams. False when it was dead already.
+  bool Die(const absl::Status& reason);
+
+ private:
+  struct Choice {
+    int32_t index = 0;
+    int32_t next_token = 0;
+    bool open = true;
+  };
+  struct Active {
+    uint32_t attempt = 0;
+    int64_t cost = 0;
+    std::shared_ptr<SubmissionListener> listener;
+    std::vector<Choice> choices;
+    std::vector<TokenId> prompt;  // kept only to name the tokens of prompt logprobs
+    bool all_closed() const;
+  };
+  using ActiveMap = std::unordered_map<std::string, Active>;
+  struct Delivery {
+    std::shared_ptr<SubmissionListener> listener;  // empty: nothing to deliver
+    std::optional<SubmissionOutput> output;
+    absl::Status lost;  // not OK: OnWorkerLost instead
+    bool closed = false;
+  };
+
+  // These lock mutex_ and deliver without it.
+  void DeliverAccepted(const v1::Accepted& accepted);
+  void DeliverRejected(const v1::Rejected& rejected);
+  absl::Status DeliverOutput(const v1::StepOutput& message);
+  void CancelChoice(const std::string& request_id, uint32_t attempt, std::optional<int32_t> choice);
+  // mutex_ is held.
+  Delivery TakeOutput(const std::string& request_id, SubmissionOutput output);
+  void Erase(ActiveMap::iterator it);
+
+  const WorkerKey key_;
+  const std::string session_id_;
+  const ChangeCallback on_change_;
+  const std::shared_ptr<ControlSink> control_;
+
+  std::mutex delivery_mutex_;  // held while listeners are called; taken before mutex_
+
+  mutable std::mutex mutex_;
+  // State below is protected by mutex_.
+  WorkerInfo info_;
+  std::shared_ptr<DataSink> data_;
+  ActiveMap active_;
+  SilenceJudge judge_;
+  int64_t hang_at_ns_ = 0;  // 0: no step is running
+  bool leaving_ = false;
+  bool engine_dead_ = false;
+  bool dead_ = false;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,421 @@
+#include "worker/link_client.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/credits.h"
+#include "worker/link_messages.h"
+
+namespace fathom::worker {
+namespace {
+
+constexpr size_t kMailboxMax = 8192;
+constexpr int kStepsPostedMax = 4096;
+constexpr size_t kMastersMax = 64;
+constexpr int64_t kTickNs = 25'000'000;
+constexpr int64_t kOversleptNs = 500'000'000;
+constexpr int64_t kWelcomeNs = 5'000'000'000;
+constexpr int64_t kFlushNs = 1'000'000'000;
+constexpr int64_t kBeatMinNs = 20'000'000;
+constexpr int64_t kBeatMaxNs = 10'000'000'000;
+constexpr int64_t kRetryAfterMs = 250;
+
+absl::Status CheckAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  const bool good = address.size() <= 300 && colon != std::string::npos && colon > 0 &&
+                    colon + 1 < address.size() &&
+                    std::all_of(address.begin() + colon + 1, address.end(),
+                                [](char c) { return c >= '0' && c <= '9'; });
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", address.substr(0, 300), "' is not host:port"));
+}
+
+}  // namespace
+
+LinkClient::LinkClient(LinkClientOptions options)
+    : options_([&options] {
+        options.hello.set_protocol(kLinkProtocol);
+        return std::move(options);
+      }()),
+      mailbox_(kMailboxMax),
+      requests_(options_.hold) {}
+
+LinkClient::~LinkClient() { Stop(); }
+
+absl::Status LinkClient::Start(EnginePort engine) {
+  engine_ = std::move(engine);
+  for (const std::string& master : options_.masters) RETURN_IF_ERROR(AddPeer(master));
+  thread_ = std::thread([this] { Run(); });
+  return absl::OkStatus();
+}
+
+void LinkClient::Leave(const std::string& reason) {
+  Post([this, reason] {
+    leaving_ = true;
+    for (Peer& peer : peers_) {
+      if (!peer.welcomed) continue;
+      v1::WorkerControl message;
+      message.mutable_leaving()->set_reason(reason);
+      peer.link->Send(std::move(message));
+    }
+  });
+}
+
+void LinkClient::Stop() {
+  if (!thread_.joinable()) return;
+  stopping_ = true;
+  thread_.join();
+}
+
+void LinkClient::OnStep(std::vector<SequenceOutput> outputs) {
+  if (steps_posted_.fetch_add(1) >= kStepsPostedMax) {
+    --steps_posted_;
+    overflowed_ = true;
+    return;
+  }
+  Post([this, outputs = std::move(outputs)] {
+    --steps_posted_;
+    OnOutputs(outputs);
+  });
+}
+
+void LinkClient::OnDead(const absl::Status& reason) {
+  LogError("link", "the engine is dead", {{"error.message", std::string(reason.message())}});
+  Post([this] { SendHeartbeatsNow(); });
+}
+
+void LinkClient::Post(std::function<void()> act) {
+  if (!mailbox_.TryPush(std::move(act))) overflowed_ = true;
+}
+
+void LinkClient::PostTo(LinkId id, std::function<void(Peer&)> act) {
+  Post([this, id, act = std::move(act)] {
+    if (Peer* peer = Find(id)) act(*peer);
+  });
+}
+
+void LinkClient::Run() {
+  last_tick_ns_ = options_.clock->MonotonicNs();
+  int64_t tick_at_ns = last_tick_ns_;
+  while (true) {
+    const int64_t now_ns = options_.clock->MonotonicNs();
+    if (now_ns >= tick_at_ns) {
+      Tick(now_ns);
+      tick_at_ns = now_ns + kTickNs;
+      if (Done(now_ns)) break;
+    }
+    const int64_t wait_ns = std::clamp<int64_t>(tick_at_ns - now_ns, 0, kTickNs);
+    if (auto act = mailbox_.Pop(absl::Nanoseconds(wait_ns))) (*act)();
+  }
+  mailbox_.Close();
+  for (Peer& peer : peers_) {
+    if (peer.link != nullptr) Lose(peer, absl::CancelledError("the worker stops"));
+  }
+  // gRPC's callbacks post to this object: it must not go before the last of them.
+  const auto open = [](const auto& link) { return link->open_streams() > 0; };
+  while (std::any_of(retired_.begin(), retired_.end(), open)) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  static_cast<void>(mailbox_.Drain());
+}
+
+bool LinkClient::Done(int64_t now_ns) const {
+  if (stop_by_ns_ == 0) return false;
+  return now_ns >= stop_by_ns_ || std::none_of(peers_.begin(), peers_.end(), [](const Peer& peer) {
+           return peer.link != nullptr;
+         });
+}
+
+void LinkClient::Tick(int64_t now_ns) {
+  const int64_t slept_ns = now_ns - last_tick_ns_ > kOversleptNs ? now_ns - last_tick_ns_ : 0;
+  last_tick_ns_ = now_ns;
+  if (stopping_ && stop_by_ns_ == 0) {
+    stop_by_ns_ = now_ns + kFlushNs;
+    for (Peer& peer : peers_) {
+      if (peer.link != nullptr) peer.link->Finish();
+    }
+  }
+  const bool overflowed = overflowed_.exchange(false);
+  for (Peer& peer : peers_) {
+    if (peer.link == nullptr) {
+      if (stop_by_ns_ == 0 && peer.dial_at_ns <= now_ns) Dial(peer, now_ns);
+      continue;
+    }
+    if (peer.judge && slept_ns > 0) peer.judge->Excuse(slept_ns);
+    if (overflowed) {
+      Lose(peer, absl::ResourceExhaustedError("the link's mailbox overflowed"));
+    } else if (!peer.welcomed && now_ns - peer.dialled_at_ns > kWelcomeNs) {
+      Lose(peer, absl::DeadlineExceededError("the master did not answer Hello"));
+    } else if (peer.judge && peer.judge->Silent(now_ns)) {
+      Lose(peer, absl::UnavailableError("the master is silent"));
+    }
+  }
+  SendHeartbeats(now_ns);
+  CancelAll(requests_.Expire(now_ns));
+  unfinished_ = requests_.unfinished();
+  std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
+}
+
+absl::Status LinkClient::AddPeer(const std::string& address) {
+  RETURN_IF_ERROR(CheckAddress(address));
+  RETURN_IF_ERROR(MakeLinkCredentials(address, options_.insecure).status());
+  for (const Peer& peer : peers_) {
+    if (peer.address == address) return absl::OkStatus();
+  }
+  if (peers_.size() >= kMastersMax) return absl::ResourceExhaustedError("too many masters");
+  peers_.push_back(
+      {.address = address,
+       .backoff = Backoff(options_.redial_first, options_.redial_max, options_.random)});
+  return absl::OkStatus();
+}
+
+void LinkClient::Dial(Peer& peer, int64_t now_ns) {
+  auto credentials = MakeLinkCredentials(peer.address, options_.insecure);
+  if (!credentials.ok()) return;  // AddPeer has asked before
+  const LinkId id = ++last_id_;
+  peer.id = id;
+  peer.dialled_at_ns = now_ns;
+  peer.link =
+      MasterLink::Dial(peer.address, *credentials, options_.hello, options_.outbox_bytes,
+                       {.on_control =
+                            [this, id](v1::MasterControl message) {
+                              PostTo(id, [this, message = std::move(message)](Peer& peer) {
+                                OnControl(peer, message);
+                                if (peer.link != nullptr) peer.link->ReadControl();
+                              });
+                            },
+                        .on_data =
+                            [this, id](v1::MasterData message) {
+                              PostTo(id, [this, message = std::move(message)](Peer& peer) {
+                                if (message.has_submit()) OnSubmit(peer, message.submit());
+                                if (peer.link != nullptr) peer.link->ReadData();
+                              });
+                            },
+                        .on_closed =
+                            [this, id](const absl::Status& reason) {
+                              PostTo(id, [this, reason](Peer& peer) { Lose(peer, reason); });
+                            }});
+}
+
+void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
+  const int64_t now_ns = options_.clock->MonotonicNs();
+  const bool refused = reason.code() == absl::StatusCode::kFailedPrecondition ||
+                       reason.code() == absl::StatusCode::kInvalidArgument;
+  if (peer.welcomed || refused) {
+    LogWarn("link", refused ? "master refused this worker" : "master lost",
+            {{"server.address", peer.address}, {"error.message", std::string(reason.message())}});
+  } else {
+    LogDebug("link", "master not reached",
+             {{"server.address", peer.address}, {"error.message", std::string(reason.message())}});
+  }
+  requests_.Disown(peer.id, peer.who, now_ns);
+  peer.dial_at_ns =
+      now_ns + absl::ToInt64Nanoseconds(refused ? peer.backoff.Longest() : peer.backoff.Next());
+  const auto link = std::exchange(peer.link, nullptr);
+  if (std::exchange(peer.welcomed, false)) --linked_;
+  peer.id = kNoLink;
+  peer.judge.reset();
+  peer.backlog = 0;
+  link->Cut(reason);
+  retired_.push_back(link);
+}
+
+LinkClient::Peer* LinkClient::Find(LinkId id) {
+  for (Peer& peer : peers_) {
+    if (peer.id == id && peer.link != nullptr) return &peer;
+  }
+  return nullptr;
+}
+
+void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
+  const int64_t now_ns = options_.clock->MonotonicNs();
+  if (message.has_welcome()) {
+    if (!peer.welcomed) OnWelcome(peer, message.welcome());
+    return;
+  }
+  if (!peer.welcomed) return Lose(peer, absl::InvalidArgumentError("no Welcome came first"));
+  if (message.has_heartbeat()) {
+    peer.judge->Beat(now_ns);
+    peer.backlog = message.heartbeat().backlog_cost();
+  } else if (message.has_cancel()) {
+    const v1::Cancel& cancel = message.cancel();
+    engine_.cancel(cancel.request_id(), cancel.attempt(),
+                   {cancel.choices().begin(), cancel.choices().end()});
+  } else if (message.has_drain()) {
+    engine_.drain();
+  } else if (message.has_claim()) {
+    OnClaim(peer, message.claim());
+  }
+  // Others are of a newer protocol and may be passed over.
+}
+
+void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
+  const int64_t now_ns = options_.clock->MonotonicNs();
+  peer.welcomed = true;
+  ++linked_;
+  peer.who =
+      welcome.incarnation().empty() ? peer.address : absl::BytesToHexString(welcome.incarnation());
+  peer.backoff.Reset();
+  peer.beat_every_ns =
+      welcome.heartbeat_ms() > 0
+          ? std::clamp(welcome.heartbeat_ms() * int64_t{1'000'000}, kBeatMinNs, kBeatMaxNs)
+          : absl::ToInt64Nanoseconds(options_.heartbeat);
+  peer.beat_at_ns = now_ns;
+  peer.judge.emplace(absl::Nanoseconds(peer.beat_every_ns), options_.silence_floor, now_ns);
+  LogInfo(
+      "link", "linked to master",
+      {{"server.address", peer.address}, {"labels.master", welcome.master_id().substr(0, 256)}});
+  CancelAll(requests_.ForsakenBy(peer.who));
+  peer.link->Open(welcome.session_id());
+  if (leaving_) {
+    v1::WorkerControl message;
+    message.mutable_leaving()->set_reason("leaving");
+    peer.link->Send(std::move(message));
+  }
+  for (const std::string& master : welcome.masters()) {
+    const absl::Status added = AddPeer(master);
+    if (!added.ok()) {
+      LogWarn("link", "not dialling a master",
+              {{"server.address", master.substr(0, 300)},
+               {"error.message", std::string(added.message())}});
+    }
+  }
+  SendHeartbeats(now_ns);
+}
+
+absl::Status LinkClient::Admit(const v1::Submit& submit) const {
+  if (leaving_) return absl::UnavailableError("the worker is leaving");
+  const auto& models = options_.hello.models();
+  const bool known = std::any_of(models.begin(), models.end(), [&](const v1::LoadedModel& model) {
+    return model.name() == submit.model();
+  });
+  return known ? absl::OkStatus() : absl::NotFoundError("this worker has no such model");
+}
+
+void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
+  absl::Status status = Admit(submit);
+  RequestTable::Brief brief;
+  if (status.ok()) {
+    auto request = FromMessage(submit, options_.clock->MonotonicNs());
+    status = request.status();
+    if (request.ok()) {
+      brief = RequestTable::BriefOf(*request);
+      status = engine_.submit(*std::move(request));
+    }
+  }
+  v1::WorkerData answer;
+  if (status.ok()) {
+    // Its outputs come through the mailbox: after this.
+    requests_.Add(std::move(brief), peer.id, submit.cost(), submit.resume_context());
+    v1::Accepted* accepted = answer.add_accepted();
+    accepted->set_request_id(submit.request_id());
+    accepted->set_attempt(submit.attempt());
+  } else {
+    v1::Rejected* rejected = answer.add_rejected();
+    rejected->set_request_id(submit.request_id());
+    rejected->set_attempt(submit.attempt());
+    rejected->set_code(static_cast<int32_t>(status.code()));
+    rejected->set_reason(std::string(status.message()));
+    if (status.code() == absl::StatusCode::kResourceExhausted) {
+      rejected->set_retry_after_ms(kRetryAfterMs);
+    }
+  }
+  unfinished_ = requests_.unfinished();
+  SendData(peer.id, std::move(answer));
+}
+
+void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {
+  RequestTable::Handover handover = requests_.Claim(claim, peer.id);
+  if (!handover.farewell.empty()) {
+    v1::WorkerData farewell;
+    for (v1::StepOutput& output : handover.farewell) *farewell.add_outputs() = std::move(output);
+    SendData(handover.previous, std::move(farewell));
+  }
+  v1::WorkerData answer;
+  *answer.add_claimed() = std::move(handover.answer);
+  SendData(peer.id, std::move(answer));
+}
+
+void LinkClient::OnOutputs(const std::vector<SequenceOutput>& outputs) {
+  std::map<LinkId, v1::WorkerData> messages;
+  for (const SequenceOutput& output : outputs) {
+    const auto route = requests_.Record(output);
+    if (route && route->owner != kNoLink) {
+      *messages[route->owner].add_outputs() = ToMessage(output);
+    }
+  }
+  for (auto& [id, message] : messages) SendData(id, std::move(message));
+  unfinished_ = requests_.unfinished();
+}
+
+void LinkClient::SendHeartbeatsNow() {
+  for (Peer& peer : peers_) peer.beat_at_ns = 0;
+  SendHeartbeats(options_.clock->MonotonicNs());
+}
+
+void LinkClient::SendHeartbeats(int64_t now_ns) {
+  std::vector<Peer*> linked;
+  std::vector<CreditClaim> claims;
+  bool due = false;
+  for (Peer& peer : peers_) {
+    if (!peer.welcomed) continue;
+    linked.push_back(&peer);
+    claims.push_back({requests_.in_flight(peer.id), peer.backlog});
+    due = due || peer.beat_at_ns <= now_ns;
+  }
+  if (!due) return;
+
+  const EngineStats stats = engine_.stats();
+  const std::vector<int64_t> credits =
+      GrantCredits(options_.capacity, requests_.unowned_cost(), claims);
+  v1::Heartbeat beat;
+  beat.set_engine_step(stats.steps);
+  if (stats.step_deadline_ns != 0) {
+    const int64_t left_ms = (stats.step_deadline_ns - now_ns) / 1'000'000;
+    beat.set_step_deadline_ms(left_ms == 0 ? -1 : left_ms);
+  }
+  beat.set_state(ToMessage(leaving_ && stats.state == EngineState::kReady ? EngineState::kDraining
+                                                                          : stats.state));
+  beat.set_waiting(stats.waiting);
+  beat.set_running(stats.running);
+  beat.set_free_blocks(stats.free_blocks);
+  beat.set_total_blocks(stats.total_blocks);
+  beat.set_tokens_per_second(static_cast<float>(tokens_.Update(stats.output_tokens, now_ns)));
+  if (stats.total_blocks > 0) {
+    beat.set_saturation(1 - static_cast<float>(stats.free_blocks) /
+                                static_cast<float>(stats.total_blocks));
+  }
+  for (size_t i = 0; i < linked.size(); ++i) {
+    Peer& peer = *linked[i];
+    if (peer.beat_at_ns > now_ns) continue;
+    peer.beat_at_ns = now_ns + peer.beat_every_ns;
+    beat.set_sequence(++peer.beats);
+    beat.set_credit(credits[i]);
+    v1::WorkerControl message;
+    *message.mutable_heartbeat() = beat;
+    if (!peer.link->Send(std::move(message))) {
+      Lose(peer, absl::ResourceExhaustedError("the control outbox is full"));
+    }
+  }
+}
+
+void LinkClient::SendData(LinkId id, v1::WorkerData message) {
+  Peer* peer = Find(id);
+  if (peer == nullptr || peer->link->Send(std::move(message))) return;
+  Lose(*peer, absl::ResourceExhaustedError("the outbox to the master is full"));
+}
+
+void LinkClient::CancelAll(const std::vector<RequestTable::Ref>& requests) {
+  for (const RequestTable::Ref& request : requests) {
+    LogInfo("link", "giving up a request whose master is gone", {{"labels.request", request.id}});
+    engine_.cancel(request.id, request.attempt, {});
+  }
+}
+
+}  // namespace fathom::worker

@@ -1,0 +1,87 @@
+#pragma once
+
+// One connection to one master: a channel and its three streams. It lives until any of the streams
+// ends; a new connection is a new MasterLink.
+//
+// Thread safety: every method may be called from any thread. Events run on gRPC's threads and must
+// only post; on_closed comes once.
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "fathom/v1/link.grpc.pb.h"
+#include "fathom/v1/link.pb.h"
+#include "worker/client_stream.h"
+
+namespace fathom::worker {
+
+// The one place where the link's client credentials are made. PERMISSION_DENIED for plaintext
+// beyond loopback unless `insecure`.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeLinkCredentials(
+    const std::string& address, bool insecure);
+
+class MasterLink : public std::enable_shared_from_this<MasterLink> {
+ public:
+  struct Events {
+    std::function<void(v1::MasterControl)> on_control;
+    std::function<void(v1::MasterData)> on_data;
+    std::function<void(absl::Status)> on_closed;
+  };
+
+  // Dials and says Hello; never waits.
+  static std::shared_ptr<MasterLink> Dial(const std::string& address,
+                                          const std::shared_ptr<grpc::ChannelCredentials>& creds,
+                                          const v1::Hello& hello, size_t outbox_bytes,
+                                          Events events);
+
+  // After Welcome: opens the data and the bulk stream of the session.
+  void Open(const std::string& session_id);
+
+  // False when the link is broken or the stream's outbox is full.
+  bool Send(v1::WorkerControl message);
+  bool Send(v1::WorkerData message);
+
+  // The message handed over last has been dealt with.
+  void ReadControl();
+  void ReadData();
+
+  // Writes what has been sent, then ends the data stream; the master ends the rest.
+  void Finish();
+  void Cut(const absl::Status& reason);
+
+  // Streams gRPC still holds; 0 means that no event comes any more.
+  int open_streams() const { return open_streams_; }
+
+ private:
+  using ControlStream = ClientStream<v1::MasterControl, v1::WorkerControl>;
+  using DataStream = ClientStream<v1::MasterData, v1::WorkerData>;
+  using BulkStream = ClientStream<v1::MasterBulk, v1::WorkerBulk>;
+
+  MasterLink(size_t outbox_bytes, Events events)
+      : outbox_bytes_(outbox_bytes), events_(std::move(events)) {}
+
+  void StreamClosed(const absl::Status& status);
+  std::shared_ptr<ControlStream> control() const;
+  std::shared_ptr<DataStream> data() const;
+
+  const size_t outbox_bytes_;
+  const Events events_;
+  std::unique_ptr<v1::Link::Stub> stub_;
+  std::atomic<int> open_streams_{0};
+
+  mutable std::mutex mutex_;
+  // State below is protected by mutex_.
+  std::shared_ptr<ControlStream> control_;
+  std::shared_ptr<DataStream> data_;
+  std::shared_ptr<BulkStream> bulk_;
+  bool closed_ = false;
+};
+
+}  // namespace fathom::worker

@@ -1,0 +1,126 @@
+#pragma once
+
+// Whose request is whose: every request the engine has, the master it belongs to, and the tokens it
+// has put out so far. Requests whose master is gone are held for a grace time, in which another
+// master may claim them; what is held is bounded in bytes.
+//
+// Thread safety: none; the link thread owns it. Time comes in as an argument.
+//
+// Invariants:
+//   1. in_flight(owner) is the sum of the costs of unfinished entries of that owner.
+//   2. held_bytes() never stays above the limit: the entry held longest goes first.
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "fathom/v1/link.pb.h"
+#include "worker/engine/request.h"
+
+namespace fathom::worker {
+
+// A connection to a master; connections are numbered from 1.
+using LinkId = uint64_t;
+inline constexpr LinkId kNoLink = 0;
+
+class RequestTable {
+ public:
+  struct Limits {
+    int64_t hold_ns = 10'000'000'000;
+    size_t held_bytes = size_t{64} << 20;
+  };
+  struct Ref {
+    std::string id;
+    uint32_t attempt = 0;
+  };
+  // Where an output goes.
+  struct Route {
+    LinkId owner = kNoLink;
+    bool last = false;  // the request's last one
+  };
+
+  explicit RequestTable(const Limits& limits) : limits_(limits) {}
+
+  // What the table remembers of a request that the engine consumes.
+  struct Brief {
+    std::string id;
+    uint32_t attempt = 0;
+    std::vector<std::pair<int32_t, int32_t>> choices;  // index, tokens it has already
+    bool with_logprobs = false;
+  };
+  static Brief BriefOf(const EngineRequest& request);
+
+  // Takes on a request that the engine accepted; an older attempt of it is superseded.
+  void Add(Brief request, LinkId owner, int64_t cost, std::string resume_context);
+
+  // Notes an output; nothing when no entry of that attempt has that choice open. Finished requests
+  // of living masters are forgotten, those of lost ones stay claimable until their time is over.
+  std::optional<Route> Record(const SequenceOutput& output);
+
+  // The master is gone: its requests go on, unowned. `who` names the master's process.
+  void Disown(LinkId owner, const std::string& who, int64_t now_ns);
+
+  // Entries to give up by now, taken out: their time is over, or they are too large to hold.
+  std::vector<Ref> Expire(int64_t now_ns);
+
+  // The master's process `who` is back: it gave its requests up when the link broke. Taken out.
+  std::vector<Ref> ForsakenBy(const std::string& who);
+
+  // Hands a request over to `owner`. `found` is false when it is not here, when the indices wanted
+  // are not there, or when its logprobs, which are not kept, would be missing. `previous` is the
+  // living owner it is taken from.
+  struct Handover {
+    v1::Claimed answer;
+    LinkId previous = kNoLink;
+    std::vector<v1::StepOutput> farewell;  // to the previous owner: its choices end as cancelled
+  };
+  Handover Claim(const v1::Claim& claim, LinkId owner);
+
+  int64_t in_flight(LinkId owner) const;
+  int64_t unowned_cost() const { return in_flight(kNoLink); }
+  int unfinished() const { return unfinished_; }
+  size_t held_bytes() const { return held_bytes_; }
+
+ private:
+  struct Choice {
+    int32_t index = 0;
+    int32_t first_index = 0;  // of tokens[0]
+    std::vector<TokenId> tokens;
+    FinishReason finish = FinishReason::kNone;
+    std::string error;
+  };
+  struct Entry {
+    uint32_t attempt = 0;
+    LinkId owner = kNoLink;
+    int64_t cost = 0;
+    std::string resume_context;
+    std::vector<Choice> choices;
+    bool with_logprobs = false;
+    bool finished = false;
+    // Set while unowned.
+    std::string forsaken_by;
+    int64_t expires_at_ns = 0;
+    std::list<std::string>::iterator held;
+    size_t bytes() const;
+  };
+  using Map = std::unordered_map<std::string, Entry>;
+
+  void Finish(Entry& entry);
+  void Erase(Map::iterator it);
+  Ref Take(Map::iterator it);
+
+  const Limits limits_;
+  Map entries_;
+  std::list<std::string> held_;  // unowned entries, longest held first
+  std::map<LinkId, int64_t> in_flight_;
+  int unfinished_ = 0;
+  size_t held_bytes_ = 0;
+};
+
+}  // namespace fathom::worker
