@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/cpu/fast_backend.h"
 #include "kernels/cpu/ref_backend.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/decoder.h"
@@ -14,8 +15,9 @@ namespace {
 absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options) {
   switch (options.backend) {
     case BackendKind::kRef:
-    case BackendKind::kFast:
       return kernels::cpu::CreateRefBackend();
+    case BackendKind::kFast:
+      return kernels::cpu::CreateFastBackend({options.threads, options.batch_invariant});
   }
   return absl::InvalidArgumentError("unknown backend");
 }

@@ -1,0 +1,27 @@
+#pragma once
+
+// Which instructions the fast backend may use. What the processor and the operating system offer is
+// capped by ONEDNN_MAX_CPU_ISA (or its old name DNNL_MAX_CPU_ISA), the variable oneDNN itself
+// obeys.
+
+#include <optional>
+#include <string_view>
+
+namespace fathom::kernels::cpu {
+
+enum class Isa {
+  kAvx2,        // with FMA
+  kAvx512,      // F, BW, DQ, VL
+  kAvx512Bf16,  // and dot products of BF16 pairs
+};
+
+const char* Name(Isa isa);
+
+// The best of this machine, or nothing without AVX2 and FMA. Reads the environment once.
+std::optional<Isa> DetectIsa();
+
+// `best` capped by a value of ONEDNN_MAX_CPU_ISA; unknown values cap nothing, as in oneDNN. Nothing
+// when the cap lies below AVX2.
+std::optional<Isa> CapIsa(Isa best, std::string_view cap);
+
+}  // namespace fathom::kernels::cpu

@@ -1,0 +1,77 @@
+#include "kernels/cpu/fast_linear.h"
+
+#include <algorithm>
+
+#include "kernels/bfloat16.h"
+
+namespace fathom::kernels::cpu {
+namespace {
+
+constexpr double kProductsPerUs = 20000;  // of one thread, roughly: only to cut the work
+constexpr double kTaskUs = 20;
+
+// A stretch of panels that is worth a task of its own, leaving a few tasks for every thread.
+int32_t PanelsPerTask(const PackedPanels& weight, int32_t row_blocks, int32_t rows,
+                      int32_t threads) {
+  const double panel_us =
+      1.0 * kPanelCols * weight.cols() * std::min(rows, kRowBlock) / kProductsPerUs;
+  const auto worthwhile = static_cast<int32_t>(kTaskUs / panel_us) + 1;
+  const int32_t fair = std::max(weight.num_panels() * row_blocks / (threads * 4), 1);
+  return std::min(std::max(worthwhile, fair), weight.num_panels());
+}
+
+}  // namespace
+
+FastLinear::FastLinear(const KernelTable* kernels, ThreadPool* pool)
+    : kernels_(kernels), pool_(pool), widened_(pool->num_threads()) {}
+
+void FastLinear::Reserve(int32_t cols) {
+  for (std::vector<float>& scratch : widened_) {
+    scratch.resize(std::max(scratch.size(), static_cast<size_t>(cols) * kRowBlock));
+  }
+}
+
+void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
+  const bool x_is_bf16 = args.dtype == DType::kBF16;
+  const bool weight_is_bf16 = weight.dtype() == DType::kBF16;
+  const bool pairs = x_is_bf16 && weight_is_bf16 && kernels_->gemm_bf16_pairs != nullptr;
+  const bool widen = x_is_bf16 && !pairs;
+  const auto gemm = pairs            ? kernels_->gemm_bf16_pairs
+                    : weight_is_bf16 ? kernels_->gemm_bf16_panel
+                                     : kernels_->gemm_f32;
+  const int64_t cols = weight.cols();
+  const int32_t row_blocks = (args.rows + kRowBlock - 1) / kRowBlock;
+  const int32_t panels_per_task =
+      PanelsPerTask(weight, row_blocks, args.rows, pool_->num_threads());
+  const int32_t stretches = (weight.num_panels() + panels_per_task - 1) / panels_per_task;
+
+  const auto run = [&](int64_t task, int32_t thread) {
+    const auto first_row = static_cast<int32_t>(task / stretches) * kRowBlock;
+    const auto first_panel = static_cast<int32_t>(task % stretches) * panels_per_task;
+    const int32_t end_panel = std::min(first_panel + panels_per_task, weight.num_panels());
+    GemmTile tile;
+    tile.rows = std::min(kRowBlock, args.rows - first_row);
+    tile.k = weight.cols();
+    tile.lda = cols;
+    tile.ldc = weight.rows();
+    tile.c_is_bf16 = args.out_dtype == DType::kBF16;
+    tile.a = static_cast<const char*>(args.x) + first_row * cols * SizeOf(args.dtype);
+    if (widen) {
+      kernels_->to_float(widened_[thread].data(), tile.a, tile.rows * cols);
+      tile.a = widened_[thread].data();
+    }
+    for (int32_t panel = first_panel; panel < end_panel; ++panel) {
+      const int64_t col = int64_t{panel} * kPanelCols;
+      tile.panel = weight.panel(panel);
+      tile.cols = static_cast<int32_t>(std::min<int64_t>(kPanelCols, weight.rows() - col));
+      tile.bias = args.bias == nullptr ? nullptr : args.bias + col;
+      tile.c = static_cast<char*>(args.out) +
+               (first_row * int64_t{weight.rows()} + col) * SizeOf(args.out_dtype);
+      gemm(tile);
+    }
+  };
+  pool_->ParallelFor(int64_t{row_blocks} * stretches,
+                     1.0 * args.rows * cols * weight.rows() / kProductsPerUs, run);
+}
+
+}  // namespace fathom::kernels::cpu

@@ -1,0 +1,35 @@
+#pragma once
+
+// Matrix products of the fast backend: which kernel, cut into which tasks. Thread safety: none.
+//
+// Every output is summed over k in ascending order by one task, so that it does not depend on the
+// number of rows.
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/packed_panels.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/op_args.h"
+
+namespace fathom::kernels::cpu {
+
+class FastLinear {
+ public:
+  // Both outlive it.
+  FastLinear(const KernelTable* kernels, ThreadPool* pool);
+
+  // Makes room for inputs of `cols` columns; called at load time.
+  void Reserve(int32_t cols);
+
+  // REQUIRES: Reserve(weight.cols()) came before.
+  void Run(const LinearArgs& args, const PackedPanels& weight);
+
+ private:
+  const KernelTable* const kernels_;
+  ThreadPool* const pool_;
+  std::vector<std::vector<float>> widened_;  // [threads] of [kRowBlock, cols]
+};
+
+}  // namespace fathom::kernels::cpu

@@ -1,0 +1,27 @@
+#pragma once
+
+// Everything that is compiled once an instruction set, and the table of it. Included only by the
+// kernels_<isa>.cc files, which name their namespace in FATHOM_ISA.
+
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/gemm_kernels.h"
+#include "kernels/cpu/row_kernels.h"
+
+namespace fathom::kernels::cpu::FATHOM_ISA {
+
+constinit const KernelTable kKernels = {
+    .gemm_f32 = GemmF32,
+    .gemm_bf16_panel = GemmBf16Panel,
+#if defined(__AVX512BF16__)
+    .gemm_bf16_pairs = GemmBf16Pairs,
+#else
+    .gemm_bf16_pairs = nullptr,
+#endif
+    .to_float = ToFloat,
+    .rms_norm = {RmsNorm<float>, RmsNorm<Bf16>},
+    .rotate_heads = {RotateHeads<float>, RotateHeads<Bf16>},
+    .silu_mul = {SiluMul<float>, SiluMul<Bf16>},
+    .attend = {Attend<float>, Attend<Bf16>},
+};
+
+}  // namespace fathom::kernels::cpu::FATHOM_ISA
