@@ -66,7 +66,7 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view text,
     }
   }
   if (rename(temporary.c_str(), path.c_str()) != 0) {
-    const absl::Status status = Failed("replace", path);
+    absl::Status status = Failed("replace", path);
     unlink(temporary.c_str());
     return status;
   }

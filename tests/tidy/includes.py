@@ -37,7 +37,7 @@ def find_cycle(table):
         stack.append(row)
         for other in sorted(table.get(row, ())):
             if state.get(other) == "open":
-                return stack[stack.index(other) :] + [other]
+                return [*stack[stack.index(other) :], other]
             if other not in state and (cycle := visit(other)):
                 return cycle
         state[row] = "done"

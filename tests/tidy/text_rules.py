@@ -9,12 +9,16 @@ PROSE = (".md", ".yaml", ".yml", ".toml", ".json", ".txt", ".jinja")
 LINES_MAX = 500
 
 # Written in pieces, so that this file does not name what it forbids.
-WORKPLACE = re.compile(
-    r"(?<![\w.~}])/wo" r"rk/|/opt/gol" r"den|\.\./sha" r"red\b|\bissues? #?[0-9]+\b"
-)
+WORKPLACE = re.compile(r"(?<![\w.~}])/wo" r"rk/|/opt/gol" r"den|\.\./sha" r"red\b|\bissues? #?[0-9]+\b")
 REGISTRY = re.compile(
-    r"\b(?:py" r"pi\.org|files\.python" r"hosted\.org|cra" r"tes\.io|static\.rust-" r"lang\.org|deb\.deb"
-    r"ian\.org|registry\.np" r"mjs\.org|proxy\.gol" r"ang\.org)"
+    r"\b(?:py"
+    r"pi\.org|files\.python"
+    r"hosted\.org|cra"
+    r"tes\.io|static\.rust-"
+    r"lang\.org|deb\.deb"
+    r"ian\.org|registry\.np"
+    r"mjs\.org|proxy\.gol"
+    r"ang\.org)"
 )
 OWNERLESS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b(?!\([a-z][\w.-]*\))")
 
@@ -44,12 +48,14 @@ def _grep(tree, pattern, suffixes, say):
     for path in tree.paths:
         if path.endswith(suffixes) and not path.startswith("models/"):
             text = tree.read(path)
-            problems += [f"{path}:{line_of(text, m.start())}: {say} ({m.group().strip()})" for m in pattern.finditer(text)]
+            problems += [
+                f"{path}:{line_of(text, m.start())}: {say} ({m.group().strip()})" for m in pattern.finditer(text)
+            ]
     return problems
 
 
 def check_owners(tree):
-    return _grep(tree, OWNERLESS, CODE, "open work names its owner: TO" "DO(name)")
+    return _grep(tree, OWNERLESS, CODE, "open work names its owner: TODO(name)")
 
 
 def check_names(tree):
@@ -73,7 +79,9 @@ def check_coroutines(tree):
     for path in tree.below("src/", ".h", ".cc"):
         text = _blank_comments(tree.read(path))
         for match in CAPTURING_COROUTINE.finditer(text):
-            problems.append(f"{path}:{line_of(text, match.start())}: a lambda coroutine captures; pass arguments instead")
+            problems.append(
+                f"{path}:{line_of(text, match.start())}: a lambda coroutine captures; pass arguments instead"
+            )
         for match in AWAITED.finditer(text):
             if AWAITED_TEMPORARY.search(match.group(1)):
                 where = f"{path}:{line_of(text, match.start())}"
