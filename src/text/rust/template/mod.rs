@@ -1,11 +1,12 @@
 //! Chat templates: Jinja as transformers sets it up, rendered by minijinja.
 
 mod environment;
-mod generation_tag;
+mod filters;
 mod model_files;
 mod python_json;
 mod python_repr;
 mod python_strings;
+mod source;
 mod strftime;
 
 use std::collections::BTreeMap;
@@ -63,7 +64,7 @@ impl ChatTemplate {
             if source.len() > SOURCE_BYTES_MAX {
                 return Err(Failure::exhausted("the chat template is too large"));
             }
-            let source = generation_tag::replace(source);
+            let source = source::prepare(source);
             environment
                 .add_template_owned(name, source)
                 .map_err(|error| Failure::invalid(format!("chat template: {error}")))?;

@@ -29,7 +29,7 @@ pub fn read(directory: &Path) -> Result<ModelTemplates> {
         Ok(source) => {
             let source = String::from_utf8(source)
                 .map_err(|_| Failure::invalid("chat_template.jinja is not UTF-8"))?;
-            templates.insert("default".into(), universal_newlines(source));
+            templates.insert("default".into(), source);
         }
         Err(failure) if failure.code == Code::NotFound => {}
         Err(failure) => return Err(failure),
@@ -46,14 +46,6 @@ pub fn read(directory: &Path) -> Result<ModelTemplates> {
         })
         .collect();
     Ok(ModelTemplates { templates, variables })
-}
-
-/// Python reads the file as text, which turns every line end into one.
-fn universal_newlines(source: String) -> String {
-    match source.contains('\r') {
-        true => source.replace("\r\n", "\n").replace('\r', "\n"),
-        false => source,
-    }
 }
 
 fn read_json(path: &Path) -> Result<Json> {

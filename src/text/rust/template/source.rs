@@ -1,14 +1,21 @@
-//! `{% generation %}`: transformers marks the assistant's text with it and prints what is inside.
+//! What has to be rewritten in a template before minijinja reads it as Jinja would.
 //!
-//! minijinja knows no tags but its own, so the pair is rewritten to `{% with %}` .. `{% endwith %}`:
-//! a block tag too (so that whitespace around it is treated alike) and a scope of its own, as the
-//! original is.
+//! - Line ends: Jinja makes every one of them `\n`.
+//! - `{% generation %}`: transformers marks the assistant's text with it and prints what is inside.
+//!   minijinja knows no tags but its own, so the pair becomes `{% with %}` .. `{% endwith %}`: a
+//!   block tag too (so that whitespace around it is treated alike) and a scope of its own, as the
+//!   original is.
+//! - `{% raw %}`: trim_blocks spares the line end behind it, which `+` says here.
 
-/// Replaces the tags in `source`, keeping the whitespace marks in them.
-pub fn replace(source: &str) -> String {
-    if !source.contains("generation") {
-        return source.to_string();
+pub fn prepare(source: &str) -> String {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    if !source.contains("generation") && !source.contains("raw") {
+        return source;
     }
+    rewrite_tags(&source)
+}
+
+fn rewrite_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find('{') {
@@ -30,7 +37,9 @@ pub fn replace(source: &str) -> String {
             Some("endgeneration") => out.push_str(&tag.replacen("endgeneration", "endwith", 1)),
             Some("raw") => {
                 let end = raw_end(rest);
-                out.push_str(tag);
+                let marked = tag.ends_with("-%}") || tag.ends_with("+%}");
+                out.push_str(if marked { tag } else { &tag[..tag.len() - 2] });
+                out.push_str(if marked { "" } else { "+%}" });
                 out.push_str(&rest[..end]);
                 rest = &rest[end..];
             }
@@ -86,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_real_tags_are_replaced() {
+    fn only_real_tags_are_rewritten() {
         for (source, expected) in [
             ("a{% generation %}b{% endgeneration %}", "a{% with %}b{% endwith %}"),
             ("{%- generation -%}{%-endgeneration+%}", "{%- with -%}{%-endwith+%}"),
@@ -95,12 +104,14 @@ mod tests {
             ("{{ '{% generation %}' }}", "{{ '{% generation %}' }}"),
             (
                 "{% raw %}{% generation %}{% endraw %}{% generation %}",
-                "{% raw %}{% generation %}{% endraw %}{% with %}",
+                "{% raw +%}{% generation %}{% endraw %}{% with %}",
             ),
             ("{% if generation %}{", "{% if generation %}{"),
             ("generation {% generation", "generation {% generation"),
+            ("a\r\nb\rc", "a\nb\nc"),
+            ("{% raw -%}x{% endraw %}", "{% raw -%}x{% endraw %}"),
         ] {
-            assert_eq!(replace(source), expected);
+            assert_eq!(prepare(source), expected);
         }
     }
 }
