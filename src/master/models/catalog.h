@@ -1,0 +1,61 @@
+#pragma once
+
+// The models this master serves: what it needs of each to speak for it, i.e. tokenizer, chat
+// template, limits and defaults. Weights are the workers' business. Immutable after Load, so any
+// thread may read it.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/domain.h"
+#include "text/text.h"
+
+namespace fathom::master {
+
+// What generation_config.json says about sampling; it applies where a client says nothing.
+struct SamplingDefaults {
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+};
+
+struct ServedModelInfo {
+  std::string name;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
+  int32_t context_length = 0;                               // tokens, prompt and output together
+  int32_t vocab_size = 0;                                   // of the logits
+  SamplingDefaults defaults;
+  std::string config_digest;     // SHA-256 of config.json, hex
+  std::string tokenizer_digest;  // SHA-256 of tokenizer.json, hex
+  absl::Time created;
+};
+
+using ModelPtr = std::shared_ptr<const ServedModelInfo>;
+
+// Reads a directory in Hugging Face layout. Errors name the file. `do_sample: false` in
+// generation_config.json counts as temperature 0.
+absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
+                                         absl::Time now);
+
+class Catalog {
+ public:
+  explicit Catalog(std::vector<ModelPtr> models) : models_(std::move(models)) {}
+
+  // Null when there is none of that name. An empty name finds the only model, if there is one only.
+  ModelPtr Find(std::string_view name) const;
+  const std::vector<ModelPtr>& models() const { return models_; }
+
+ private:
+  const std::vector<ModelPtr> models_;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,82 @@
+#pragma once
+
+// How much work the master takes on. Every request holds a ticket from its first byte of work to
+// its end; a ticket counts one request and, once the prompt is known, its token cost. Over a limit a
+// request is refused with RESOURCE_EXHAUSTED and a Retry-After computed from how fast work has been
+// draining. Any thread.
+
+#include <cstdint>
+#include <mutex>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+
+namespace fathom::master {
+
+struct AdmissionLimits {
+  int32_t requests = 4096;          // that wait or run at once
+  int64_t cost = int64_t{64} << 20;  // tokens, all of them together
+};
+
+class Admission {
+ public:
+  Admission(AdmissionLimits limits, const Clock* clock) : limits_(limits), clock_(clock) {}
+  Admission(const Admission&) = delete;
+  Admission& operator=(const Admission&) = delete;
+
+  // Gives back what it holds when it goes. Must not outlive its Admission.
+  class Ticket {
+   public:
+    Ticket() = default;
+    Ticket(Ticket&& other) noexcept { *this = std::move(other); }
+    Ticket& operator=(Ticket&& other) noexcept {
+      if (this != &other) {
+        Reset();
+        admission_ = std::exchange(other.admission_, nullptr);
+        cost_ = std::exchange(other.cost_, 0);
+      }
+      return *this;
+    }
+    ~Ticket() { Reset(); }
+    void Reset();
+
+   private:
+    friend class Admission;
+    explicit Ticket(Admission* admission) : admission_(admission) {}
+    Admission* admission_ = nullptr;
+    int64_t cost_ = 0;
+  };
+
+  absl::StatusOr<Ticket> Enter();
+  // Once a ticket: its token cost.
+  absl::Status Settle(Ticket& ticket, int64_t cost);
+
+  int32_t requests() const;
+  int64_t cost() const;
+
+ private:
+  // An exponentially fading sum: amount a second, over the last seconds.
+  struct Rate {
+    double sum = 0;
+    int64_t at_ns = 0;
+    void Add(double amount, int64_t now_ns);
+    double PerSecond(int64_t now_ns) const;
+  };
+
+  void Release(int64_t cost);
+  // How long until `excess` has drained, within bounds that make sense to a client.
+  absl::Status Refuse(double excess, const Rate& drained) const;
+
+  const AdmissionLimits limits_;
+  const Clock* const clock_;
+  mutable std::mutex mutex_;
+  // State below is protected by mutex_.
+  int32_t requests_ = 0;
+  int64_t cost_ = 0;
+  Rate drained_requests_;
+  Rate drained_cost_;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,33 @@
+#pragma once
+
+// A few threads for work that would hold up an I/O thread: templates, tokenising, large JSON. The
+// queue is bounded: over the limit work is refused, never delayed without end. Any thread may
+// submit; the destructor stops.
+
+#include <cstddef>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "common/bounded_queue.h"
+
+namespace fathom::master {
+
+class CpuPool {
+ public:
+  CpuPool(int num_threads, size_t queue_max);
+  ~CpuPool();
+  CpuPool(const CpuPool&) = delete;
+  CpuPool& operator=(const CpuPool&) = delete;
+
+  // False when the queue is full or the pool has stopped.
+  [[nodiscard]] bool Submit(std::function<void()> work);
+  // Drops what has not begun and joins. Once; by the owner.
+  void Stop();
+
+ private:
+  BoundedQueue<std::function<void()>> queue_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace fathom::master

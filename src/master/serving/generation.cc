@@ -1,0 +1,348 @@
+#include "master/serving/generation.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/digest.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "master/serving/failure.h"
+#include "master/serving/serving_metrics.h"
+
+namespace fathom::master {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr int32_t kRejectionsMax = 64;
+constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
+constexpr absl::Duration kRetryMax = absl::Seconds(1);
+constexpr int kHexDigits64Bits = 16;
+
+// The tenant's name never leaves the master. The secret that keys the hash comes with the cluster's
+// identity; until then the hash separates tenants but is not secret.
+uint64_t TenantHash(const std::string& tenant) {
+  const std::string hex = Sha256Hex(absl::StrCat("fathom tenant\n", tenant));
+  return std::stoull(hex.substr(0, kHexDigits64Bits), nullptr, 16);
+}
+
+std::string CacheSalt(const std::string& tenant) {
+  return Sha256Hex(absl::StrCat("fathom cache scope\n", tenant));
+}
+
+}  // namespace
+
+Generation::Generation(const GenerationServices& services, asio::any_io_executor strand,
+                       GenerationRequest request, std::shared_ptr<GenerationSink> sink)
+    : services_(services),
+      strand_(std::move(strand)),
+      request_(std::move(request)),
+      sink_(std::move(sink)),
+      deadline_timer_(strand_),
+      retry_timer_(strand_) {}
+
+Generation::~Generation() = default;
+
+void Generation::Start() {
+  started_ns_ = services_.clock->MonotonicNs();
+  deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
+  ServingMetrics::Get().in_flight.Increment();
+  absl::StatusOr<Admission::Ticket> ticket = services_.admission->Enter();
+  if (!ticket.ok()) return End(ticket.status());
+  ticket_ = *std::move(ticket);
+  ArmDeadline();
+  const bool accepted = services_.pool->Submit([self = shared_from_this()] {
+    // Safe off the strand: the request does not change before its prompt is there.
+    absl::StatusOr<PreparedPrompt> prepared = PreparePrompt(self->request_);
+    asio::post(self->strand_, [self, prepared = std::move(prepared)]() mutable {
+      self->HandlePrepared(std::move(prepared));
+    });
+  });
+  if (!accepted) {
+    End(WithRetryAfter(absl::ResourceExhaustedError("too many prompts wait for tokenising"),
+                       absl::Seconds(1)));
+  }
+}
+
+void Generation::ArmDeadline() {
+  deadline_timer_.expires_after(absl::ToChronoNanoseconds(request_.timeout));
+  deadline_timer_.async_wait(
+      [weak = weak_from_this()](const boost::system::error_code& error) {
+        const std::shared_ptr<Generation> self = weak.lock();
+        if (!error && self != nullptr) self->HandleDeadline();
+      });
+}
+
+void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
+  if (sink_ == nullptr) return;
+  if (!prepared.ok()) return End(prepared.status());
+  prompt_ = *std::move(prepared);
+  usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
+  if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
+    return End(settled);
+  }
+  choices_.reserve(request_.n);
+  for (int32_t i = 0; i < request_.n; ++i) {
+    choices_.push_back(Choice{.text = ChoiceText(request_.model->tokenizer, request_.stop_strings,
+                                                 request_.stop.min_tokens)});
+  }
+  Enqueue();
+}
+
+void Generation::Enqueue() {
+  queued_ns_ = services_.clock->MonotonicNs();
+  // The grant may come before Enqueue returns; it is posted, so it finds the handle set.
+  queued_ = services_.dispatcher->Enqueue(
+      {.model = request_.model,
+       .tenant_hash = TenantHash(request_.tenant),
+       .priority = request_.priority,
+       .cost = prompt_.cost,
+       .grant = [self = shared_from_this()](Placement placement) {
+         // std::function wants copies; a placement has none.
+         auto shared = std::make_shared<Placement>(std::move(placement));
+         asio::post(self->strand_, [self, shared] { self->HandleGrant(std::move(*shared)); });
+       }});
+}
+
+void Generation::HandleGrant(Placement placement) {
+  queued_.reset();
+  if (sink_ == nullptr) return;  // the placement goes back
+  placement_ = std::move(placement);
+  ++attempt_;
+  ServingMetrics::Get().queue_seconds.Observe(
+      static_cast<double>(services_.clock->MonotonicNs() - queued_ns_) * 1e-9);
+  const absl::Status submitted =
+      services_.fleet->Submit(placement_.worker(), MakeSubmission(), shared_from_this());
+  if (!submitted.ok()) HandleRejected(submitted, kRetryMin);
+}
+
+Submission Generation::MakeSubmission() const {
+  Submission submission;
+  submission.request_id = request_.id;
+  submission.attempt = attempt_;
+  submission.model = request_.model->name;
+  submission.priority = request_.priority;
+  submission.tenant_hash = TenantHash(request_.tenant);
+  submission.cost = prompt_.cost;
+  submission.remaining = absl::Nanoseconds(deadline_ns_ - services_.clock->MonotonicNs());
+  submission.cache_salt = CacheSalt(request_.tenant);
+  submission.prompt = prompt_.tokens;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (choices_[i].finished) continue;
+    submission.choices.push_back(
+        {.index = static_cast<int32_t>(i), .tokens = choices_[i].tokens});
+  }
+  submission.sampling = request_.sampling;
+  submission.stop = request_.stop;
+  submission.stop.max_tokens = prompt_.max_tokens;
+  submission.logprobs = request_.logprobs;
+  submission.grammar = request_.grammar;
+  return submission;
+}
+
+void Generation::OnAccepted(uint32_t /*attempt*/) {}
+
+void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
+                            absl::Duration retry_after) {
+  asio::post(strand_, [self = shared_from_this(), attempt, status, retry_after] {
+    if (self->sink_ != nullptr && attempt == self->attempt_) {
+      self->HandleRejected(status, retry_after);
+    }
+  });
+}
+
+void Generation::HandleRejected(const absl::Status& status, absl::Duration retry_after) {
+  ServingMetrics::Get().rejections.Increment();
+  const WorkerKey worker = placement_.worker();
+  if (absl::IsInvalidArgument(status)) {
+    placement_.Reset();
+    return End(status);
+  }
+  if (static_cast<int32_t>(attempt_) >= kRejectionsMax) {
+    placement_.Reset();
+    return End(absl::UnavailableError(
+        absl::StrCat("no worker took the request on: ", status.message())));
+  }
+  last_rejection_ = status;
+  const absl::Duration wait = std::clamp(retry_after, kRetryMin, kRetryMax);
+  services_.dispatcher->Avoid(worker, wait);
+  placement_.Reset();
+  Enqueue();
+  // The worker may be free again with no other news.
+  retry_timer_.expires_after(absl::ToChronoNanoseconds(wait));
+  retry_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (!error && self != nullptr && self->queued_) self->services_.dispatcher->Pump();
+  });
+}
+
+void Generation::OnWorkerLost(uint32_t attempt, const absl::Status& reason) {
+  asio::post(strand_, [self = shared_from_this(), attempt, reason] {
+    if (self->sink_ != nullptr && attempt == self->attempt_) self->HandleLost(reason);
+  });
+}
+
+void Generation::HandleLost(const absl::Status& reason) {
+  ServingMetrics::Get().workers_lost.Increment();
+  placement_.Reset();
+  ++losses_;
+  // Nobody has seen anything of this attempt, so another worker may start it afresh; once only, for
+  // it may be the request that kills its worker. In mid-stream this is where migration takes over:
+  // MakeSubmission already carries the tokens so far.
+  if (!any_output_ && losses_ == 1) return Enqueue();
+  End(WithCode(
+      absl::UnavailableError(absl::StrCat("the worker that ran this request was lost: ",
+                                          reason.message())),
+      "worker_lost"));
+}
+
+void Generation::OnOutput(SubmissionOutput output) {
+  asio::post(strand_, [self = shared_from_this(), output = std::move(output)]() mutable {
+    self->HandleOutput(std::move(output));
+  });
+}
+
+void Generation::HandleOutput(SubmissionOutput output) {
+  if (sink_ == nullptr || output.attempt != attempt_) return;  // of an attempt that was given up
+  if (absl::Status checked = CheckOutput(output); !checked.ok()) {
+    LogError("serving", "a worker broke the output contract",
+             {{"http.request.id", request_.id},
+              {"labels.worker", placement_.worker().id},
+              {"error.message", std::string(Message(checked))}});
+    return End(checked);
+  }
+  Choice& choice = choices_[output.choice];
+  if (choice.finished) return;  // overshot a stop string; dropped and not billed
+  if (output.finish == FinishReason::kError || output.finish == FinishReason::kCancelled) {
+    return End(FailureOf(output));
+  }
+  if (absl::Status emitted = Emit(choice, std::move(output)); !emitted.ok()) return End(emitted);
+  if (sink_ != nullptr && num_finished_ == request_.n) End(absl::OkStatus());
+}
+
+absl::Status Generation::CheckOutput(const SubmissionOutput& output) const {
+  if (output.choice < 0 || output.choice >= request_.n) {
+    return absl::InternalError(absl::StrCat("a worker sent choice ", output.choice));
+  }
+  const Choice& choice = choices_[output.choice];
+  if (choice.finished) return absl::OkStatus();
+  if (output.first_index != static_cast<int32_t>(choice.tokens.size())) {
+    return absl::InternalError(absl::StrCat("a worker sent token ", output.first_index,
+                                            " where ", choice.tokens.size(), " was next"));
+  }
+  if (choice.tokens.size() + output.tokens.size() > static_cast<size_t>(prompt_.max_tokens)) {
+    return absl::InternalError("a worker sent more tokens than asked for");
+  }
+  if (request_.logprobs.output && output.logprobs.size() != output.tokens.size()) {
+    return absl::InternalError("a worker sent tokens without their logprobs");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
+  GenerationDelta delta{.choice = output.choice,
+                        .prompt_logprobs = std::move(output.prompt_logprobs),
+                        .finish = output.finish};
+  if (choice.tokens.empty()) {
+    usage_.cached_tokens = std::max(usage_.cached_tokens, output.cached_tokens);
+  }
+  size_t num_used = 0;
+  while (num_used < output.tokens.size() && !choice.text.stopped()) {
+    ASSIGN_OR_RETURN(const std::string text, choice.text.Push(output.tokens[num_used++]));
+    delta.text += text;
+  }
+  const bool hit = choice.text.stopped();
+  output.tokens.resize(num_used);
+  if (output.logprobs.size() > num_used) output.logprobs.resize(num_used);
+  if (hit) {
+    delta.finish = FinishReason::kStop;
+    if (output.finish == FinishReason::kNone) {
+      services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {output.choice});
+    }
+  } else if (output.finish != FinishReason::kNone) {
+    ASSIGN_OR_RETURN(const std::string rest, choice.text.Finish());
+    delta.text += rest;
+  }
+  choice.tokens.insert(choice.tokens.end(), output.tokens.begin(), output.tokens.end());
+  usage_.completion_tokens += static_cast<int32_t>(num_used);
+  delta.tokens = std::move(output.tokens);
+  if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
+  Measure(choice, num_used);
+  if (delta.finish != FinishReason::kNone) {
+    choice.finished = true;
+    ++num_finished_;
+  }
+  return sink_->OnDelta(std::move(delta));
+}
+
+absl::Status Generation::FailureOf(const SubmissionOutput& output) const {
+  if (output.finish == FinishReason::kError) {
+    return absl::InternalError(
+        output.error.empty() ? "the worker failed to run this request" : output.error);
+  }
+  if (services_.clock->MonotonicNs() >= deadline_ns_) {
+    return absl::DeadlineExceededError("the request took longer than its time limit");
+  }
+  return absl::UnavailableError("the worker gave the request up");
+}
+
+void Generation::Measure(Choice& choice, size_t num_tokens) {
+  if (num_tokens == 0) return;
+  const int64_t now_ns = services_.clock->MonotonicNs();
+  ServingMetrics& metrics = ServingMetrics::Get();
+  if (!std::exchange(any_output_, true)) {
+    metrics.time_to_first_token_seconds.Observe(static_cast<double>(now_ns - started_ns_) * 1e-9);
+  }
+  if (choice.last_output_ns != 0) {
+    metrics.inter_token_latency_seconds.Observe(
+        static_cast<double>(now_ns - choice.last_output_ns) * 1e-9 /
+        static_cast<double>(num_tokens));
+  }
+  choice.last_output_ns = now_ns;
+}
+
+void Generation::HandleDeadline() {
+  if (sink_ == nullptr) return;
+  if (placement_) {
+    return End(absl::DeadlineExceededError("the request took longer than its time limit"));
+  }
+  // Still waiting: say for what.
+  std::string reason(Describe(services_.dispatcher->Obstacle(*request_.model)));
+  if (last_rejection_) absl::StrAppend(&reason, "; last refusal: ", last_rejection_->message());
+  End(WithRetryAfter(
+      absl::UnavailableError(absl::StrCat("no worker took the request in time: ", reason)),
+      absl::Seconds(1)));
+}
+
+void Generation::Cancel(const absl::Status& status) {
+  if (sink_ != nullptr) End(status);
+}
+
+void Generation::End(const absl::Status& status) {
+  if (queued_) services_.dispatcher->Remove(*std::exchange(queued_, std::nullopt));
+  if (placement_) {
+    if (!status.ok()) {
+      services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
+    }
+    placement_.Reset();
+  }
+  ticket_.Reset();
+  deadline_timer_.cancel();
+  retry_timer_.cancel();
+  ServingMetrics& metrics = ServingMetrics::Get();
+  metrics.in_flight.Decrement();
+  metrics.prompt_tokens.Increment(usage_.prompt_tokens);
+  metrics.cached_tokens.Increment(usage_.cached_tokens);
+  metrics.completion_tokens.Increment(usage_.completion_tokens);
+  (status.ok()                 ? metrics.ended_ok
+   : absl::IsCancelled(status) ? metrics.ended_cancelled
+                               : metrics.ended_error)
+      .Increment();
+  std::exchange(sink_, nullptr)->OnEnd(status, usage_);
+}
+
+}  // namespace fathom::master

@@ -1,0 +1,107 @@
+#pragma once
+
+// The life of one generation: ticket, prompt, queue, worker, text, end. It lives on one strand: all
+// state is touched there alone; what comes from other threads (CPU pool, dispatcher, link) is posted
+// to it.
+//
+// Invariants:
+//   1. The sink hears OnEnd exactly once, and nothing after it.
+//   2. Tokens of a choice reach the sink in order, each once; a gap or a repeat is an error.
+//   3. Ticket and placement are given back when it ends, whichever way.
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "master/fleet/fleet.h"
+#include "master/serving/admission.h"
+#include "master/serving/choice_text.h"
+#include "master/serving/cpu_pool.h"
+#include "master/serving/dispatcher.h"
+#include "master/serving/generation_request.h"
+#include "master/serving/prompt.h"
+
+namespace fathom::master {
+
+// What a generation works with; all of it outlives every generation.
+struct GenerationServices {
+  Fleet* fleet = nullptr;
+  Admission* admission = nullptr;
+  Dispatcher* dispatcher = nullptr;
+  CpuPool* pool = nullptr;
+  const Clock* clock = nullptr;
+};
+
+class Generation final : public SubmissionListener, public std::enable_shared_from_this<Generation> {
+ public:
+  Generation(const GenerationServices& services, boost::asio::any_io_executor strand,
+             GenerationRequest request, std::shared_ptr<GenerationSink> sink);
+  ~Generation() override;
+
+  // Once, on the strand. The sink may hear OnEnd before it returns.
+  void Start();
+  // On the strand. Ends it with this status, unless it has ended.
+  void Cancel(const absl::Status& status);
+
+  const boost::asio::any_io_executor& strand() const { return strand_; }
+  const std::string& id() const { return request_.id; }
+
+  void OnAccepted(uint32_t attempt) override;
+  void OnRejected(uint32_t attempt, const absl::Status& status,
+                  absl::Duration retry_after) override;
+  void OnOutput(SubmissionOutput output) override;
+  void OnWorkerLost(uint32_t attempt, const absl::Status& reason) override;
+
+ private:
+  struct Choice {
+    ChoiceText text;
+    std::vector<TokenId> tokens;  // so far; what another worker would need to go on
+    bool finished = false;
+    int64_t last_output_ns = 0;
+  };
+
+  void ArmDeadline();
+  void HandlePrepared(absl::StatusOr<PreparedPrompt> prepared);
+  void Enqueue();
+  void HandleGrant(Placement placement);
+  Submission MakeSubmission() const;
+  void HandleRejected(const absl::Status& status, absl::Duration retry_after);
+  void HandleLost(const absl::Status& reason);
+  void HandleOutput(SubmissionOutput output);
+  absl::Status CheckOutput(const SubmissionOutput& output) const;
+  absl::Status Emit(Choice& choice, SubmissionOutput output);
+  absl::Status FailureOf(const SubmissionOutput& output) const;
+  void Measure(Choice& choice, size_t num_tokens);
+  void HandleDeadline();
+  void End(const absl::Status& status);
+
+  const GenerationServices services_;
+  const boost::asio::any_io_executor strand_;
+  GenerationRequest request_;
+  std::shared_ptr<GenerationSink> sink_;  // null once it ended
+
+  // State below is touched on the strand alone.
+  boost::asio::steady_timer deadline_timer_;
+  boost::asio::steady_timer retry_timer_;
+  int64_t started_ns_ = 0;
+  int64_t deadline_ns_ = 0;
+  int64_t queued_ns_ = 0;
+  Admission::Ticket ticket_;
+  PreparedPrompt prompt_;
+  std::optional<Dispatcher::Handle> queued_;
+  Placement placement_;
+  uint32_t attempt_ = 0;  // of the last submission
+  int32_t losses_ = 0;
+  std::optional<absl::Status> last_rejection_;
+  std::vector<Choice> choices_;
+  int32_t num_finished_ = 0;
+  bool any_output_ = false;
+  GenerationUsage usage_;
+};
+
+}  // namespace fathom::master

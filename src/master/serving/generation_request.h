@@ -1,0 +1,77 @@
+#pragma once
+
+// One generation as every dialect asks for it, and what comes back. Plain data.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/domain.h"
+#include "master/models/catalog.h"
+
+namespace fathom::master {
+
+// JSON as the client wrote it, so that the template sees its key order and its numbers.
+struct ChatPrompt {
+  std::string messages_json;       // array
+  std::string tools_json;          // array, or empty
+  std::string template_args_json;  // object, or empty
+};
+struct TextPrompt {
+  std::string text;
+};
+struct TokenPrompt {
+  std::vector<TokenId> ids;
+};
+using PromptInput = std::variant<ChatPrompt, TextPrompt, TokenPrompt>;
+
+struct GenerationRequest {
+  std::string id;  // unique in the cluster
+  ModelPtr model;
+  std::string tenant;
+  int32_t priority = 0;  // 0 is the most urgent
+  PromptInput prompt;
+  SamplingParams sampling;
+  std::optional<uint64_t> seed;  // one is drawn when the client gave none
+  StopConditions stop;           // max_tokens 0: what the context leaves
+  std::vector<std::string> stop_strings;
+  LogprobParams logprobs;
+  std::optional<GrammarSpec> grammar;
+  int32_t n = 1;
+  bool include_raw_output = false;  // neither reasoning nor tool calls are split off
+  absl::Duration timeout = absl::Minutes(10);
+};
+
+struct GenerationUsage {
+  int32_t prompt_tokens = 0;
+  int32_t completion_tokens = 0;  // all choices, up to the stop
+  int32_t cached_tokens = 0;      // of the prompt
+};
+
+// News of one choice. Text may lag behind tokens: a possible stop string or half a character is
+// held back.
+struct GenerationDelta {
+  int32_t choice = 0;
+  std::string text;
+  std::string reasoning;
+  std::vector<TokenId> tokens;
+  std::vector<PositionLogprobs> logprobs;         // one a token, when asked for
+  std::vector<PositionLogprobs> prompt_logprobs;  // once, on choice 0
+  FinishReason finish = FinishReason::kNone;      // set on the last delta of the choice
+};
+
+// How a dialect hears of its generation. Called on the generation's strand, deltas in order.
+class GenerationSink {
+ public:
+  virtual ~GenerationSink() = default;
+  // An error ends the generation with it (a client too slow, say).
+  virtual absl::Status OnDelta(GenerationDelta delta) = 0;
+  // Exactly once, last. OK: every choice had a delta with `finish`.
+  virtual void OnEnd(const absl::Status& status, const GenerationUsage& usage) = 0;
+};
+
+}  // namespace fathom::master

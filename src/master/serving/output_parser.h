@@ -1,0 +1,58 @@
+#pragma once
+
+// The seams where a model's own output language is read: what is reasoning, what is a tool call.
+// Every model family has its own; so far there is the pass-through alone, which leaves `<think>` and
+// `<tool_call>` in the text. One parser a choice; one thread at a time.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace fathom::master {
+
+struct ReasoningSplit {
+  std::string content;
+  std::string reasoning;
+};
+
+class ReasoningParser {
+ public:
+  virtual ~ReasoningParser() = default;
+  virtual ReasoningSplit Push(std::string text) = 0;
+  // What was held back, at the end of the choice.
+  virtual ReasoningSplit Flush() = 0;
+};
+
+// A piece of a tool call; pieces of one index belong together. Id and name come on the first only.
+struct ToolCallDelta {
+  int index = 0;
+  std::string id;
+  std::string name;
+  std::string arguments;
+};
+
+struct ToolSplit {
+  std::string content;
+  std::vector<ToolCallDelta> calls;
+};
+
+class ToolParser {
+ public:
+  virtual ~ToolParser() = default;
+  virtual ToolSplit Push(std::string content) = 0;
+  virtual ToolSplit Flush() = 0;
+};
+
+class PassThroughReasoning final : public ReasoningParser {
+ public:
+  ReasoningSplit Push(std::string text) override { return {.content = std::move(text)}; }
+  ReasoningSplit Flush() override { return {}; }
+};
+
+class PassThroughTools final : public ToolParser {
+ public:
+  ToolSplit Push(std::string content) override { return {.content = std::move(content)}; }
+  ToolSplit Flush() override { return {}; }
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,99 @@
+#include "master/serving/serving.h"
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/strings.h"
+#include "master/serving/serving_metrics.h"
+
+namespace fathom::master {
+namespace {
+
+constexpr size_t kIdBytes = 16;
+constexpr size_t kSweepMin = 1024;
+
+}  // namespace
+
+Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* catalog,
+                 const Clock* clock, Random* random)
+    : catalog_(catalog),
+      fleet_(fleet),
+      clock_(clock),
+      admission_(options.admission, clock),
+      dispatcher_(fleet, clock),
+      random_(random),
+      sweep_at_(kSweepMin),
+      pool_(options.cpu_threads, options.cpu_queue_max) {}
+
+Serving::~Serving() = default;
+
+std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
+                                              const boost::asio::any_io_executor& strand,
+                                              std::shared_ptr<GenerationSink> sink) {
+  const GenerationServices services{.fleet = fleet_,
+                                    .admission = &admission_,
+                                    .dispatcher = &dispatcher_,
+                                    .pool = &pool_,
+                                    .clock = clock_};
+  std::shared_ptr<Generation> generation;
+  {
+    const std::lock_guard lock(mutex_);
+    request.sampling.seed = request.seed ? *request.seed : random_->Next();
+    generation =
+        std::make_shared<Generation>(services, strand, std::move(request), std::move(sink));
+    live_[generation->id()] = generation;
+    if (live_.size() > sweep_at_) {
+      std::erase_if(live_, [](const auto& entry) { return entry.second.expired(); });
+      sweep_at_ = std::max(kSweepMin, 2 * live_.size());
+    }
+  }
+  generation->Start();
+  return generation;
+}
+
+std::string Serving::NewId() {
+  const std::lock_guard lock(mutex_);
+  return RandomHex(*random_, kIdBytes);
+}
+
+int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
+  const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
+  return static_cast<int32_t>(std::count_if(
+      fleet->workers.begin(), fleet->workers.end(), [&](const WorkerInfo& worker) {
+        return worker.state == WorkerState::kReady &&
+               std::any_of(worker.models.begin(), worker.models.end(),
+                           [&](const ServedModel& served) { return served.name == model.name; });
+      }));
+}
+
+absl::Status Serving::Ready() const {
+  if (draining_) return absl::UnavailableError("the master is shutting down");
+  for (const ModelPtr& model : catalog_->models()) {
+    if (ReadyWorkers(*model) > 0) return absl::OkStatus();
+  }
+  const RouteObstacle obstacle = dispatcher_.Obstacle(*catalog_->models().front());
+  return absl::UnavailableError(ToAbsl(Describe(obstacle)));
+}
+
+void Serving::CancelAll(const absl::Status& status) {
+  std::vector<std::shared_ptr<Generation>> all;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [id, weak] : live_) {
+      if (auto generation = weak.lock()) all.push_back(std::move(generation));
+    }
+  }
+  for (const auto& generation : all) {
+    boost::asio::post(generation->strand(),
+                      [generation, status] { generation->Cancel(status); });
+  }
+}
+
+void Serving::RefreshMetrics() const {
+  ServingMetrics::Get().queue_length.Set(static_cast<double>(dispatcher_.queue_length()));
+}
+
+}  // namespace fathom::master

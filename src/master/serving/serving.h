@@ -1,0 +1,82 @@
+#pragma once
+
+// Serving as the dialects see it: start a generation, know whether the master is ready, drain. Owns
+// what all generations share. Thread safe where not said otherwise.
+
+#include <atomic>
+#include <boost/asio/any_io_executor.hpp>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "absl/status/status.h"
+#include "common/clock.h"
+#include "common/random.h"
+#include "master/fleet/fleet.h"
+#include "master/models/catalog.h"
+#include "master/serving/admission.h"
+#include "master/serving/cpu_pool.h"
+#include "master/serving/dispatcher.h"
+#include "master/serving/generation.h"
+
+namespace fathom::master {
+
+struct ServingOptions {
+  AdmissionLimits admission;
+  int cpu_threads = 2;
+  size_t cpu_queue_max = 4096;
+};
+
+class Serving {
+ public:
+  // `fleet` and `catalog` outlive it.
+  Serving(const ServingOptions& options, Fleet* fleet, const Catalog* catalog, const Clock* clock,
+          Random* random);
+  ~Serving();
+
+  // On `strand`, on which the sink will hear of it. Draws a seed where the client gave none.
+  std::shared_ptr<Generation> Generate(GenerationRequest request,
+                                       const boost::asio::any_io_executor& strand,
+                                       std::shared_ptr<GenerationSink> sink);
+
+  // 128 random bits in hex.
+  std::string NewId();
+  // OK when some worker is ready for some model and the master is not draining; else the reason.
+  absl::Status Ready() const;
+  int32_t ReadyWorkers(const ServedModelInfo& model) const;
+
+  // No more readiness; what runs goes on.
+  void BeginDrain() { draining_ = true; }
+  bool draining() const { return draining_; }
+  int32_t num_active() const { return admission_.requests(); }
+  // Ends every generation there is with this status.
+  void CancelAll(const absl::Status& status);
+
+  // Ends the CPU pool, so that nothing is posted from it any more. Once; by the owner.
+  void Stop() { pool_.Stop(); }
+
+  // The fleet changed. The owner connects it to Fleet::OnChange.
+  void OnFleetChange() { dispatcher_.Pump(); }
+  // Brings the gauges up to date, before they are read.
+  void RefreshMetrics() const;
+
+  const Catalog& catalog() const { return *catalog_; }
+  CpuPool& pool() { return pool_; }
+  const Clock& clock() const { return *clock_; }
+
+ private:
+  const Catalog* const catalog_;
+  Fleet* const fleet_;
+  const Clock* const clock_;
+  std::atomic<bool> draining_{false};
+  Admission admission_;
+  Dispatcher dispatcher_;
+  std::mutex mutex_;
+  Random* const random_;                                            // protected by mutex_
+  std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_
+  size_t sweep_at_ = 0;                                              // protected by mutex_
+  CpuPool pool_;  // last: its threads use everything above
+};
+
+}  // namespace fathom::master

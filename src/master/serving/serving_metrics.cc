@@ -1,0 +1,57 @@
+#include "master/serving/serving_metrics.h"
+
+#include <vector>
+
+namespace fathom::master {
+namespace {
+
+// Those of OpenTelemetry's gen_ai.server metrics, so that dashboards compare.
+const std::vector<double>& FirstTokenBuckets() {
+  static const std::vector<double> kBuckets{.001, .005, .01, .02, .04, .06, .08, .1,
+                                            .25,  .5,   .75, 1,   2.5, 5,   7.5, 10};
+  return kBuckets;
+}
+const std::vector<double>& TokenBuckets() {
+  static const std::vector<double> kBuckets{.001, .0025, .005, .01, .025, .05, .075, .1,
+                                            .15,  .2,    .3,   .4,  .5,   .75, 1,    2.5};
+  return kBuckets;
+}
+
+prometheus::Counter& Ended(const char* outcome) {
+  return AddCounter("fathom_master_generations_total", "Generations that ended, by outcome",
+                    {{"outcome", outcome}});
+}
+
+}  // namespace
+
+ServingMetrics::ServingMetrics()
+    : time_to_first_token_seconds(AddHistogram("fathom_master_time_to_first_token_seconds",
+                                               "From the start of a generation to its first token",
+                                               FirstTokenBuckets())),
+      inter_token_latency_seconds(AddHistogram("fathom_master_inter_token_latency_seconds",
+                                               "Between two outputs of one choice, per token",
+                                               TokenBuckets())),
+      queue_seconds(AddHistogram("fathom_master_queue_seconds",
+                                 "From the prompt's tokens to a place on a worker",
+                                 FirstTokenBuckets())),
+      prompt_tokens(AddCounter("fathom_master_prompt_tokens_total", "Tokens of prompts")),
+      cached_tokens(AddCounter("fathom_master_cached_prompt_tokens_total",
+                               "Tokens of prompts that came from a prefix cache")),
+      completion_tokens(
+          AddCounter("fathom_master_completion_tokens_total", "Tokens of completions")),
+      ended_ok(Ended("ok")),
+      ended_cancelled(Ended("cancelled")),
+      ended_error(Ended("error")),
+      workers_lost(AddCounter("fathom_master_attempts_lost_total",
+                              "Attempts that ended because their worker was lost")),
+      rejections(AddCounter("fathom_master_attempts_rejected_total",
+                            "Attempts that a worker did not take on")),
+      in_flight(AddGauge("fathom_master_requests_in_flight", "Requests that wait or run")),
+      queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")) {}
+
+ServingMetrics& ServingMetrics::Get() {
+  static ServingMetrics metrics;
+  return metrics;
+}
+
+}  // namespace fathom::master
