@@ -1,0 +1,171 @@
+#include "master/api/openai_call.h"
+
+#include <boost/asio/post.hpp>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/strings.h"
+#include "master/api/errors.h"
+#include "master/serving/failure.h"
+
+namespace fathom::master {
+namespace {
+
+// Larger ones are parsed on the CPU pool: a hop costs less than holding up an I/O thread.
+constexpr size_t kInlineBodyBytes = 16 * 1024;
+
+}  // namespace
+
+class OpenAiCall::PromptSink final : public GenerationSink {
+ public:
+  PromptSink(std::shared_ptr<OpenAiCall> call, int32_t prompt)
+      : call_(std::move(call)), prompt_(prompt) {}
+  absl::Status OnDelta(GenerationDelta delta) override {
+    return call_->OnDelta(prompt_, std::move(delta));
+  }
+  void OnEnd(const absl::Status& status, const GenerationUsage& usage) override {
+    call_->OnEnd(status, usage);
+  }
+
+ private:
+  const std::shared_ptr<OpenAiCall> call_;
+  const int32_t prompt_;
+};
+
+OpenAiCall::OpenAiCall(OpenAiKind kind, Serving& serving, const OpenAiOptions& options,
+                       HttpCall call, std::shared_ptr<HttpExchange> exchange)
+    : kind_(kind),
+      serving_(serving),
+      options_(options),
+      call_(std::move(call)),
+      exchange_(std::move(exchange)),
+      deltas_(options.client_backlog_bytes) {}
+
+void OpenAiCall::Start() {
+  exchange_->OnGone([self = shared_from_this()](const absl::Status& reason) {
+    self->gone_ = true;
+    self->exchange_->record().error = Message(reason);
+    self->CancelAll(reason);
+  });
+  if (call_.body.size() <= kInlineBodyBytes) {
+    HandleParsed(
+        ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds));
+    return;
+  }
+  const bool accepted = serving_.pool().Submit([self = shared_from_this()] {
+    auto parsed = std::make_shared<absl::StatusOr<OpenAiRequest>>(ParseOpenAiRequest(
+        self->kind_, self->call_.body, self->serving_.catalog(), self->options_.bounds));
+    boost::asio::post(self->exchange_->strand(),
+                      [self, parsed] { self->HandleParsed(std::move(*parsed)); });
+  });
+  if (!accepted) {
+    HandleParsed(WithRetryAfter(absl::ResourceExhaustedError("too many requests wait for parsing"),
+                                absl::Seconds(1)));
+  }
+}
+
+void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
+  call_.body = std::string();
+  if (gone_) return;
+  if (!parsed.ok()) {
+    exchange_->record().error = Message(parsed.status());
+    exchange_->Reply(ErrorReply(parsed.status()));
+    return;
+  }
+  stream_ = parsed->stream;
+  choices_a_prompt_ = parsed->generations.front().n;
+  const size_t num_choices = parsed->generations.size() * choices_a_prompt_;
+  const std::string id = serving_.NewId();
+  reply_.emplace(
+      OpenAiReplyInfo{.kind = kind_,
+                      .id = absl::StrCat(kind_ == OpenAiKind::kChat ? "chatcmpl-" : "cmpl-", id),
+                      .created = absl::ToUnixSeconds(serving_.clock().Now()),
+                      .model = parsed->model,
+                      .include_usage = parsed->include_usage,
+                      .logprobs = parsed->logprobs,
+                      .top_logprobs = parsed->top_logprobs,
+                      .prompt_logprobs = parsed->prompt_logprobs},
+      num_choices);
+  if (!stream_) choices_.resize(num_choices);
+  exchange_->record().model = parsed->model->name;
+
+  num_running_ = parsed->generations.size();
+  for (size_t i = 0; i < parsed->generations.size(); ++i) {
+    GenerationRequest& request = parsed->generations[i];
+    request.id = i == 0 ? id : absl::StrCat(id, "-", i);
+    request.tenant = call_.principal.tenant;
+    request.priority = call_.principal.priority_ceiling;
+    auto sink = std::make_shared<PromptSink>(shared_from_this(), static_cast<int32_t>(i));
+    auto generation = serving_.Generate(std::move(request), exchange_->strand(), std::move(sink));
+    generations_.push_back(std::move(generation));
+  }
+  // One may have failed before the others were there to be cancelled.
+  if (!failure_.ok()) CancelAll(failure_);
+}
+
+absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
+  delta.choice += prompt * choices_a_prompt_;
+  if (stream_) {
+    const absl::Status pushed = deltas_.Push(std::move(delta));
+    if (!exchange_->streaming()) {
+      exchange_->Stream({.status = 200,
+                         .content_type = "text/event-stream; charset=utf-8",
+                         .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}},
+                        shared_from_this());
+    }
+    exchange_->Wake();
+    return pushed;
+  }
+  OpenAiChoice& choice = choices_[delta.choice];
+  choice.text += delta.text;
+  choice.reasoning += delta.reasoning;
+  choice.logprobs.insert(choice.logprobs.end(), std::make_move_iterator(delta.logprobs.begin()),
+                         std::make_move_iterator(delta.logprobs.end()));
+  if (!delta.prompt_logprobs.empty()) choice.prompt_logprobs = std::move(delta.prompt_logprobs);
+  choice.finish = delta.finish;
+  return absl::OkStatus();
+}
+
+void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage) {
+  usage_.prompt_tokens += usage.prompt_tokens;
+  usage_.completion_tokens += usage.completion_tokens;
+  usage_.cached_tokens += usage.cached_tokens;
+  if (!status.ok() && failure_.ok()) {
+    failure_ = status;
+    // One answer, one fate: the other prompts' work has no reader.
+    CancelAll(status);
+  }
+  if (--num_running_ == 0) Finish();
+}
+
+void OpenAiCall::CancelAll(const absl::Status& status) {
+  for (const std::shared_ptr<Generation>& generation : generations_) generation->Cancel(status);
+}
+
+void OpenAiCall::Finish() {
+  ended_ = true;
+  generations_.clear();
+  HttpRecord& record = exchange_->record();
+  record.prompt_tokens = usage_.prompt_tokens;
+  record.completion_tokens = usage_.completion_tokens;
+  if (record.error.empty() && !failure_.ok()) record.error = Message(failure_);
+  if (gone_) return;
+  if (exchange_->streaming()) return exchange_->Wake();
+  exchange_->Reply(failure_.ok() ? HttpReply{.body = reply_->Body(choices_, usage_)}
+                                 : ErrorReply(failure_));
+}
+
+BodySource::State OpenAiCall::Pull(std::string& out) {
+  while (auto delta = deltas_.Pop()) reply_->AppendChunk(out, *delta);
+  if (!ended_) return State::kMore;
+  if (!failure_.ok()) {
+    OpenAiReply::AppendError(out, failure_);
+    return State::kBroken;
+  }
+  if (reply_->info().include_usage) reply_->AppendUsageChunk(out, usage_);
+  OpenAiReply::AppendDone(out);
+  return State::kEnd;
+}
+
+}  // namespace fathom::master

@@ -1,0 +1,243 @@
+#include "master/api/openai_reply.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "master/api/errors.h"
+#include "master/api/json_text.h"
+
+namespace fathom::master {
+namespace {
+
+std::string_view FinishText(FinishReason finish) {
+  switch (finish) {
+    case FinishReason::kStop:
+      return R"("stop")";
+    case FinishReason::kLength:
+      return R"("length")";
+    default:
+      return "null";
+  }
+}
+
+void AppendUsage(std::string& out, const GenerationUsage& usage) {
+  const int64_t total = int64_t{usage.prompt_tokens} + usage.completion_tokens;
+  out += absl::StrCat(R"({"prompt_tokens":)", usage.prompt_tokens, R"(,"completion_tokens":)",
+                      usage.completion_tokens, R"(,"total_tokens":)", total,
+                      R"(,"prompt_tokens_details":{"cached_tokens":)", usage.cached_tokens, "}}");
+}
+
+int64_t CodePoints(std::string_view text) {
+  return std::count_if(text.begin(), text.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+}
+
+// OpenAI's reply to a chat that has nothing to say is an empty text, not null.
+void AppendMessage(std::string& out, const OpenAiChoice& choice) {
+  out += R"("message":{"role":"assistant","content":)";
+  AppendJsonString(out, choice.text);
+  if (!choice.reasoning.empty()) {
+    out += R"(,"reasoning_content":)";
+    AppendJsonString(out, choice.reasoning);
+  }
+  out += R"(,"refusal":null})";
+}
+
+}  // namespace
+
+OpenAiReply::OpenAiReply(OpenAiReplyInfo info, size_t num_choices)
+    : info_(std::move(info)), progress_(num_choices) {
+  chunk_head_ = "data: ";
+  AppendHead(chunk_head_, info_.kind == OpenAiKind::kChat ? "chat.completion.chunk"
+                                                          : "text_completion");
+}
+
+void OpenAiReply::AppendHead(std::string& out, std::string_view object) const {
+  out += R"({"id":)";
+  AppendJsonString(out, info_.id);
+  out += R"(,"object":)";
+  AppendJsonString(out, object);
+  out += absl::StrCat(R"(,"created":)", info_.created, R"(,"model":)");
+  AppendJsonString(out, info_.model->name);
+  out += R"(,"choices":[)";
+}
+
+void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
+  Progress& progress = progress_[delta.choice];
+  const std::string_view tail = info_.include_usage ? R"(],"usage":null})" : "]}";
+  const bool chat = info_.kind == OpenAiKind::kChat;
+  if (!std::exchange(progress.begun, true) && chat) {
+    out += chunk_head_;
+    out += absl::StrCat(R"({"index":)", delta.choice,
+                        R"(,"delta":{"role":"assistant","content":""},)"
+                        R"("logprobs":null,"finish_reason":null})");
+    out += tail;
+    out += "\n\n";
+  }
+  const bool empty = delta.text.empty() && delta.reasoning.empty() && delta.logprobs.empty();
+  if (empty && delta.finish == FinishReason::kNone) return;
+  out += chunk_head_;
+  out += absl::StrCat(R"({"index":)", delta.choice);
+  if (chat) {
+    out += R"(,"delta":{)";
+    if (!delta.reasoning.empty()) {
+      out += R"("reasoning_content":)";
+      AppendJsonString(out, delta.reasoning);
+    }
+    if (!delta.text.empty()) {
+      out += delta.reasoning.empty() ? R"("content":)" : R"(,"content":)";
+      AppendJsonString(out, delta.text);
+    }
+    out += '}';
+  } else {
+    out += R"(,"text":)";
+    AppendJsonString(out, delta.text);
+  }
+  out += R"(,"logprobs":)";
+  AppendLogprobs(out, delta.logprobs, progress);
+  out += R"(,"finish_reason":)";
+  out += FinishText(delta.finish);
+  out += '}';
+  out += tail;
+  out += "\n\n";
+}
+
+void OpenAiReply::AppendUsageChunk(std::string& out, const GenerationUsage& usage) const {
+  out += chunk_head_;
+  out += R"(],"usage":)";
+  AppendUsage(out, usage);
+  out += "}\n\n";
+}
+
+void OpenAiReply::AppendError(std::string& out, const absl::Status& status) {
+  out += "data: ";
+  out += OpenAiErrorBody(status);
+  out += "\n\n";
+}
+
+std::string OpenAiReply::Body(const std::vector<OpenAiChoice>& choices,
+                              const GenerationUsage& usage) {
+  const bool chat = info_.kind == OpenAiKind::kChat;
+  std::string out;
+  AppendHead(out, chat ? "chat.completion" : "text_completion");
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const OpenAiChoice& choice = choices[i];
+    out += absl::StrCat(i == 0 ? "" : ",", R"({"index":)", i, ",");
+    if (chat) {
+      AppendMessage(out, choice);
+    } else {
+      out += R"("text":)";
+      AppendJsonString(out, choice.text);
+    }
+    out += R"(,"logprobs":)";
+    AppendLogprobs(out, choice.logprobs, progress_[i]);
+    out += R"(,"finish_reason":)";
+    out += FinishText(choice.finish);
+    if (info_.prompt_logprobs && !chat) {
+      out += R"(,"prompt_logprobs":)";
+      AppendPromptLogprobs(out, choice.prompt_logprobs);
+    }
+    out += '}';
+  }
+  out += R"(],"usage":)";
+  AppendUsage(out, usage);
+  if (info_.prompt_logprobs && chat) {
+    out += R"(,"prompt_logprobs":)";
+    AppendPromptLogprobs(out, choices.front().prompt_logprobs);
+  }
+  out += '}';
+  return out;
+}
+
+void OpenAiReply::AppendLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions,
+                                 Progress& progress) const {
+  if (!info_.logprobs) {
+    out += "null";
+    return;
+  }
+  if (info_.kind == OpenAiKind::kChat) return AppendChatLogprobs(out, positions);
+  std::string tokens;
+  std::string chosen;
+  std::string top;
+  std::string offsets;
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const PositionLogprobs& position = positions[i];
+    const std::string text = ValidUtf8(info_.model->tokenizer->TokenBytes(position.chosen.token));
+    for (std::string* list : {&tokens, &chosen, &top, &offsets}) *list += i == 0 ? "" : ",";
+    AppendJsonString(tokens, text);
+    AppendJsonNumber(chosen, position.chosen.logprob);
+    AppendJsonNumber(offsets, progress.text_offset);
+    progress.text_offset += CodePoints(text);
+    top += '{';
+    for (size_t k = 0; k < position.top.size(); ++k) {
+      top += k == 0 ? "" : ",";
+      AppendJsonString(top, info_.model->tokenizer->TokenBytes(position.top[k].token));
+      top += ':';
+      AppendJsonNumber(top, position.top[k].logprob);
+    }
+    top += '}';
+  }
+  out += absl::StrCat(R"({"tokens":[)", tokens, R"(],"token_logprobs":[)", chosen,
+                      R"(],"top_logprobs":)", info_.top_logprobs > 0 ? "[" : "null",
+                      info_.top_logprobs > 0 ? top : "", info_.top_logprobs > 0 ? "]" : "",
+                      R"(,"text_offset":[)", offsets, "]}");
+}
+
+void OpenAiReply::AppendTokenFields(std::string& out, const TokenLogprob& token) const {
+  const std::string bytes = info_.model->tokenizer->TokenBytes(token.token);
+  out += R"("token":)";
+  AppendJsonString(out, bytes);
+  out += R"(,"logprob":)";
+  AppendJsonNumber(out, token.logprob);
+  out += R"(,"bytes":[)";
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (i > 0) out += ',';
+    AppendJsonNumber(out, int64_t{static_cast<unsigned char>(bytes[i])});
+  }
+  out += ']';
+}
+
+void OpenAiReply::AppendChatLogprobs(std::string& out,
+                                     const std::vector<PositionLogprobs>& positions) const {
+  out += R"({"content":[)";
+  for (size_t i = 0; i < positions.size(); ++i) {
+    out += i == 0 ? "{" : ",{";
+    AppendTokenFields(out, positions[i].chosen);
+    out += R"(,"top_logprobs":[)";
+    for (size_t k = 0; k < positions[i].top.size(); ++k) {
+      out += k == 0 ? "{" : ",{";
+      AppendTokenFields(out, positions[i].top[k]);
+      out += '}';
+    }
+    out += "]}";
+  }
+  out += R"(],"refusal":null})";
+}
+
+// [null, {"ID": {"logprob":, "decoded_token":}, ...}, ...]: the first token has none; a position
+// holds the token that is there and the best ones.
+void OpenAiReply::AppendPromptLogprobs(std::string& out,
+                                       const std::vector<PositionLogprobs>& positions) const {
+  out += "[null";
+  for (const PositionLogprobs& position : positions) {
+    out += ",{";
+    const auto append = [&](const TokenLogprob& token) {
+      out += absl::StrCat("\"", token.token, R"(":{"logprob":)");
+      AppendJsonNumber(out, token.logprob);
+      out += R"(,"decoded_token":)";
+      AppendJsonString(out, info_.model->tokenizer->TokenBytes(token.token));
+      out += '}';
+    };
+    append(position.chosen);
+    for (const TokenLogprob& token : position.top) {
+      if (token.token == position.chosen.token) continue;
+      out += ',';
+      append(token);
+    }
+    out += '}';
+  }
+  out += ']';
+}
+
+}  // namespace fathom::master

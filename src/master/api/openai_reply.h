@@ -1,0 +1,73 @@
+#pragma once
+
+// Answers in OpenAI's form: chunks of a stream and whole bodies. Pure text; the same input gives the
+// same bytes. One reply belongs to one strand.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "master/api/openai_request.h"
+#include "master/serving/generation_request.h"
+
+namespace fathom::master {
+
+// What is the same in every chunk of one answer.
+struct OpenAiReplyInfo {
+  OpenAiKind kind = OpenAiKind::kChat;
+  std::string id;
+  int64_t created = 0;  // Unix seconds
+  ModelPtr model;
+  bool include_usage = false;
+  bool logprobs = false;
+  int32_t top_logprobs = 0;
+  bool prompt_logprobs = false;
+};
+
+// One choice of a whole answer.
+struct OpenAiChoice {
+  std::string text;
+  std::string reasoning;
+  std::vector<PositionLogprobs> logprobs;
+  std::vector<PositionLogprobs> prompt_logprobs;
+  FinishReason finish = FinishReason::kNone;
+};
+
+class OpenAiReply {
+ public:
+  explicit OpenAiReply(OpenAiReplyInfo info, size_t num_choices);
+
+  // One server-sent event for a delta; on a chat's first one, before it, the one with the role.
+  void AppendChunk(std::string& out, const GenerationDelta& delta);
+  // The last chunk of a stream that asked for the usage.
+  void AppendUsageChunk(std::string& out, const GenerationUsage& usage) const;
+  static void AppendDone(std::string& out) { out += "data: [DONE]\n\n"; }
+  // In mid-stream: after it comes the end, without [DONE].
+  static void AppendError(std::string& out, const absl::Status& status);
+
+  std::string Body(const std::vector<OpenAiChoice>& choices, const GenerationUsage& usage);
+
+  const OpenAiReplyInfo& info() const { return info_; }
+
+ private:
+  struct Progress {
+    bool begun = false;      // the role is out
+    int64_t text_offset = 0;  // code points of the tokens so far
+  };
+
+  void AppendHead(std::string& out, std::string_view object) const;
+  void AppendLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions,
+                      Progress& progress) const;
+  void AppendChatLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions) const;
+  void AppendPromptLogprobs(std::string& out,
+                            const std::vector<PositionLogprobs>& positions) const;
+  void AppendTokenFields(std::string& out, const TokenLogprob& token) const;
+
+  const OpenAiReplyInfo info_;
+  std::string chunk_head_;  // up to "choices":[
+  std::vector<Progress> progress_;
+};
+
+}  // namespace fathom::master

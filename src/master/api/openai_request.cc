@@ -1,0 +1,305 @@
+#include "master/api/openai_request.h"
+
+#include <algorithm>
+#include <boost/json/array.hpp>
+#include <boost/json/serialize.hpp>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "master/api/fields.h"
+#include "master/api/json_text.h"
+#include "master/api/openai_prompt.h"
+#include "master/serving/failure.h"
+
+namespace fathom::master {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int32_t kTokensMax = 1 << 26;
+constexpr size_t kStopStringsMax = 16;
+constexpr size_t kStopBytesMax = 4096;
+constexpr size_t kStopTokensMax = 64;
+constexpr size_t kLogitBiasMax = 1024;
+constexpr size_t kGrammarBytesMax = 256 * 1024;
+constexpr size_t kNameBytesMax = 256;
+constexpr int32_t kTopLogprobsMax = 20;
+constexpr int32_t kCompletionTokensDefault = 16;
+constexpr float kTemperatureMax = 100;
+constexpr float kPositive = 1e-6f;
+
+void ReadSampling(Fields& fields, const SamplingDefaults& defaults, GenerationRequest& request) {
+  SamplingParams& sampling = request.sampling;
+  sampling.temperature = defaults.temperature.value_or(1.0f);
+  sampling.top_k = defaults.top_k.value_or(0);
+  sampling.top_p = defaults.top_p.value_or(1.0f);
+  sampling.min_p = defaults.min_p.value_or(0.0f);
+  sampling.repetition_penalty = defaults.repetition_penalty.value_or(1.0f);
+  fields.Read("temperature", 0, kTemperatureMax, sampling.temperature);
+  fields.Read("top_p", kPositive, 1, sampling.top_p);
+  fields.Read("min_p", 0, 1, sampling.min_p);
+  fields.Read("presence_penalty", -2, 2, sampling.presence_penalty);
+  fields.Read("frequency_penalty", -2, 2, sampling.frequency_penalty);
+  fields.Read("repetition_penalty", kPositive, 100, sampling.repetition_penalty);
+  // Others write -1 for "off".
+  if (fields.Read("top_k", int64_t{-1}, int64_t{kTokensMax}, sampling.top_k)) {
+    sampling.top_k = std::max(sampling.top_k, 0);
+  }
+  fields.Read("seed", request.seed);
+  const json::object* bias = fields.Object("logit_bias");
+  if (bias == nullptr) return;
+  if (bias->size() > kLogitBiasMax) {
+    return fields.Fail("logit_bias", absl::StrCat("must not have more than ", kLogitBiasMax,
+                                                  " tokens"));
+  }
+  for (const json::key_value_pair& member : *bias) {
+    const std::string key(member.key());
+    LogitBias entry;
+    const json::value& value = member.value();
+    if (!absl::SimpleAtoi(key, &entry.token) || entry.token < 0 || !value.is_number()) {
+      return fields.Fail("logit_bias", "must map token ids to numbers");
+    }
+    const auto number = value.to_number<double>();
+    if (!(number >= -100 && number <= 100)) {
+      return fields.Fail("logit_bias", "biases must be between -100 and 100");
+    }
+    entry.bias = static_cast<float>(number);
+    sampling.logit_bias.push_back(entry);
+  }
+}
+
+void ReadStop(Fields& fields, OpenAiKind kind, GenerationRequest& request) {
+  StopConditions& stop = request.stop;
+  if (kind == OpenAiKind::kCompletion) stop.max_tokens = kCompletionTokensDefault;
+  fields.Read("max_tokens", int64_t{1}, int64_t{kTokensMax}, stop.max_tokens);
+  if (kind == OpenAiKind::kChat) {
+    fields.Read("max_completion_tokens", int64_t{1}, int64_t{kTokensMax}, stop.max_tokens);
+  }
+  fields.Read("min_tokens", int64_t{0}, int64_t{kTokensMax}, stop.min_tokens);
+  fields.Read("ignore_eos", stop.ignore_eos);
+  if (const json::array* ids = fields.Array("stop_token_ids")) {
+    if (ids->size() > kStopTokensMax) {
+      return fields.Fail("stop_token_ids",
+                         absl::StrCat("must not have more than ", kStopTokensMax, " tokens"));
+    }
+    for (const json::value& id : *ids) {
+      if (!id.is_int64() || id.as_int64() < 0 ||
+          id.as_int64() > std::numeric_limits<TokenId>::max()) {
+        return fields.Fail("stop_token_ids", "must be token ids");
+      }
+      stop.stop_token_ids.push_back(static_cast<TokenId>(id.as_int64()));
+    }
+  }
+  const json::value* strings = fields.Find("stop");
+  if (strings == nullptr) return;
+  const json::array one{*strings};
+  const json::array& list = strings->is_array() ? strings->as_array() : one;
+  if (list.size() > kStopStringsMax) {
+    return fields.Fail("stop", absl::StrCat("must not have more than ", kStopStringsMax,
+                                            " strings"));
+  }
+  for (const json::value& text : list) {
+    if (!text.is_string() || text.as_string().empty() || text.as_string().size() > kStopBytesMax) {
+      return fields.Fail("stop", absl::StrCat("must be a string or an array of strings of 1 to ",
+                                              kStopBytesMax, " bytes"));
+    }
+    request.stop_strings.emplace_back(text.as_string());
+  }
+}
+
+void ReadLogprobs(Fields& fields, OpenAiRequest& out, LogprobParams& logprobs) {
+  if (out.kind == OpenAiKind::kChat) {
+    fields.Read("logprobs", out.logprobs);
+    if (fields.Read("top_logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, out.top_logprobs) &&
+        !out.logprobs && out.top_logprobs > 0) {
+      fields.Fail("top_logprobs", "needs logprobs to be true");
+    }
+  } else {
+    out.logprobs =
+        fields.Read("logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, out.top_logprobs);
+  }
+  int32_t prompt = 0;
+  if (fields.Read("prompt_logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, prompt)) {
+    out.prompt_logprobs = true;
+    logprobs.prompt = prompt;
+    if (out.stream) fields.Fail("prompt_logprobs", "is not served in streams");
+  }
+  logprobs.output = out.logprobs;
+  logprobs.output_top = out.top_logprobs;
+}
+
+std::string SchemaOf(Fields& fields, std::string_view body, const json::object& format) {
+  const json::value* wrapper = format.if_contains("json_schema");
+  const json::object* inner = wrapper == nullptr ? nullptr : wrapper->if_object();
+  const json::value* schema = inner == nullptr ? nullptr : inner->if_contains("schema");
+  if (schema == nullptr || !schema->is_object()) {
+    fields.Fail("response_format", "needs json_schema.schema to be an object");
+    return {};
+  }
+  // Cut from the body where possible: order of properties is order of output.
+  auto raw = RawMember(body, "response_format");
+  if (raw) raw = RawMember(*raw, "json_schema");
+  if (raw) raw = RawMember(*raw, "schema");
+  return raw ? std::string(*raw) : json::serialize(*schema);
+}
+
+std::optional<GrammarSpec> ReadResponseFormat(Fields& fields, std::string_view body) {
+  const json::object* format = fields.Object("response_format");
+  if (format == nullptr) return std::nullopt;
+  const json::value* type = format->if_contains("type");
+  if (type != nullptr && type->is_string()) {
+    if (type->as_string() == "text") return std::nullopt;
+    if (type->as_string() == "json_object") {
+      return GrammarSpec{GrammarKind::kJsonSchema, R"({"type":"object"})"};
+    }
+    if (type->as_string() == "json_schema") {
+      return GrammarSpec{GrammarKind::kJsonSchema, SchemaOf(fields, body, *format)};
+    }
+  }
+  fields.Fail("response_format", "type must be text, json_object or json_schema");
+  return std::nullopt;
+}
+
+// Our own: {"type": "json_schema" | "regex" | "lark", "value": ...}.
+std::optional<GrammarSpec> ReadGrammar(Fields& fields, std::string_view body) {
+  const json::object* object = fields.Object("grammar");
+  if (object == nullptr) return std::nullopt;
+  Fields inner(*object, "grammar.");
+  std::string type;
+  inner.Read("type", kNameBytesMax, type);
+  GrammarSpec spec;
+  const json::value* value = inner.Find("value");
+  if (type == "json_schema" && value != nullptr && !value->is_string()) {
+    auto raw = RawMember(body, "grammar");
+    if (raw) raw = RawMember(*raw, "value");
+    spec.source = raw ? std::string(*raw) : json::serialize(*value);
+  } else {
+    inner.Read("value", kGrammarBytesMax, spec.source);
+  }
+  if (type == "json_schema") {
+    spec.kind = GrammarKind::kJsonSchema;
+  } else if (type == "regex") {
+    spec.kind = GrammarKind::kRegex;
+  } else if (type == "lark") {
+    spec.kind = GrammarKind::kLark;
+  } else {
+    inner.Fail("type", "must be json_schema, regex or lark");
+  }
+  if (spec.source.empty()) inner.Fail("value", "is required");
+  inner.CheckUnread();
+  fields.Keep(inner.status());
+  return spec;
+}
+
+void ReadConstraint(Fields& fields, std::string_view body, GenerationRequest& request) {
+  request.grammar = ReadResponseFormat(fields, body);
+  std::optional<GrammarSpec> own = ReadGrammar(fields, body);
+  if (own && request.grammar) fields.Fail("grammar", "excludes response_format");
+  if (own) request.grammar = std::move(own);
+  if (request.grammar && request.grammar->source.size() > kGrammarBytesMax) {
+    fields.Fail("response_format",
+                absl::StrCat("must not have more than ", kGrammarBytesMax, " bytes"));
+  }
+}
+
+void ReadStream(Fields& fields, OpenAiRequest& out) {
+  fields.Read("stream", out.stream);
+  const json::object* options = fields.Object("stream_options");
+  if (options == nullptr) return;
+  if (!out.stream) return fields.Fail("stream_options", "is for streams only");
+  Fields inner(*options, "stream_options.");
+  inner.Read("include_usage", out.include_usage);
+  // Pads chunks against traffic analysis; harmless to leave out.
+  inner.Ignore({"include_obfuscation", "continuous_usage_stats"});
+  inner.CheckUnread();
+  fields.Keep(inner.status());
+}
+
+// What OpenAI knows and we do not: ignored where no answer changes by it, refused otherwise.
+void ReadForeign(Fields& fields, OpenAiKind kind) {
+  fields.Ignore({"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
+                 "prompt_cache_retention"});
+  bool flag = false;
+  if (kind == OpenAiKind::kChat) {
+    fields.Ignore({"parallel_tool_calls", "reasoning_effort", "verbosity"});
+    fields.Read("store", flag);
+    if (flag) fields.Fail("store", "answers are not stored here");
+    for (const std::string_view name : {"functions", "function_call"}) {
+      fields.Refuse(name, "is deprecated; use tools");
+    }
+    for (const std::string_view name : {"audio", "prediction", "web_search_options"}) {
+      fields.Refuse(name, "is not served here");
+    }
+    const json::array* modalities = fields.Array("modalities");
+    if (modalities != nullptr && *modalities != json::array{"text"}) {
+      fields.Fail("modalities", "only text is served");
+    }
+    return;
+  }
+  fields.Refuse("suffix", "is not served here");
+  fields.Read("echo", flag);
+  if (flag) fields.Fail("echo", "is not served here");
+}
+
+}  // namespace
+
+absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
+                                                 const Catalog& catalog,
+                                                 const OpenAiBounds& bounds) {
+  ASSIGN_OR_RETURN(const json::object object, ParseJsonObject(body));
+  Fields fields(object);
+  OpenAiRequest out;
+  out.kind = kind;
+  std::string name;
+  if (!fields.Read("model", kNameBytesMax, name)) fields.Fail("model", "is required");
+  RETURN_IF_ERROR(fields.status());
+  out.model = catalog.Find(name);
+  if (out.model == nullptr || name.empty()) {
+    return WithCode(WithParam(absl::NotFoundError(absl::StrCat("The model '", name,
+                                                               "' does not exist")),
+                              "model"),
+                    "model_not_found");
+  }
+
+  GenerationRequest request;
+  request.model = out.model;
+  ReadStream(fields, out);
+  ReadSampling(fields, out.model->defaults, request);
+  ReadStop(fields, kind, request);
+  ReadLogprobs(fields, out, request.logprobs);
+  ReadConstraint(fields, body, request);
+  fields.Read("n", int64_t{1}, int64_t{bounds.choices}, request.n);
+  if (kind == OpenAiKind::kCompletion) {
+    int32_t best_of = request.n;
+    fields.Read("best_of", int64_t{1}, int64_t{bounds.choices}, best_of);
+    if (best_of != request.n) fields.Fail("best_of", "must equal n");
+  }
+  fields.Read("include_raw_output", request.include_raw_output);
+  request.timeout = bounds.timeout_max;
+  float timeout_seconds = 0;
+  const auto timeout_max = static_cast<float>(absl::ToDoubleSeconds(bounds.timeout_max));
+  if (fields.Read("timeout", 0.001f, std::numeric_limits<float>::max(), timeout_seconds)) {
+    request.timeout = absl::Seconds(std::min(timeout_seconds, timeout_max));
+  }
+  ReadForeign(fields, kind);
+
+  std::vector<PromptInput> prompts;
+  if (kind == OpenAiKind::kChat) {
+    prompts.emplace_back(ReadChatPrompt(fields, body));
+  } else {
+    prompts = ReadPrompts(fields, static_cast<size_t>(bounds.choices / std::max(request.n, 1)));
+  }
+  fields.CheckUnread();
+  RETURN_IF_ERROR(fields.status());
+  for (PromptInput& prompt : prompts) {
+    out.generations.push_back(request);
+    out.generations.back().prompt = std::move(prompt);
+  }
+  return out;
+}
+
+}  // namespace fathom::master

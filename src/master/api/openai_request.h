@@ -1,0 +1,42 @@
+#pragma once
+
+// OpenAI's chat and completion requests read into GenerationRequests. Strict: a wrong type, a number
+// out of range or a field nobody knows is an error that names it. Fields of OpenAI's that cannot be
+// honoured are refused, unless ignoring them changes no answer. Pure; any thread.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "master/models/catalog.h"
+#include "master/serving/generation_request.h"
+
+namespace fathom::master {
+
+enum class OpenAiKind { kChat, kCompletion };
+
+struct OpenAiBounds {
+  int32_t choices = 16;                         // n, and prompts of one completion request x n
+  absl::Duration timeout_max = absl::Minutes(10);
+};
+
+struct OpenAiRequest {
+  OpenAiKind kind = OpenAiKind::kChat;
+  ModelPtr model;
+  // One a prompt; only completions may have several. Ids, tenant and priority are not set.
+  std::vector<GenerationRequest> generations;
+  bool stream = false;
+  bool include_usage = false;  // streams: a last chunk with the usage
+  bool logprobs = false;
+  int32_t top_logprobs = 0;
+  bool prompt_logprobs = false;
+};
+
+absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
+                                                 const Catalog& catalog,
+                                                 const OpenAiBounds& bounds);
+
+}  // namespace fathom::master
