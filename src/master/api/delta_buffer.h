@@ -56,8 +56,7 @@ class DeltaBuffer {
 
   template <typename T>
   static void Extend(std::vector<T>& to, std::vector<T>&& from) {
-    to.insert(to.end(), std::make_move_iterator(from.begin()),
-              std::make_move_iterator(from.end()));
+    to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
   }
 
   static void Append(GenerationDelta& to, GenerationDelta&& from) {

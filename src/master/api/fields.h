@@ -1,8 +1,8 @@
 #pragma once
 
 // Reads the fields of a client's JSON object, strictly: wrong types and numbers out of range are
-// errors that name the field. The first error sticks; absent and null fields leave the target alone.
-// Afterwards CheckUnread refuses what nobody asked for. One thread.
+// errors that name the field. The first error sticks; absent and null fields leave the target
+// alone. Afterwards CheckUnread refuses what nobody asked for. One thread.
 
 #include <boost/json/object.hpp>
 #include <cstdint>

@@ -24,7 +24,17 @@ namespace http = boost::beast::http;
 
 constexpr std::string_view kModelsPrefix = "/v1/models/";
 
-enum class Place { kNone, kHealth, kReady, kMetrics, kVersion, kModels, kModel, kChat, kCompletion };
+enum class Place {
+  kNone,
+  kHealth,
+  kReady,
+  kMetrics,
+  kVersion,
+  kModels,
+  kModel,
+  kChat,
+  kCompletion
+};
 
 Place PlaceOf(std::string_view path) {
   if (path == "/health") return Place::kHealth;
@@ -68,8 +78,7 @@ std::string ModelJson(const ServedModelInfo& model) {
 }  // namespace
 
 std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
-  const absl::Status host =
-      CheckHostAndOrigin(call.headers, options_.loopback_only, call.http_10);
+  const absl::Status host = CheckHostAndOrigin(call.headers, options_.loopback_only, call.http_10);
   if (!host.ok()) {
     record.error = Message(host);
     return ErrorReply(host);
@@ -104,8 +113,8 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
     return ErrorReply(415, "encoded bodies are not read here");
   }
   if (IsPost(place) && serving_->draining()) {
-    return ErrorReply(WithRetryAfter(absl::UnavailableError("the server is shutting down"),
-                                     absl::Seconds(1)));
+    return ErrorReply(
+        WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1)));
   }
   return std::nullopt;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// One HTTP request and its answer, between the session that talks to the client and the handler that
-// knows what to say. An exchange lives on the session's strand: every call happens there. The
+// One HTTP request and its answer, between the session that talks to the client and the handler
+// that knows what to say. An exchange lives on the session's strand: every call happens there. The
 // handler answers once, whole or as a stream; the session pulls, so that a slow client slows only
 // its own stream and what is ready grows together in the source.
 

@@ -31,8 +31,8 @@ std::string_view HostName(std::string_view authority) {
   const size_t colon = authority.find(':');
   if (colon == std::string_view::npos) return authority;
   const std::string_view port = authority.substr(colon + 1);
-  const bool digits = std::all_of(port.begin(), port.end(),
-                                  [](unsigned char c) { return std::isdigit(c) != 0; });
+  const bool digits =
+      std::all_of(port.begin(), port.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
   return digits ? authority.substr(0, colon) : std::string_view();
 }
 

@@ -2,8 +2,8 @@
 
 // HTTP/1 heads as text, and the checks on what a head may claim.
 
-#include <boost/beast/http/message.hpp>
 #include <boost/beast/http/fields.hpp>
+#include <boost/beast/http/message.hpp>
 #include <string>
 #include <string_view>
 

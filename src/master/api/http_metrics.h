@@ -35,14 +35,13 @@ class HttpMetrics {
     const std::lock_guard lock(mutex_);
     Series& series = series_[{place, status}];
     if (series.requests == nullptr) {
-      series.requests =
-          &AddCounter("fathom_master_http_requests_total", "HTTP requests answered",
-                      {{"place", place}, {"code", std::to_string(status)}});
-      series.duration = &AddHistogram(
-          "fathom_master_http_request_duration_seconds", "From a request's first byte to its end",
-          {.001, .005, .01, .02, .04, .08, .16, .32, .64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96,
-           81.92},
-          {{"place", place}});
+      series.requests = &AddCounter("fathom_master_http_requests_total", "HTTP requests answered",
+                                    {{"place", place}, {"code", std::to_string(status)}});
+      series.duration = &AddHistogram("fathom_master_http_request_duration_seconds",
+                                      "From a request's first byte to its end",
+                                      {.001, .005, .01, .02, .04, .08, .16, .32, .64, 1.28, 2.56,
+                                       5.12, 10.24, 20.48, 40.96, 81.92},
+                                      {{"place", place}});
     }
     return series;
   }

@@ -35,8 +35,7 @@ HttpServer::~HttpServer() = default;
 absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
     asio::io_context& io, const std::string& bind, uint16_t port, const HttpLimits& limits,
     HttpHandler& handler, const Clock& clock, std::function<std::string()> new_id) {
-  std::unique_ptr<HttpServer> server(
-      new HttpServer(io, limits, handler, clock, std::move(new_id)));
+  std::unique_ptr<HttpServer> server(new HttpServer(io, limits, handler, clock, std::move(new_id)));
   RETURN_IF_ERROR(server->Listen(bind, port));
   server->accepting_ = true;
   asio::post(server->acceptor_.get_executor(), [raw = server.get()] { raw->Accept(); });
@@ -108,13 +107,12 @@ void HttpServer::Adopt(tcp::socket socket) {
     return;
   }
   using Session = HttpSession<tcp::socket>;
-  const std::shared_ptr<Session> session(
-      new Session(std::move(socket), peer.address().to_string(), limits_, handler_, clock_,
-                  new_id_),
-      [this, number](Session* gone) {
-        delete gone;
-        Forget(number);
-      });
+  const std::shared_ptr<Session> session(new Session(std::move(socket), peer.address().to_string(),
+                                                     limits_, handler_, clock_, new_id_),
+                                         [this, number](Session* gone) {
+                                           delete gone;
+                                           Forget(number);
+                                         });
   bool draining = false;
   {
     const std::lock_guard lock(mutex_);

@@ -29,8 +29,7 @@ class HttpServer {
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(boost::asio::io_context& io,
                                                            const std::string& bind, uint16_t port,
                                                            const HttpLimits& limits,
-                                                           HttpHandler& handler,
-                                                           const Clock& clock,
+                                                           HttpHandler& handler, const Clock& clock,
                                                            std::function<std::string()> new_id);
   // REQUIRES: WaitClosed returned true, or the I/O threads have ended.
   ~HttpServer();

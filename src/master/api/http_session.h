@@ -304,8 +304,7 @@ class HttpSession final : public HttpSessionBase,
   }
 
   absl::Status WhyGone() const {
-    return absl::CancelledError(timed_out_ ? "the client read too slowly"
-                                           : "the client went away");
+    return absl::CancelledError(timed_out_ ? "the client read too slowly" : "the client went away");
   }
 
   // From now on, that long until what is pending is cancelled. One timer runs; moving the deadline

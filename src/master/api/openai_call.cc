@@ -49,8 +49,7 @@ void OpenAiCall::Start() {
     self->CancelAll(reason);
   });
   if (call_.body.size() <= kInlineBodyBytes) {
-    HandleParsed(
-        ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds));
+    HandleParsed(ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds));
     return;
   }
   const bool accepted = serving_.pool().Submit([self = shared_from_this()] {

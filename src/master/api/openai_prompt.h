@@ -12,8 +12,8 @@
 namespace fathom::master {
 
 // Reads messages, tools, tool_choice and chat_template_kwargs. `body` is the text the fields were
-// parsed from: the template sees messages and tools as the client wrote them, with its key order and
-// its numbers. Content given as text parts becomes one string, parts joined by newlines.
+// parsed from: the template sees messages and tools as the client wrote them, with its key order
+// and its numbers. Content given as text parts becomes one string, parts joined by newlines.
 ChatPrompt ReadChatPrompt(Fields& fields, std::string_view body);
 
 // Reads prompt: a text, token ids, or a list of either; at most `prompts_max` of them.

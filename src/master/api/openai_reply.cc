@@ -49,8 +49,8 @@ void AppendMessage(std::string& out, const OpenAiChoice& choice) {
 OpenAiReply::OpenAiReply(OpenAiReplyInfo info, size_t num_choices)
     : info_(std::move(info)), progress_(num_choices) {
   chunk_head_ = "data: ";
-  AppendHead(chunk_head_, info_.kind == OpenAiKind::kChat ? "chat.completion.chunk"
-                                                          : "text_completion");
+  AppendHead(chunk_head_,
+             info_.kind == OpenAiKind::kChat ? "chat.completion.chunk" : "text_completion");
 }
 
 void OpenAiReply::AppendHead(std::string& out, std::string_view object) const {
@@ -185,7 +185,7 @@ void OpenAiReply::AppendLogprobs(std::string& out, const std::vector<PositionLog
 }
 
 void OpenAiReply::AppendTokenFields(std::string& out, const TokenLogprob& token) const {
-  const std::string bytes = info_.model->tokenizer->TokenBytes(token.token);
+  const std::string_view bytes = info_.model->tokenizer->TokenBytes(token.token);
   out += R"("token":)";
   AppendJsonString(out, bytes);
   out += R"(,"logprob":)";

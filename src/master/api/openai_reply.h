@@ -1,7 +1,7 @@
 #pragma once
 
-// Answers in OpenAI's form: chunks of a stream and whole bodies. Pure text; the same input gives the
-// same bytes. One reply belongs to one strand.
+// Answers in OpenAI's form: chunks of a stream and whole bodies. Pure text; the same input gives
+// the same bytes. One reply belongs to one strand.
 
 #include <cstdint>
 #include <string>
@@ -53,7 +53,7 @@ class OpenAiReply {
 
  private:
   struct Progress {
-    bool begun = false;      // the role is out
+    bool begun = false;       // the role is out
     int64_t text_offset = 0;  // code points of the tokens so far
   };
 
@@ -61,8 +61,7 @@ class OpenAiReply {
   void AppendLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions,
                       Progress& progress) const;
   void AppendChatLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions) const;
-  void AppendPromptLogprobs(std::string& out,
-                            const std::vector<PositionLogprobs>& positions) const;
+  void AppendPromptLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions) const;
   void AppendTokenFields(std::string& out, const TokenLogprob& token) const;
 
   const OpenAiReplyInfo info_;

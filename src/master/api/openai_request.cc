@@ -53,8 +53,8 @@ void ReadSampling(Fields& fields, const SamplingDefaults& defaults, GenerationRe
   const json::object* bias = fields.Object("logit_bias");
   if (bias == nullptr) return;
   if (bias->size() > kLogitBiasMax) {
-    return fields.Fail("logit_bias", absl::StrCat("must not have more than ", kLogitBiasMax,
-                                                  " tokens"));
+    return fields.Fail("logit_bias",
+                       absl::StrCat("must not have more than ", kLogitBiasMax, " tokens"));
   }
   for (const json::key_value_pair& member : *bias) {
     const std::string key(member.key());
@@ -99,8 +99,8 @@ void ReadStop(Fields& fields, OpenAiKind kind, GenerationRequest& request) {
   const json::array one{*strings};
   const json::array& list = strings->is_array() ? strings->as_array() : one;
   if (list.size() > kStopStringsMax) {
-    return fields.Fail("stop", absl::StrCat("must not have more than ", kStopStringsMax,
-                                            " strings"));
+    return fields.Fail("stop",
+                       absl::StrCat("must not have more than ", kStopStringsMax, " strings"));
   }
   for (const json::value& text : list) {
     if (!text.is_string() || text.as_string().empty() || text.as_string().size() > kStopBytesMax) {
@@ -119,8 +119,7 @@ void ReadLogprobs(Fields& fields, OpenAiRequest& out, LogprobParams& logprobs) {
       fields.Fail("top_logprobs", "needs logprobs to be true");
     }
   } else {
-    out.logprobs =
-        fields.Read("logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, out.top_logprobs);
+    out.logprobs = fields.Read("logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, out.top_logprobs);
   }
   int32_t prompt = 0;
   if (fields.Read("prompt_logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, prompt)) {
@@ -259,10 +258,10 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_vi
   RETURN_IF_ERROR(fields.status());
   out.model = catalog.Find(name);
   if (out.model == nullptr || name.empty()) {
-    return WithCode(WithParam(absl::NotFoundError(absl::StrCat("The model '", name,
-                                                               "' does not exist")),
-                              "model"),
-                    "model_not_found");
+    return WithCode(
+        WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
+                  "model"),
+        "model_not_found");
   }
 
   GenerationRequest request;

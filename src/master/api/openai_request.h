@@ -1,8 +1,8 @@
 #pragma once
 
-// OpenAI's chat and completion requests read into GenerationRequests. Strict: a wrong type, a number
-// out of range or a field nobody knows is an error that names it. Fields of OpenAI's that cannot be
-// honoured are refused, unless ignoring them changes no answer. Pure; any thread.
+// OpenAI's chat and completion requests read into GenerationRequests. Strict: a wrong type, a
+// number out of range or a field nobody knows is an error that names it. Fields of OpenAI's that
+// cannot be honoured are refused, unless ignoring them changes no answer. Pure; any thread.
 
 #include <cstdint>
 #include <string>
@@ -19,7 +19,7 @@ namespace fathom::master {
 enum class OpenAiKind { kChat, kCompletion };
 
 struct OpenAiBounds {
-  int32_t choices = 16;                         // n, and prompts of one completion request x n
+  int32_t choices = 16;  // n, and prompts of one completion request x n
   absl::Duration timeout_max = absl::Minutes(10);
 };
 

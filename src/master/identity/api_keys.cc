@@ -127,8 +127,7 @@ absl::StatusOr<Principal> ApiKeys::AuthenticateHeader(
     if (open_) return Authenticate(std::nullopt);
     return absl::UnauthenticatedError("the Authorization header is not \"Bearer KEY\"");
   }
-  const absl::string_view key =
-      absl::StripAsciiWhitespace(ToAbsl(header->substr(kScheme.size())));
+  const absl::string_view key = absl::StripAsciiWhitespace(ToAbsl(header->substr(kScheme.size())));
   return Authenticate(ToStd(key));
 }
 

@@ -13,8 +13,8 @@ std::string Line(const std::string& name, const std::string& key, const std::str
 }
 
 TEST(ApiKeysTest, AKeyBecomesItsPrincipal) {
-  const auto keys = ApiKeys::Parse(absl::StrCat(
-      "# comment\n\n", Line("ann", "k1"), Line("bob", "k2", ":admin:team-a:3"), "   \n"));
+  const auto keys = ApiKeys::Parse(absl::StrCat("# comment\n\n", Line("ann", "k1"),
+                                                Line("bob", "k2", ":admin:team-a:3"), "   \n"));
   ASSERT_TRUE(keys.ok()) << keys.status();
   ASSERT_EQ(keys->size(), 2u);
   const auto ann = keys->AuthenticateHeader("Bearer k1");

@@ -1,9 +1,9 @@
 #pragma once
 
 // How much work the master takes on. Every request holds a ticket from its first byte of work to
-// its end; a ticket counts one request and, once the prompt is known, its token cost. Over a limit a
-// request is refused with RESOURCE_EXHAUSTED and a Retry-After computed from how fast work has been
-// draining. Any thread.
+// its end; a ticket counts one request and, once the prompt is known, its token cost. Over a limit
+// a request is refused with RESOURCE_EXHAUSTED and a Retry-After computed from how fast work has
+// been draining. Any thread.
 
 #include <cstdint>
 #include <mutex>
@@ -16,7 +16,7 @@
 namespace fathom::master {
 
 struct AdmissionLimits {
-  int32_t requests = 4096;          // that wait or run at once
+  int32_t requests = 4096;           // that wait or run at once
   int64_t cost = int64_t{64} << 20;  // tokens, all of them together
 };
 

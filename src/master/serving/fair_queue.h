@@ -68,7 +68,7 @@ class FairQueue {
     Item item;
   };
   struct Level {
-    double now = 0;                                     // the start tag that left last
+    double now = 0;                                      // the start tag that left last
     std::unordered_map<uint64_t, double> tenant_finish;  // where each tenant's time stands
   };
 

@@ -70,11 +70,10 @@ void Generation::Start() {
 
 void Generation::ArmDeadline() {
   deadline_timer_.expires_after(absl::ToChronoNanoseconds(request_.timeout));
-  deadline_timer_.async_wait(
-      [weak = weak_from_this()](const boost::system::error_code& error) {
-        const std::shared_ptr<Generation> self = weak.lock();
-        if (!error && self != nullptr) self->HandleDeadline();
-      });
+  deadline_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (!error && self != nullptr) self->HandleDeadline();
+  });
 }
 
 void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
@@ -133,8 +132,7 @@ Submission Generation::MakeSubmission() const {
   submission.prompt = prompt_.tokens;
   for (size_t i = 0; i < choices_.size(); ++i) {
     if (choices_[i].finished) continue;
-    submission.choices.push_back(
-        {.index = static_cast<int32_t>(i), .tokens = choices_[i].tokens});
+    submission.choices.push_back({.index = static_cast<int32_t>(i), .tokens = choices_[i].tokens});
   }
   submission.sampling = request_.sampling;
   submission.stop = request_.stop;
@@ -164,8 +162,8 @@ void Generation::HandleRejected(const absl::Status& status, absl::Duration retry
   }
   if (static_cast<int32_t>(attempt_) >= kRejectionsMax) {
     placement_.Reset();
-    return End(absl::UnavailableError(
-        absl::StrCat("no worker took the request on: ", status.message())));
+    return End(
+        absl::UnavailableError(absl::StrCat("no worker took the request on: ", status.message())));
   }
   last_rejection_ = status;
   const absl::Duration wait = std::clamp(retry_after, kRetryMin, kRetryMax);
@@ -194,10 +192,9 @@ void Generation::HandleLost(const absl::Status& reason) {
   // it may be the request that kills its worker. In mid-stream this is where migration takes over:
   // MakeSubmission already carries the tokens so far.
   if (!any_output_ && losses_ == 1) return Enqueue();
-  End(WithCode(
-      absl::UnavailableError(absl::StrCat("the worker that ran this request was lost: ",
-                                          reason.message())),
-      "worker_lost"));
+  End(WithCode(absl::UnavailableError(
+                   absl::StrCat("the worker that ran this request was lost: ", reason.message())),
+               "worker_lost"));
 }
 
 void Generation::OnOutput(SubmissionOutput output) {
@@ -231,8 +228,8 @@ absl::Status Generation::CheckOutput(const SubmissionOutput& output) const {
   const Choice& choice = choices_[output.choice];
   if (choice.finished) return absl::OkStatus();
   if (output.first_index != static_cast<int32_t>(choice.tokens.size())) {
-    return absl::InternalError(absl::StrCat("a worker sent token ", output.first_index,
-                                            " where ", choice.tokens.size(), " was next"));
+    return absl::InternalError(absl::StrCat("a worker sent token ", output.first_index, " where ",
+                                            choice.tokens.size(), " was next"));
   }
   if (choice.tokens.size() + output.tokens.size() > static_cast<size_t>(prompt_.max_tokens)) {
     return absl::InternalError("a worker sent more tokens than asked for");
@@ -281,8 +278,8 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
 
 absl::Status Generation::FailureOf(const SubmissionOutput& output) const {
   if (output.finish == FinishReason::kError) {
-    return absl::InternalError(
-        output.error.empty() ? "the worker failed to run this request" : output.error);
+    return absl::InternalError(output.error.empty() ? "the worker failed to run this request"
+                                                    : output.error);
   }
   if (services_.clock->MonotonicNs() >= deadline_ns_) {
     return absl::DeadlineExceededError("the request took longer than its time limit");

@@ -1,8 +1,8 @@
 #pragma once
 
 // The life of one generation: ticket, prompt, queue, worker, text, end. It lives on one strand: all
-// state is touched there alone; what comes from other threads (CPU pool, dispatcher, link) is posted
-// to it.
+// state is touched there alone; what comes from other threads (CPU pool, dispatcher, link) is
+// posted to it.
 //
 // Invariants:
 //   1. The sink hears OnEnd exactly once, and nothing after it.
@@ -37,7 +37,8 @@ struct GenerationServices {
   const Clock* clock = nullptr;
 };
 
-class Generation final : public SubmissionListener, public std::enable_shared_from_this<Generation> {
+class Generation final : public SubmissionListener,
+                         public std::enable_shared_from_this<Generation> {
  public:
   Generation(const GenerationServices& services, boost::asio::any_io_executor strand,
              GenerationRequest request, std::shared_ptr<GenerationSink> sink);

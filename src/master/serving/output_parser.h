@@ -1,7 +1,8 @@
 #pragma once
 
 // The seams where a model's own output language is read: what is reasoning, what is a tool call.
-// Every model family has its own; so far there is the pass-through alone, which leaves `<think>` and
+// Every model family has its own; so far there is the pass-through alone, which leaves `<think>`
+// and
 // `<tool_call>` in the text. One parser a choice; one thread at a time.
 
 #include <memory>

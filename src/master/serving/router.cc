@@ -6,9 +6,7 @@
 namespace fathom::master {
 namespace {
 
-bool Same(std::string_view wanted, std::string_view has) {
-  return wanted.empty() || wanted == has;
-}
+bool Same(std::string_view wanted, std::string_view has) { return wanted.empty() || wanted == has; }
 
 RouteObstacle ObstacleOf(const WorkerInfo& worker, const WorkerLoad& load,
                          const RouteRequest& request) {

@@ -61,8 +61,8 @@ std::string Serving::NewId() {
 
 int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
   const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
-  return static_cast<int32_t>(std::count_if(
-      fleet->workers.begin(), fleet->workers.end(), [&](const WorkerInfo& worker) {
+  return static_cast<int32_t>(
+      std::count_if(fleet->workers.begin(), fleet->workers.end(), [&](const WorkerInfo& worker) {
         return worker.state == WorkerState::kReady &&
                std::any_of(worker.models.begin(), worker.models.end(),
                            [&](const ServedModel& served) { return served.name == model.name; });
@@ -87,8 +87,7 @@ void Serving::CancelAll(const absl::Status& status) {
     }
   }
   for (const auto& generation : all) {
-    boost::asio::post(generation->strand(),
-                      [generation, status] { generation->Cancel(status); });
+    boost::asio::post(generation->strand(), [generation, status] { generation->Cancel(status); });
   }
 }
 

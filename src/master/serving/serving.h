@@ -50,6 +50,7 @@ class Serving {
   void BeginDrain() { draining_ = true; }
   bool draining() const { return draining_; }
   int32_t num_active() const { return admission_.requests(); }
+  size_t queue_length() const { return dispatcher_.queue_length(); }
   // Ends every generation there is with this status.
   void CancelAll(const absl::Status& status);
 
@@ -73,7 +74,7 @@ class Serving {
   Admission admission_;
   Dispatcher dispatcher_;
   std::mutex mutex_;
-  Random* const random_;                                            // protected by mutex_
+  Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_
   size_t sweep_at_ = 0;                                              // protected by mutex_
   CpuPool pool_;  // last: its threads use everything above

@@ -1,0 +1,33 @@
+#pragma once
+
+// The public gRPC messages to and from the structs of serving. Pure.
+
+#include <grpcpp/support/status.h>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fathom/v1/inference.pb.h"
+#include "master/models/catalog.h"
+#include "master/serving/generation_request.h"
+
+namespace fathom::master {
+
+struct GrpcBounds {
+  int32_t choices = 16;
+  absl::Duration timeout_max = absl::Minutes(10);
+};
+
+// Tenant and priority are not set. The messages are consumed: large strings move.
+absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const Catalog& catalog,
+                                            const GrpcBounds& bounds);
+
+absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& name);
+
+v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
+                             const ServedModelInfo& model);
+v1::Usage ToProto(const GenerationUsage& usage);
+
+grpc::Status ToGrpc(const absl::Status& status);
+
+}  // namespace fathom::master

@@ -1,0 +1,198 @@
+#include "master/api/grpc_generate.h"
+
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/metrics.h"
+#include "common/strings.h"
+#include "master/api/grpc_convert.h"
+#include "master/serving/failure.h"
+
+namespace fathom::master {
+namespace {
+
+class GenerateCall;
+
+class Reactor final : public GenerateReactor {
+ public:
+  explicit Reactor(std::shared_ptr<GenerateCall> call) : call_(std::move(call)) {}
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<GenerateCall> call_;
+};
+
+class GenerateCall final : public GenerationSink,
+                           public std::enable_shared_from_this<GenerateCall> {
+ public:
+  GenerateCall(boost::asio::any_io_executor strand, grpc::CallbackServerContext* context,
+               Serving& serving, GenerationRequest request, Principal principal,
+               size_t client_backlog_bytes)
+      : strand_(std::move(strand)),
+        context_(context),
+        serving_(serving),
+        request_(std::move(request)),
+        principal_(std::move(principal)),
+        peer_(context->peer()),
+        id_(request_.id),
+        model_(request_.model),
+        deltas_(client_backlog_bytes) {}
+
+  // Before Start; the reactor lives until Finish was called on it.
+  void Bind(Reactor* reactor) { reactor_ = reactor; }
+  void Start() {
+    started_ns_ = serving_.clock().MonotonicNs();
+    // The generation may end before Generate returns.
+    auto generation = serving_.Generate(std::move(request_), strand_, shared_from_this());
+    if (!ended_) generation_ = std::move(generation);
+    if (cancelled_ && generation_ != nullptr) Cancel();
+  }
+
+  const boost::asio::any_io_executor& strand() const { return strand_; }
+
+  absl::Status OnDelta(GenerationDelta delta) override {
+    const absl::Status pushed = deltas_.Push(std::move(delta));
+    SchedulePump();
+    return pushed;
+  }
+  void OnEnd(const absl::Status& status, const GenerationUsage& usage) override {
+    ended_ = true;
+    status_ = status;
+    usage_ = usage;
+    generation_ = nullptr;
+    SchedulePump();
+  }
+
+  void HandleWritten(bool ok) {
+    writing_ = false;
+    if (!ok) Cancel();
+    Pump();
+  }
+  void Cancel() {
+    cancelled_ = true;
+    if (const auto generation = generation_) {
+      generation->Cancel(absl::CancelledError("the client went away"));
+    }
+  }
+
+ private:
+  // Posted, not called: the end comes in the same breath as the last delta, which is to carry the
+  // usage.
+  void SchedulePump() {
+    if (std::exchange(pump_scheduled_, true)) return;
+    boost::asio::post(strand_, [self = shared_from_this()] {
+      self->pump_scheduled_ = false;
+      self->Pump();
+    });
+  }
+
+  void Pump() {
+    if (writing_ || reactor_ == nullptr) return;
+    if (!cancelled_) {
+      if (auto delta = deltas_.Pop()) {
+        message_ = ToProto(id_, *std::move(delta), *model_);
+        if (ended_ && status_.ok() && deltas_.empty()) {
+          *message_.mutable_usage() = fathom::master::ToProto(usage_);
+        }
+        writing_ = true;
+        reactor_->StartWrite(&message_);
+        return;
+      }
+    }
+    if (!ended_) return;
+    RecordGrpcCall("Generate", id_, principal_, status_,
+                   serving_.clock().MonotonicNs() - started_ns_, usage_, peer_);
+    AddRetryAfter(context_, status_);
+    std::exchange(reactor_, nullptr)->Finish(ToGrpc(status_));
+  }
+
+  const boost::asio::any_io_executor strand_;
+  grpc::CallbackServerContext* const context_;  // valid until Finish
+  Serving& serving_;
+  GenerationRequest request_;
+  const Principal principal_;
+  const std::string peer_;
+  const std::string id_;
+  const ModelPtr model_;
+
+  // State below is touched on the strand alone.
+  Reactor* reactor_ = nullptr;
+  std::shared_ptr<Generation> generation_;
+  DeltaBuffer deltas_;
+  v1::GenerateResponse message_;  // of the write in flight
+  int64_t started_ns_ = 0;
+  bool writing_ = false;
+  bool pump_scheduled_ = false;
+  bool cancelled_ = false;
+  bool ended_ = false;
+  absl::Status status_;
+  GenerationUsage usage_;
+};
+
+void Reactor::OnWriteDone(bool ok) {
+  boost::asio::post(call_->strand(), [call = call_, ok] { call->HandleWritten(ok); });
+}
+
+void Reactor::OnCancel() {
+  boost::asio::post(call_->strand(), [call = call_] { call->Cancel(); });
+}
+
+class Refusal final : public GenerateReactor {
+ public:
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
+                                   grpc::CallbackServerContext* context, Serving& serving,
+                                   GenerationRequest request, const Principal& principal,
+                                   size_t client_backlog_bytes) {
+  auto call = std::make_shared<GenerateCall>(std::move(strand), context, serving,
+                                             std::move(request), principal, client_backlog_bytes);
+  auto* reactor = new Reactor(call);  // OnDone deletes it
+  call->Bind(reactor);
+  boost::asio::post(call->strand(), [call] { call->Start(); });
+  return reactor;
+}
+
+GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
+                                    const absl::Status& status) {
+  auto* reactor = new Refusal;  // OnDone deletes it
+  AddRetryAfter(context, status);
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+void AddRetryAfter(grpc::CallbackServerContext* context, const absl::Status& status) {
+  if (const auto after = FailureRetryAfter(status)) {
+    context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(*after)));
+  }
+}
+
+void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,
+                    const absl::Status& status, int64_t duration_ns, const GenerationUsage& usage,
+                    const std::string& peer) {
+  const std::string code = absl::StatusCodeToString(status.code());
+  AddCounter("fathom_master_grpc_requests_total", "gRPC calls answered",
+             {{"method", method}, {"code", code}})
+      .Increment();
+  LogInfo("access", "grpc call",
+          {{"http.request.id", id},
+           {"rpc.method", method},
+           {"rpc.grpc.status_code", code},
+           {"event.duration", duration_ns},
+           {"event.outcome", std::string(status.ok() ? "success" : "failure")},
+           {"source.address", peer},
+           {"user.id", principal.key_id},
+           {"labels.tenant", principal.tenant},
+           {"labels.prompt_tokens", int64_t{usage.prompt_tokens}},
+           {"labels.completion_tokens", int64_t{usage.completion_tokens}},
+           {"error.message", std::string(Message(status).substr(0, 256))}});
+}
+
+}  // namespace fathom::master

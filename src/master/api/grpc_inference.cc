@@ -1,0 +1,123 @@
+#include "master/api/grpc_inference.h"
+
+#include <boost/asio/strand.hpp>
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "master/api/grpc_generate.h"
+#include "master/serving/failure.h"
+#include "master/serving/prompt.h"
+
+namespace fathom::master {
+namespace {
+
+constexpr int kDetokenizeMax = 1 << 20;
+
+}  // namespace
+
+absl::StatusOr<Principal> GrpcInference::Authenticate(
+    const grpc::CallbackServerContext& context) const {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("authorization");
+  if (found == metadata.end()) return keys_->AuthenticateHeader(std::nullopt);
+  return keys_->AuthenticateHeader(std::string_view(found->second.data(), found->second.size()));
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  const auto refuse = [&](const absl::Status& status, const Principal& principal) {
+    RecordGrpcCall("Generate", "", principal, status, 0, {}, context->peer());
+    return RefuseGrpcGenerate(context, status);
+  };
+  const absl::StatusOr<Principal> principal = Authenticate(*context);
+  if (!principal.ok()) return refuse(principal.status(), {});
+  if (serving_->draining()) {
+    return refuse(
+        WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1)),
+        *principal);
+  }
+  absl::StatusOr<GenerationRequest> parsed =
+      FromProto(*request, serving_->catalog(), options_.bounds);
+  if (!parsed.ok()) return refuse(parsed.status(), *principal);
+  parsed->id = serving_->NewId();
+  parsed->tenant = principal->tenant;
+  parsed->priority = principal->priority_ceiling;
+  // The caller's own deadline counts too.
+  const auto left = context->deadline() - std::chrono::system_clock::now();
+  parsed->timeout =
+      std::max(std::min(parsed->timeout, absl::FromChrono(left)), absl::Milliseconds(1));
+  return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
+                           *principal, options_.client_backlog_bytes);
+}
+
+grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext* context,
+                                                    const v1::ListModelsRequest* /*request*/,
+                                                    v1::ListModelsResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (const auto principal = Authenticate(*context); !principal.ok()) {
+    reactor->Finish(ToGrpc(principal.status()));
+    return reactor;
+  }
+  for (const ModelPtr& model : serving_->catalog().models()) {
+    v1::ModelInfo* info = response->add_models();
+    info->set_id(model->name);
+    info->set_context_length(model->context_length);
+    info->set_created(absl::ToUnixSeconds(model->created));
+    info->set_ready_workers(serving_->ReadyWorkers(*model));
+  }
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* GrpcInference::OnPool(grpc::CallbackServerContext* context,
+                                                std::function<absl::Status()> work) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (const auto principal = Authenticate(*context); !principal.ok()) {
+    reactor->Finish(ToGrpc(principal.status()));
+    return reactor;
+  }
+  const bool accepted = serving_->pool().Submit(
+      [reactor, work = std::move(work)] { reactor->Finish(ToGrpc(work())); });
+  if (!accepted) {
+    reactor->Finish(ToGrpc(absl::ResourceExhaustedError("too much work waits for the CPU")));
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* GrpcInference::Tokenize(grpc::CallbackServerContext* context,
+                                                  const v1::TokenizeRequest* request,
+                                                  v1::TokenizeResponse* response) {
+  return OnPool(context, [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const ModelPtr model, FindModel(serving_->catalog(), request->model()));
+    PromptInput input = TextPrompt{request->text()};
+    if (request->has_chat()) {
+      input = ChatPrompt{.messages_json = request->chat().messages_json(),
+                         .tools_json = request->chat().tools_json(),
+                         .template_args_json = request->chat().template_args_json()};
+    } else if (!request->has_text()) {
+      return BadField("input", "the request has no input");
+    }
+    ASSIGN_OR_RETURN(const std::vector<TokenId> ids, TokenizePrompt(*model, input));
+    response->mutable_token_ids()->Add(ids.begin(), ids.end());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* GrpcInference::Detokenize(grpc::CallbackServerContext* context,
+                                                    const v1::DetokenizeRequest* request,
+                                                    v1::DetokenizeResponse* response) {
+  return OnPool(context, [this, request, response]() -> absl::Status {
+    ASSIGN_OR_RETURN(const ModelPtr model, FindModel(serving_->catalog(), request->model()));
+    if (request->token_ids_size() > kDetokenizeMax) {
+      return BadField("token_ids", absl::StrCat("at most ", kDetokenizeMax, " tokens"));
+    }
+    const std::vector<TokenId> ids(request->token_ids().begin(), request->token_ids().end());
+    ASSIGN_OR_RETURN(*response->mutable_text(),
+                     model->tokenizer->Decode(ids, request->skip_special_tokens()));
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace fathom::master

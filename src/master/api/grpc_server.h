@@ -1,0 +1,46 @@
+#pragma once
+
+// The gRPC listener: the services given to it, grpc.health.v1 and, when asked for, reflection.
+
+#include <grpcpp/grpcpp.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace fathom::master {
+
+struct GrpcServerOptions {
+  std::string bind = "127.0.0.1";
+  uint16_t port = 0;  // 0: any free one
+  size_t message_bytes = size_t{32} << 20;
+  int connections = 4096;
+  bool reflection = false;
+};
+
+class GrpcServer {
+ public:
+  // Errors name the address. The services outlive it.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
+  ~GrpcServer();
+  GrpcServer(const GrpcServer&) = delete;
+  GrpcServer& operator=(const GrpcServer&) = delete;
+
+  uint16_t port() const { return port_; }
+  // What grpc.health.v1 says. Any thread.
+  void SetReady(bool ready);
+  // Lets running calls finish until then, cancels the rest, returns when all are done. Once.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  GrpcServer() = default;
+  std::unique_ptr<grpc::Server> server_;
+  uint16_t port_ = 0;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,132 @@
+// fathom-master: speaks to clients, and to workers that dial in.
+
+#include <sysexits.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "common/config.h"
+#include "common/logging.h"
+#include "common/shutdown.h"
+#include "common/strings.h"
+#include "common/version.h"
+#include "master/master.h"
+#include "master/settings.h"
+
+namespace fathom::master {
+namespace {
+
+// Longer than Kubernetes leaves by default after its preStop: the platform's limit rules, not ours.
+constexpr absl::Duration kDrainGrace = absl::Minutes(10);
+
+struct Flags {
+  std::string config;
+  std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
+  std::optional<int32_t> http_port, grpc_port, link_port, metrics_port;
+  bool open = false;
+  bool insecure_listen = false;
+  bool reflection = false;
+  bool dump_config = false;
+};
+
+void Declare(CLI::App& app, Flags& flags) {
+  app.set_version_flag("--version", std::string("fathom-master ") + kVersion);
+  app.add_option("--config", flags.config, "Configuration file (YAML)");
+  app.add_option("--id", flags.id, "Stable name of this master");
+  app.add_option("--bind", flags.bind, "Address to listen on (127.0.0.1)");
+  app.add_option("--http-port", flags.http_port, "OpenAI HTTP (8000); 0 any, -1 off");
+  app.add_option("--grpc-port", flags.grpc_port, "gRPC inference (8001); 0 any, -1 off");
+  app.add_option("--link-port", flags.link_port, "Where workers dial in (5000); 0 any");
+  app.add_option("--metrics-port", flags.metrics_port, "Health, metrics (9090); 0 any, -1 off");
+  app.add_option("--model", flags.model, "Model directory in Hugging Face layout");
+  app.add_option("--model-name", flags.model_name, "Name clients use (the directory's name)");
+  app.add_option("--keys-file", flags.keys_file, "File of hashed API keys");
+  app.add_option("--ports-file", flags.ports_file, "Write the ports that were bound here (JSON)");
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error");
+  app.add_flag("--open", flags.open, "No key needed; loopback only");
+  app.add_flag("--insecure-listen", flags.insecure_listen, "Allow plaintext beyond loopback");
+  app.add_flag("--grpc-reflection", flags.reflection, "Let gRPC clients ask for the schema");
+  app.add_flag("--dump-config", flags.dump_config, "Print the configuration in effect and exit");
+}
+
+void Override(const Flags& flags, config::Config& config) {
+  config::Master& master = *config.mutable_master();
+  if (flags.id) master.set_id(*flags.id);
+  if (flags.bind) master.set_bind(*flags.bind);
+  if (flags.http_port) master.set_http_port(*flags.http_port);
+  if (flags.grpc_port) master.set_grpc_port(*flags.grpc_port);
+  if (flags.link_port) master.set_link_port(*flags.link_port);
+  if (flags.metrics_port) master.set_metrics_port(*flags.metrics_port);
+  if (flags.model) master.set_model_path(*flags.model);
+  if (flags.model_name) master.set_model_name(*flags.model_name);
+  if (flags.keys_file) master.set_keys_file(*flags.keys_file);
+  if (flags.ports_file) master.set_ports_file(*flags.ports_file);
+  if (flags.open) master.set_open(true);
+  if (flags.insecure_listen) master.set_insecure_listen(true);
+  if (flags.reflection) master.set_grpc_reflection(true);
+  if (flags.log_level) config.mutable_logging()->set_level(*flags.log_level);
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "fathom-master: %s\n", std::string(Message(status)).c_str());
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      return EX_CONFIG;
+    case absl::StatusCode::kNotFound:
+      return EX_NOINPUT;
+    case absl::StatusCode::kPermissionDenied:
+      return EX_NOPERM;
+    case absl::StatusCode::kUnavailable:
+      return EX_UNAVAILABLE;
+    default:
+      return EX_SOFTWARE;
+  }
+}
+
+int Run(const Flags& flags, ShutdownSignal& shutdown) {
+  config::Config config;
+  if (!flags.config.empty()) {
+    absl::StatusOr<config::Config> loaded = LoadConfig(flags.config);
+    if (!loaded.ok()) return Fail(loaded.status());
+    config = *std::move(loaded);
+  }
+  Override(flags, config);
+  if (flags.dump_config) {
+    std::cout << DumpConfig(config);
+    return EX_OK;
+  }
+  const absl::StatusOr<MasterSettings> settings = ResolveSettings(config.master());
+  if (!settings.ok()) return Fail(settings.status());
+  LogOptions log{.json = config.logging().format() != "text",
+                 .service = "fathom-master",
+                 .node = settings->id};
+  if (!config.logging().level().empty()) log.level = config.logging().level();
+  if (const absl::Status ready = InitLogging(log); !ready.ok()) return Fail(ready);
+
+  const auto master = Master::Start(*settings);
+  if (!master.ok()) return Fail(master.status());
+  shutdown.Wait();
+  const bool finished = (*master)->Drain(kDrainGrace, [&shutdown] { return shutdown.count() > 1; });
+  LogInfo("master", "stopping", {{"labels.drained", finished}});
+  return EX_OK;
+}
+
+}  // namespace
+}  // namespace fathom::master
+
+int main(int argc, char** argv) {
+  fathom::ShutdownSignal shutdown;
+  CLI::App app("Serves a model to OpenAI HTTP and gRPC clients, with the workers that dial in");
+  fathom::master::Flags flags;
+  fathom::master::Declare(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? EX_OK : EX_USAGE;
+  }
+  return fathom::master::Run(flags, shutdown);
+}

@@ -1,0 +1,184 @@
+#include "master/master.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/files.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "master/fleet/link_server.h"
+
+namespace fathom::master {
+namespace {
+
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
+// After every generation was told to end, connections need this long at most to say so.
+constexpr absl::Duration kCloseGrace = absl::Seconds(3);
+
+}  // namespace
+
+absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
+                                            const ServedModelInfo& model) {
+  LinkServerOptions options;
+  options.master_id = settings.id;
+  options.bind = settings.bind;
+  options.port = settings.link_port;
+  options.insecure_listen = settings.insecure_listen;
+  options.expected_model = ExpectedModel{.name = model.name,
+                                         .config_digest = model.config_digest,
+                                         .tokenizer_digest = model.tokenizer_digest};
+  ASSIGN_OR_RETURN(std::unique_ptr<LinkServer> server, LinkServer::Start(std::move(options)));
+  LinkServer* const link = server.get();
+  return StartedFleet{.fleet = std::move(server),
+                      .port = static_cast<uint16_t>(link->port()),
+                      .stop = [link] { link->Stop(); }};
+}
+
+absl::StatusOr<std::unique_ptr<Master>> Master::Start(const MasterSettings& settings,
+                                                      const FleetFactory& fleet) {
+  std::unique_ptr<Master> master(new Master(settings));
+  RETURN_IF_ERROR(master->StartAll(fleet));
+  return master;
+}
+
+Master::~Master() { Stop(); }
+
+absl::Status Master::StartAll(const FleetFactory& fleet) {
+  const Clock* const clock = Clock::Real();
+  if (settings_.open) {
+    keys_ = ApiKeys::Open();
+  } else {
+    ASSIGN_OR_RETURN(keys_, ApiKeys::FromFile(settings_.keys_file));
+  }
+  ASSIGN_OR_RETURN(ModelPtr model,
+                   LoadServedModel(settings_.model_path, settings_.model_name, clock->Now()));
+  catalog_.emplace(std::vector<ModelPtr>{model});
+  io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
+  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *model));
+  ports_.link = fleet_.port;
+  serving_ = std::make_unique<Serving>(
+      ServingOptions{.admission = {.requests = settings_.requests},
+                     .cpu_threads = settings_.cpu_threads,
+                     .cpu_queue_max = static_cast<size_t>(settings_.requests)},
+      fleet_.fleet.get(), &*catalog_, clock, Random::Real());
+  fleet_.fleet->OnChange([this] {
+    serving_->OnFleetChange();
+    UpdateReadiness();
+  });
+  work_.emplace(io_->get_executor());
+  for (int i = 0; i < settings_.io_threads; ++i) {
+    io_threads_.emplace_back([this] { io_->run(); });
+  }
+  RETURN_IF_ERROR(StartListeners());
+  RETURN_IF_ERROR(WritePorts());
+  LogInfo("master", "listening",
+          {{"labels.model", settings_.model_name},
+           {"labels.http_port", int64_t{ports_.http.value_or(0)}},
+           {"labels.grpc_port", int64_t{ports_.grpc.value_or(0)}},
+           {"labels.link_port", int64_t{ports_.link}},
+           {"labels.metrics_port", int64_t{ports_.metrics.value_or(0)}}});
+  return absl::OkStatus();
+}
+
+absl::Status Master::StartListeners() {
+  const auto backlog = static_cast<size_t>(settings_.client_backlog_bytes);
+  if (settings_.http_port) {
+    HttpApiOptions options;
+    options.loopback_only = settings_.loopback;
+    options.openai.bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time};
+    options.openai.client_backlog_bytes = backlog;
+    http_api_ = std::make_unique<HttpApi>(options, serving_.get(), &*keys_);
+    ASSIGN_OR_RETURN(
+        http_, HttpServer::Start(*io_, settings_.bind, *settings_.http_port, settings_.http,
+                                 *http_api_, *Clock::Real(), [this] { return serving_->NewId(); }));
+    ports_.http = http_->port();
+  }
+  if (settings_.grpc_port) {
+    const GrpcInferenceOptions options{
+        .bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time},
+        .client_backlog_bytes = backlog};
+    grpc_inference_ = std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_);
+    ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.bind = settings_.bind,
+                                               .port = *settings_.grpc_port,
+                                               .message_bytes = settings_.http.body_bytes,
+                                               .connections = settings_.http.connections,
+                                               .reflection = settings_.grpc_reflection},
+                                              {grpc_inference_.get()}));
+    ports_.grpc = grpc_->port();
+    {
+      const std::lock_guard lock(readiness_mutex_);
+      grpc_ready_ = grpc_.get();
+    }
+    UpdateReadiness();
+  }
+  if (settings_.metrics_port) {
+    ASSIGN_OR_RETURN(
+        health_, HealthServer::Start(settings_.bind, *settings_.metrics_port,
+                                     {.ready = [this] { return serving_->Ready(); },
+                                      .before_metrics = [this] { serving_->RefreshMetrics(); }}));
+    ports_.metrics = health_->port();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Master::WritePorts() const {
+  if (settings_.ports_file.empty()) return absl::OkStatus();
+  std::vector<std::string> members{absl::StrCat("\"link\":", ports_.link)};
+  const auto add = [&](const char* name, const std::optional<uint16_t>& port) {
+    if (port) members.push_back(absl::StrCat("\"", name, "\":", *port));
+  };
+  add("http", ports_.http);
+  add("grpc", ports_.grpc);
+  add("metrics", ports_.metrics);
+  return WriteFileAtomically(settings_.ports_file,
+                             absl::StrCat("{", absl::StrJoin(members, ","), "}\n"));
+}
+
+// Any thread: the link calls it while listeners come and go.
+void Master::UpdateReadiness() {
+  const std::lock_guard lock(readiness_mutex_);
+  if (grpc_ready_ != nullptr) grpc_ready_->SetReady(serving_->Ready().ok());
+}
+
+bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {
+  LogInfo("master", "draining", {{"labels.active", int64_t{serving_->num_active()}}});
+  serving_->BeginDrain();
+  UpdateReadiness();
+  if (http_ != nullptr) http_->Drain();
+  const Clock& clock = *Clock::Real();
+  const absl::Duration deadline = clock.Monotonic() + grace;
+  while (serving_->num_active() > 0) {
+    if (clock.Monotonic() >= deadline || hurry()) return false;
+    absl::SleepFor(kDrainPoll);
+  }
+  return true;
+}
+
+void Master::Stop() {
+  if (serving_ != nullptr) {
+    serving_->BeginDrain();
+    if (http_ != nullptr) http_->Drain();
+    serving_->CancelAll(absl::UnavailableError("the server is shutting down"));
+  }
+  health_ = nullptr;
+  {
+    const std::lock_guard lock(readiness_mutex_);
+    grpc_ready_ = nullptr;
+  }
+  if (grpc_ != nullptr) grpc_->Shutdown(kCloseGrace);
+  if (http_ != nullptr && !http_->WaitClosed(kCloseGrace)) {
+    http_->Abort();
+    http_->WaitClosed(absl::InfiniteDuration());
+  }
+  if (fleet_.stop) fleet_.stop();
+  if (serving_ != nullptr) serving_->Stop();
+  work_.reset();
+  if (io_ != nullptr) io_->stop();
+  for (std::thread& thread : io_threads_) thread.join();
+  io_threads_.clear();
+  io_ = nullptr;  // with whatever still waited in it
+}
+
+}  // namespace fathom::master

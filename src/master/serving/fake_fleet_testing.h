@@ -1,0 +1,140 @@
+#pragma once
+
+// A fleet that does what a test says: submissions are kept, the test answers them by hand or lets a
+// script answer at once. Any thread.
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "master/fleet/fleet.h"
+#include "master/models/catalog.h"
+
+namespace fathom::master {
+
+class FakeFleet final : public Fleet {
+ public:
+  struct Sent {
+    WorkerKey worker;
+    Submission submission;
+    std::shared_ptr<SubmissionListener> listener;
+  };
+  struct Cancelled {
+    std::string request_id;
+    std::vector<int32_t> choices;
+  };
+  // Runs in Submit, on the caller's thread.
+  using Script = std::function<void(const Submission&, SubmissionListener&)>;
+
+  std::shared_ptr<const FleetSnapshot> Snapshot() const override {
+    const std::lock_guard lock(mutex_);
+    return snapshot_;
+  }
+  void OnChange(std::function<void()> callback) override {
+    const std::lock_guard lock(mutex_);
+    on_change_ = std::move(callback);
+  }
+  absl::Status Submit(const WorkerKey& worker, Submission submission,
+                      std::shared_ptr<SubmissionListener> listener) override {
+    Script script;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!submit_error_.ok()) return std::exchange(submit_error_, absl::OkStatus());
+      sent_.push_back({worker, submission, listener});
+      script = script_;
+      changed_.notify_all();
+    }
+    if (script) script(submission, *listener);
+    return absl::OkStatus();
+  }
+  void Cancel(const WorkerKey& /*worker*/, const std::string& request_id, uint32_t /*attempt*/,
+              std::vector<int32_t> choices) override {
+    const std::lock_guard lock(mutex_);
+    cancelled_.push_back({request_id, std::move(choices)});
+    changed_.notify_all();
+  }
+
+  // ---- for the test ----
+  static WorkerInfo ReadyWorker(const std::string& id, const ServedModelInfo& model,
+                                int64_t credit = 1 << 20) {
+    WorkerInfo worker{.key = {id, "1"}, .state = WorkerState::kReady, .credit = credit};
+    worker.models.push_back({.name = model.name,
+                             .config_digest = model.config_digest,
+                             .tokenizer_digest = model.tokenizer_digest});
+    return worker;
+  }
+  void SetWorkers(std::vector<WorkerInfo> workers) {
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock(mutex_);
+      auto next = std::make_shared<FleetSnapshot>();
+      next->version = snapshot_->version + 1;
+      next->workers = std::move(workers);
+      snapshot_ = std::move(next);
+      callback = on_change_;
+    }
+    if (callback) callback();
+  }
+  void SetScript(Script script) {
+    const std::lock_guard lock(mutex_);
+    script_ = std::move(script);
+  }
+  void FailNextSubmit(absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    submit_error_ = std::move(status);
+  }
+  // Waits for the `index`th submission (from 0).
+  Sent WaitSent(size_t index) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return sent_.size() > index; });
+    return sent_[index];
+  }
+  Cancelled WaitCancelled(size_t index) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return cancelled_.size() > index; });
+    return cancelled_[index];
+  }
+  size_t num_sent() const {
+    const std::lock_guard lock(mutex_);
+    return sent_.size();
+  }
+  size_t num_cancelled() const {
+    const std::lock_guard lock(mutex_);
+    return cancelled_.size();
+  }
+  // Drops the listeners, which may own what owns this.
+  void Forget() {
+    std::vector<Sent> gone;
+    const std::lock_guard lock(mutex_);
+    gone.swap(sent_);
+  }
+
+  // An output of tokens from `first_index` on.
+  static SubmissionOutput Output(int32_t choice, int32_t first_index, std::vector<TokenId> tokens,
+                                 FinishReason finish = FinishReason::kNone) {
+    SubmissionOutput output;
+    output.attempt = 1;
+    output.choice = choice;
+    output.first_index = first_index;
+    output.tokens = std::move(tokens);
+    output.finish = finish;
+    return output;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
+  std::function<void()> on_change_;
+  Script script_;
+  absl::Status submit_error_;
+  std::vector<Sent> sent_;
+  std::vector<Cancelled> cancelled_;
+};
+
+}  // namespace fathom::master

@@ -1,0 +1,324 @@
+#include "master/serving/generation.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/strand.hpp>
+#include <cstdlib>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "common/random.h"
+#include "master/serving/failure.h"
+#include "master/serving/fake_fleet_testing.h"
+#include "master/serving/serving.h"
+
+namespace fathom::master {
+namespace {
+
+namespace asio = boost::asio;
+
+const ModelPtr& TinyModel() {
+  // Never destroyed: the Rust side needs its thread's storage, which goes before statics do.
+  static const ModelPtr& kModel = *new ModelPtr([] {
+    const char* root = std::getenv("FATHOM_SOURCE_DIR");
+    auto model = LoadServedModel(absl::StrCat(root == nullptr ? "." : root, "/models/tiny"), "tiny",
+                                 absl::UnixEpoch());
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *model;
+  }());
+  return kModel;
+}
+
+std::vector<TokenId> Encode(const std::string& text) {
+  auto ids = TinyModel()->tokenizer->Encode(text);
+  EXPECT_TRUE(ids.ok());
+  return *ids;
+}
+
+class RecordingSink final : public GenerationSink {
+ public:
+  absl::Status OnDelta(GenerationDelta delta) override {
+    EXPECT_FALSE(ended) << "a delta after the end";
+    if (text.size() <= static_cast<size_t>(delta.choice)) text.resize(delta.choice + 1);
+    text[delta.choice] += delta.text;
+    deltas.push_back(std::move(delta));
+    return refuse;
+  }
+  void OnEnd(const absl::Status& end, const GenerationUsage& end_usage) override {
+    EXPECT_FALSE(ended) << "two ends";
+    ended = true;
+    status = end;
+    usage = end_usage;
+  }
+
+  std::vector<GenerationDelta> deltas;
+  std::vector<std::string> text;
+  absl::Status refuse;
+  bool ended = false;
+  absl::Status status;
+  GenerationUsage usage;
+};
+
+// Drives the I/O context by hand on the test's thread, so that the sink needs no lock.
+class GenerationTest : public testing::Test {
+ protected:
+  GenerationTest()
+      : catalog_({TinyModel()}),
+        serving_({.admission = limits_, .cpu_threads = 1}, &fleet_, &catalog_, Clock::Real(),
+                 &random_) {
+    fleet_.OnChange([this] { serving_.OnFleetChange(); });
+    fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
+  }
+  ~GenerationTest() override {
+    serving_.Stop();
+    fleet_.Forget();
+  }
+
+  GenerationRequest Request() {
+    GenerationRequest request;
+    request.id = serving_.NewId();
+    request.model = TinyModel();
+    request.tenant = "t";
+    request.prompt = TextPrompt{"Compute 1 + 2."};
+    request.stop.max_tokens = 64;
+    return request;
+  }
+
+  void Start(GenerationRequest request) {
+    sink_ = std::make_shared<RecordingSink>();
+    asio::post(strand_, [this, request = std::move(request)]() mutable {
+      generation_ = serving_.Generate(std::move(request), strand_, sink_);
+    });
+  }
+
+  // Runs the strand until `done`.
+  template <typename Done>
+  void RunUntil(const Done& done) {
+    auto work = asio::make_work_guard(io_);
+    while (!done()) io_.run_one_for(std::chrono::milliseconds(20));
+  }
+  void RunUntilEnd() {
+    RunUntil([this] { return sink_->ended; });
+    EXPECT_EQ(serving_.num_active(), 0);
+  }
+  FakeFleet::Sent RunUntilSent(size_t index = 0) {
+    RunUntil([&] { return fleet_.num_sent() > index; });
+    return fleet_.WaitSent(index);
+  }
+
+  AdmissionLimits limits_;
+  FakeFleet fleet_;
+  Catalog catalog_;
+  SeededRandom random_{1};
+  asio::io_context io_;
+  asio::any_io_executor strand_ = asio::make_strand(io_);
+  Serving serving_;
+  std::shared_ptr<Generation> generation_;
+  std::shared_ptr<RecordingSink> sink_;
+};
+
+TEST_F(GenerationTest, TokensBecomeTextAndUsage) {
+  GenerationRequest request = Request();
+  request.sampling.temperature = 0;
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  EXPECT_EQ(sent.submission.prompt, Encode("Compute 1 + 2."));
+  EXPECT_EQ(sent.submission.stop.max_tokens, 64);
+  EXPECT_NE(sent.submission.sampling.seed, 0u) << "the master draws a seed";
+  EXPECT_EQ(sent.submission.cost, static_cast<int64_t>(sent.submission.prompt.size()) + 64);
+  const std::vector<TokenId> tokens = Encode("1 + 2 = 3, héllo 世界 🙂");
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const bool last = i + 1 == tokens.size();
+    SubmissionOutput output = FakeFleet::Output(0, static_cast<int32_t>(i), {tokens[i]},
+                                                last ? FinishReason::kStop : FinishReason::kNone);
+    output.cached_tokens = i == 0 ? 4 : 0;
+    sent.listener->OnOutput(std::move(output));
+  }
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok()) << sink_->status;
+  EXPECT_EQ(sink_->text[0], "1 + 2 = 3, héllo 世界 🙂");
+  EXPECT_EQ(sink_->usage.completion_tokens, static_cast<int32_t>(tokens.size()));
+  EXPECT_EQ(sink_->usage.prompt_tokens, static_cast<int32_t>(sent.submission.prompt.size()));
+  EXPECT_EQ(sink_->usage.cached_tokens, 4);
+  EXPECT_EQ(sink_->deltas.back().finish, FinishReason::kStop);
+  EXPECT_EQ(fleet_.num_cancelled(), 0u);
+}
+
+TEST_F(GenerationTest, AStopStringAcrossTokensEndsTheChoiceAndCancelsOnTheWorker) {
+  GenerationRequest request = Request();
+  request.stop_strings = {"= 3"};
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  const std::vector<TokenId> tokens = Encode("1 + 2 = 3 and more");
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    sent.listener->OnOutput(FakeFleet::Output(0, static_cast<int32_t>(i), {tokens[i]}));
+  }
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok());
+  EXPECT_EQ(sink_->text[0], "1 + 2 ");
+  EXPECT_EQ(sink_->deltas.back().finish, FinishReason::kStop);
+  EXPECT_LT(sink_->usage.completion_tokens, static_cast<int32_t>(tokens.size()));
+  ASSERT_EQ(fleet_.num_cancelled(), 1u);
+  EXPECT_EQ(fleet_.WaitCancelled(0).choices, std::vector<int32_t>{0});
+}
+
+TEST_F(GenerationTest, EveryChoiceEndsOnItsOwn) {
+  GenerationRequest request = Request();
+  request.n = 2;
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  ASSERT_EQ(sent.submission.choices.size(), 2u);
+  const auto a = Encode("yes");
+  const auto b = Encode("no");
+  sent.listener->OnOutput(FakeFleet::Output(1, 0, b, FinishReason::kStop));
+  RunUntil([this] { return !sink_->deltas.empty(); });
+  EXPECT_FALSE(sink_->ended);
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, a, FinishReason::kLength));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->text, (std::vector<std::string>{"yes", "no"}));
+  EXPECT_EQ(sink_->usage.completion_tokens, static_cast<int32_t>(a.size() + b.size()));
+}
+
+TEST_F(GenerationTest, AGapOrARepeatIsAnError) {
+  for (const int32_t first : {0, 2}) {
+    Start(Request());
+    const size_t index = fleet_.num_sent();
+    const auto sent = RunUntilSent(index);
+    sent.listener->OnOutput(FakeFleet::Output(0, 0, {10}));
+    sent.listener->OnOutput(FakeFleet::Output(0, first, {11}));
+    RunUntilEnd();
+    EXPECT_EQ(sink_->status.code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(fleet_.num_cancelled(), index + 1) << "the worker is told";
+  }
+}
+
+TEST_F(GenerationTest, OutputOfAnotherAttemptOrChoiceIsNotSpliced) {
+  Start(Request());
+  const auto sent = RunUntilSent();
+  SubmissionOutput stale = FakeFleet::Output(0, 0, {10});
+  stale.attempt = 7;
+  sent.listener->OnOutput(std::move(stale));
+  sent.listener->OnOutput(FakeFleet::Output(3, 0, {10}));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(sink_->deltas.empty());
+}
+
+TEST_F(GenerationTest, CancelReachesTheWorkerAndEndsOnce) {
+  Start(Request());
+  const auto sent = RunUntilSent();
+  asio::post(strand_, [this] { generation_->Cancel(absl::CancelledError("gone")); });
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(fleet_.WaitCancelled(0).request_id, sent.submission.request_id);
+  // What was under way arrives late and is dropped.
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, {10}, FinishReason::kStop));
+  sent.listener->OnWorkerLost(1, absl::UnavailableError("x"));
+  while (io_.poll_one() > 0) {
+  }
+}
+
+TEST_F(GenerationTest, ASlowSinkEndsItWithItsReason) {
+  Start(Request());
+  const auto sent = RunUntilSent();
+  sink_->refuse = absl::CancelledError("the client reads too slowly");
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, {10}));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.message(), "the client reads too slowly");
+  EXPECT_EQ(fleet_.num_cancelled(), 1u);
+}
+
+TEST_F(GenerationTest, AWorkerLostInMidStreamIsAClearError) {
+  Start(Request());
+  const auto sent = RunUntilSent();
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, Encode("1 +")));
+  sent.listener->OnWorkerLost(1, absl::UnavailableError("connection reset"));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(FailureCode(sink_->status), "worker_lost");
+  EXPECT_GT(sink_->usage.completion_tokens, 0);
+}
+
+TEST_F(GenerationTest, AWorkerLostBeforeTheFirstTokenIsReplacedOnce) {
+  Start(Request());
+  RunUntilSent(0).listener->OnWorkerLost(1, absl::UnavailableError("crash"));
+  const auto second = RunUntilSent(1);
+  EXPECT_EQ(second.submission.attempt, 2u);
+  EXPECT_EQ(second.submission.sampling.seed, fleet_.WaitSent(0).submission.sampling.seed);
+  second.listener->OnWorkerLost(2, absl::UnavailableError("crash"));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(fleet_.num_sent(), 2u);
+}
+
+TEST_F(GenerationTest, AFullWorkerIsPassedOver) {
+  fleet_.SetWorkers(
+      {FakeFleet::ReadyWorker("a", *TinyModel()), FakeFleet::ReadyWorker("b", *TinyModel())});
+  Start(Request());
+  const auto first = RunUntilSent(0);
+  first.listener->OnRejected(1, absl::ResourceExhaustedError("inbox full"), absl::Seconds(5));
+  const auto second = RunUntilSent(1);
+  EXPECT_NE(second.worker.id, first.worker.id);
+  EXPECT_EQ(second.submission.attempt, 2u);
+}
+
+TEST_F(GenerationTest, AnInvalidRequestIsNotTriedElsewhere) {
+  Start(Request());
+  RunUntilSent().listener->OnRejected(1, absl::InvalidArgumentError("bad grammar"),
+                                      absl::ZeroDuration());
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(fleet_.num_sent(), 1u);
+}
+
+TEST_F(GenerationTest, ASubmitThatFailsIsTriedAgain) {
+  fleet_.FailNextSubmit(absl::UnavailableError("just gone"));
+  Start(Request());
+  EXPECT_EQ(RunUntilSent().submission.attempt, 2u);
+}
+
+TEST_F(GenerationTest, WithoutWorkersItWaitsAndThenSaysWhy) {
+  fleet_.SetWorkers({});
+  GenerationRequest request = Request();
+  request.timeout = absl::Milliseconds(30);
+  Start(std::move(request));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(sink_->status.message().find("no worker is connected"), absl::string_view::npos);
+  EXPECT_TRUE(FailureRetryAfter(sink_->status).has_value());
+}
+
+TEST_F(GenerationTest, AWorkerThatComesLaterTakesWhatWaits) {
+  fleet_.SetWorkers({});
+  Start(Request());
+  RunUntil([this] { return generation_ != nullptr && serving_.queue_length() == 1; });
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("late", *TinyModel())});
+  EXPECT_EQ(RunUntilSent().worker.id, "late");
+}
+
+TEST_F(GenerationTest, WhatDoesNotFitTheContextIsRefusedBeforeAnyWorker) {
+  GenerationRequest request = Request();
+  request.stop.max_tokens = 1 << 20;
+  Start(std::move(request));
+  RunUntilEnd();
+  EXPECT_EQ(FailureCode(sink_->status), "context_length_exceeded");
+  request = Request();
+  request.prompt = TokenPrompt{{1, 2, 4096}};
+  Start(std::move(request));
+  RunUntilEnd();
+  EXPECT_EQ(FailureParam(sink_->status), "prompt");
+  EXPECT_EQ(fleet_.num_sent(), 0u);
+}
+
+TEST_F(GenerationTest, ErrorsOfTheEngineReachTheClient) {
+  Start(Request());
+  SubmissionOutput output = FakeFleet::Output(0, 0, {}, FinishReason::kError);
+  output.error = "the grammar allows no token";
+  RunUntilSent().listener->OnOutput(std::move(output));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.message(), "the grammar allows no token");
+}
+
+}  // namespace
+}  // namespace fathom::master

@@ -1,0 +1,111 @@
+#include "master/settings.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/ip/address.hpp>
+#include <filesystem>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace fathom::master {
+namespace {
+
+constexpr int32_t kPortMax = 65535;
+constexpr int kThreadsMax = 8;
+
+absl::Status Bad(const char* name, const std::string& why) {
+  return absl::InvalidArgumentError(absl::StrCat("master.", name, ": ", why));
+}
+
+absl::Status ReadPort(const char* name, bool given, int32_t value, std::optional<uint16_t>& port) {
+  if (!given) return absl::OkStatus();
+  if (value < -1 || value > kPortMax) return Bad(name, "not a port");
+  port = value < 0 ? std::nullopt : std::optional<uint16_t>(static_cast<uint16_t>(value));
+  return absl::OkStatus();
+}
+
+// 0 leaves the default.
+template <typename T, typename U>
+absl::Status ReadLimit(const char* name, T value, T max, U& limit) {
+  if (value < 0 || value > max) {
+    return Bad(name, absl::StrCat("must be between 1 and ", max, ", or 0 for the default"));
+  }
+  if (value > 0) limit = static_cast<U>(value);
+  return absl::OkStatus();
+}
+
+std::string HostName() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "master";
+}
+
+// "/models/tiny/" is called tiny.
+std::string DirectoryName(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
+  return error ? std::string() : real.filename().string();
+}
+
+absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
+  RETURN_IF_ERROR(ReadLimit("limits.body_bytes", int64_t{in.body_bytes()}, int64_t{1} << 30,
+                            out.http.body_bytes));
+  RETURN_IF_ERROR(ReadLimit("limits.connections", in.connections(), 1 << 20, out.http.connections));
+  RETURN_IF_ERROR(ReadLimit("limits.choices", in.choices(), 256, out.choices));
+  RETURN_IF_ERROR(ReadLimit("limits.requests", in.requests(), 1 << 20, out.requests));
+  int32_t seconds = 0;
+  RETURN_IF_ERROR(ReadLimit("limits.request_seconds", in.request_seconds(), 86400, seconds));
+  if (seconds > 0) out.request_time = absl::Seconds(seconds);
+  return ReadLimit("limits.client_backlog_bytes", int64_t{in.client_backlog_bytes()},
+                   int64_t{1} << 30, out.client_backlog_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
+  MasterSettings out;
+  out.id = master.id().empty() ? HostName() : master.id();
+  if (!master.bind().empty()) out.bind = master.bind();
+  boost::system::error_code error;
+  const auto address = boost::asio::ip::make_address(out.bind, error);
+  if (error) return Bad("bind", absl::StrCat("'", out.bind, "' is not an IP address"));
+  out.loopback = address.is_loopback();
+  out.insecure_listen = master.insecure_listen();
+  if (!out.loopback && !out.insecure_listen) {
+    return Bad("bind", absl::StrCat(out.bind,
+                                    " is not loopback and TLS is not configured; "
+                                    "insecure_listen allows plaintext"));
+  }
+  RETURN_IF_ERROR(ReadPort("http_port", master.has_http_port(), master.http_port(), out.http_port));
+  RETURN_IF_ERROR(ReadPort("grpc_port", master.has_grpc_port(), master.grpc_port(), out.grpc_port));
+  RETURN_IF_ERROR(
+      ReadPort("metrics_port", master.has_metrics_port(), master.metrics_port(), out.metrics_port));
+  std::optional<uint16_t> link = out.link_port;
+  RETURN_IF_ERROR(ReadPort("link_port", master.has_link_port(), master.link_port(), link));
+  if (!link) return Bad("link_port", "a master without workers serves nothing");
+  out.link_port = *link;
+
+  out.open = master.open();
+  out.keys_file = master.keys_file();
+  if (out.open && !out.loopback) return Bad("open", "serves without a key on loopback only");
+  if (out.open == !out.keys_file.empty()) {
+    return Bad("keys_file", "give either a file of keys or `open`");
+  }
+  out.model_path = master.model_path();
+  if (out.model_path.empty()) return Bad("model_path", "is needed");
+  out.model_name =
+      master.model_name().empty() ? DirectoryName(out.model_path) : master.model_name();
+  if (out.model_name.empty()) return Bad("model_name", "is needed");
+  out.ports_file = master.ports_file();
+  out.grpc_reflection = master.grpc_reflection();
+  RETURN_IF_ERROR(ReadLimits(master.limits(), out));
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  out.io_threads = std::clamp(cores / 2, 1, kThreadsMax);
+  out.cpu_threads = std::clamp(cores / 2, 1, kThreadsMax);
+  return out;
+}
+
+}  // namespace fathom::master

@@ -1,0 +1,44 @@
+#pragma once
+
+// A master's configuration with its defaults filled in and checked. Pure.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "fathom/config.pb.h"
+#include "master/api/http_limits.h"
+
+namespace fathom::master {
+
+struct MasterSettings {
+  std::string id;
+  std::string bind = "127.0.0.1";
+  bool loopback = true;  // `bind` is one
+  // Nothing: off. 0: any free one.
+  std::optional<uint16_t> http_port = 8000;
+  std::optional<uint16_t> grpc_port = 8001;
+  std::optional<uint16_t> metrics_port = 9090;
+  uint16_t link_port = 5000;
+  bool insecure_listen = false;
+  bool open = false;
+  std::string keys_file;
+  std::string model_path;
+  std::string model_name;
+  std::string ports_file;
+  bool grpc_reflection = false;
+  int io_threads = 2;
+  int cpu_threads = 2;
+  int32_t choices = 16;
+  int32_t requests = 4096;
+  absl::Duration request_time = absl::Minutes(10);
+  int64_t client_backlog_bytes = int64_t{4} << 20;
+  HttpLimits http;
+};
+
+// INVALID_ARGUMENT that names the setting.
+absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master);
+
+}  // namespace fathom::master
