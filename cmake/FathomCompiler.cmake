@@ -16,7 +16,8 @@ set(FATHOM_SANITIZE "" CACHE STRING "Sanitizers to build with, e.g. address,unde
 # -O3 costs compile time and buys nothing outside the kernels, which ask for it themselves.
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 # Designated initializers leave fields to their defaults on purpose.
-add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers)
+# nvcc takes other options; what it hands to the host compiler is set beside the kernels.
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-Wno-missing-field-initializers>")
 
 if(FATHOM_SANITIZE)
   add_compile_options(-fsanitize=${FATHOM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/tolerance.h"
-#include "worker/model/model_harness.h"
+#include "worker/model/model_testing.h"
 
 namespace fathom::worker {
 namespace {
