@@ -64,6 +64,7 @@ void LinkClient::Leave(const std::string& reason) {
       message.mutable_leaving()->set_reason(reason);
       peer.link->Send(std::move(message));
     }
+    left_ = true;
   });
 }
 

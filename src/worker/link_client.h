@@ -79,8 +79,9 @@ class LinkClient final : public OutputSink {
   // Hands over what has been sent, for a bounded time, then ends all links.
   void Stop();
 
-  int linked() const { return linked_; }          // masters whose Welcome has come
-  int unfinished() const { return unfinished_; }  // requests the engine has
+  int linked() const { return linked_; }                   // masters whose Welcome has come
+  int unfinished() const { return unfinished_; }           // requests the engine has
+  bool idle() const { return left_ && unfinished_ == 0; }  // Leave is done and nothing runs
 
   void OnStep(std::vector<SequenceOutput> outputs) override;
   void OnDead(const absl::Status& reason) override;
@@ -137,6 +138,7 @@ class LinkClient final : public OutputSink {
   std::atomic<bool> stopping_{false};
   std::atomic<int> linked_{0};
   std::atomic<int> unfinished_{0};
+  std::atomic<bool> left_{false};
   std::thread thread_;
 
   // State below belongs to the link thread.

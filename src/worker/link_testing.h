@@ -22,11 +22,14 @@ namespace fathom::worker {
 class Waitable {
  public:
   // False when `condition`, called under the lock, has not become true within a time far beyond
-  // what any machine needs.
+  // what any machine needs. Looks again now and then: not every change of a fleet is announced.
   template <typename Condition>
   bool WaitUntil(Condition condition) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(30), condition);
+    for (int i = 0; i < 6000; ++i) {
+      if (changed_.wait_for(lock, std::chrono::milliseconds(10), condition)) return true;
+    }
+    return false;
   }
 
  protected:

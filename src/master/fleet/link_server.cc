@@ -317,10 +317,14 @@ absl::Status Hub::OnBulk(Binding& binding, const v1::WorkerBulk& message) {
 }
 
 void Hub::Kill(WorkerSession& session, const absl::Status& reason) {
+  const WorkerInfo last = session.Info();
   if (!session.Die(reason)) return;
   registry_.Remove(session);
-  LogWarn("link", "worker lost",
-          {{"labels.worker", session.key().id}, {"error.message", std::string(reason.message())}});
+  const bool left = last.state == WorkerState::kDraining && last.in_flight == 0;
+  Log(left ? LogLevel::kInfo : LogLevel::kWarn, "link", left ? "worker left" : "worker lost",
+      {{"labels.worker", last.key.id},
+       {"labels.in_flight", int64_t{last.in_flight}},
+       {"error.message", std::string(reason.message())}});
   registry_.Changed(true);
 }
 

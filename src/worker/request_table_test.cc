@@ -1,0 +1,214 @@
+#include "worker/request_table.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/random.h"
+
+namespace fathom::worker {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr LinkId kA = 1;
+constexpr LinkId kB = 2;
+
+RequestTable::Brief Brief(const std::string& id, uint32_t attempt = 1) {
+  return {id, attempt, {{0, 0}}, false};
+}
+
+SequenceOutput Output(const std::string& id, std::vector<TokenId> tokens,
+                      FinishReason finish = FinishReason::kNone, uint32_t attempt = 1) {
+  SequenceOutput output;
+  output.request_id = id;
+  output.attempt = attempt;
+  output.tokens = std::move(tokens);
+  output.finish = finish;
+  return output;
+}
+
+v1::Claim ClaimFrom(const std::string& id, int32_t next_index) {
+  v1::Claim claim;
+  claim.set_request_id(id);
+  claim.add_next_index(next_index);
+  return claim;
+}
+
+TEST(RequestTableTest, OutputsGoToTheOwnerAndTheLastOneForgets) {
+  RequestTable table({});
+  RequestTable::Brief brief = Brief("r");
+  brief.choices = {{0, 0}, {1, 0}};
+  table.Add(brief, kA, 30, "");
+  EXPECT_EQ(table.in_flight(kA), 30);
+
+  EXPECT_FALSE(table.Record(Output("r", {1}, FinishReason::kStop))->last);
+  // The choice has ended: what comes after its end is dropped.
+  EXPECT_FALSE(table.Record(Output("r", {2})).has_value());
+  SequenceOutput second = Output("r", {3}, FinishReason::kLength);
+  second.choice = 1;
+  const auto route = table.Record(second);
+  ASSERT_TRUE(route.has_value());
+  EXPECT_EQ(route->owner, kA);
+  EXPECT_TRUE(route->last);
+  EXPECT_EQ(table.in_flight(kA), 0);
+  EXPECT_EQ(table.unfinished(), 0);
+}
+
+TEST(RequestTableTest, AHigherAttemptSupersedes) {
+  RequestTable table({});
+  table.Add(Brief("r", 1), kA, 30, "");
+  table.Add(Brief("r", 2), kB, 20, "");
+  EXPECT_EQ(table.in_flight(kA), 0);
+  EXPECT_EQ(table.in_flight(kB), 20);
+  EXPECT_FALSE(table.Record(Output("r", {1}, FinishReason::kCancelled, 1)).has_value());
+  EXPECT_TRUE(table.Record(Output("r", {1}, FinishReason::kNone, 2)).has_value());
+}
+
+TEST(RequestTableTest, ADisownedRequestIsHeldForItsTimeThenGivenUp) {
+  RequestTable table({.hold_ns = 10 * kSecond});
+  table.Add(Brief("r"), kA, 30, "");
+  table.Disown(kA, "master-a", 100);
+  EXPECT_EQ(table.unowned_cost(), 30);
+  EXPECT_EQ(table.Record(Output("r", {1}))->owner, kNoLink);
+  EXPECT_THAT(table.Expire(10 * kSecond), IsEmpty());
+  const auto gone = table.Expire(10 * kSecond + 100);
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].id, "r");
+  EXPECT_EQ(table.unowned_cost(), 0);
+  EXPECT_EQ(table.held_bytes(), 0u);
+}
+
+TEST(RequestTableTest, WhatIsHeldIsBoundedInBytes) {
+  RequestTable table({.held_bytes = 4000});
+  table.Add(Brief("old"), kA, 1, "");
+  table.Disown(kA, "master-a", 0);
+  table.Add(Brief("new"), kB, 1, "");
+  table.Disown(kB, "master-b", 1);
+  EXPECT_THAT(table.Expire(2), IsEmpty());
+  table.Record(Output("new", std::vector<TokenId>(900)));
+  const auto gone = table.Expire(2);
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].id, "old");
+  EXPECT_LE(table.held_bytes(), 4000u);
+}
+
+TEST(RequestTableTest, AClaimHandsOverTheTokensAndWhatFollows) {
+  RequestTable table({});
+  table.Add(Brief("r", 3), kA, 30, "sealed");
+  table.Record(Output("r", {10, 11}, FinishReason::kNone, 3));
+  table.Disown(kA, "master-a", 0);
+  table.Record(Output("r", {12}, FinishReason::kNone, 3));
+
+  const auto handover = table.Claim(ClaimFrom("r", 1), kB);
+  EXPECT_TRUE(handover.answer.found());
+  EXPECT_EQ(handover.answer.resume_context(), "sealed");
+  EXPECT_EQ(handover.answer.attempt(), 3u);
+  ASSERT_EQ(handover.answer.outputs_size(), 1);
+  EXPECT_EQ(handover.answer.outputs(0).first_index(), 1);
+  EXPECT_THAT(handover.answer.outputs(0).tokens(), ElementsAre(11, 12));
+  EXPECT_THAT(handover.farewell, IsEmpty());
+  EXPECT_EQ(table.in_flight(kB), 30);
+  EXPECT_EQ(table.unowned_cost(), 0);
+  EXPECT_EQ(table.held_bytes(), 0u);
+  EXPECT_EQ(table.Record(Output("r", {13}, FinishReason::kNone, 3))->owner, kB);
+  EXPECT_THAT(table.Expire(100 * kSecond), IsEmpty());
+}
+
+TEST(RequestTableTest, ARequestThatFinishedUnownedCanStillBeClaimed) {
+  RequestTable table({});
+  table.Add(Brief("r"), kA, 30, "");
+  table.Disown(kA, "master-a", 0);
+  table.Record(Output("r", {10}, FinishReason::kStop));
+  EXPECT_EQ(table.unowned_cost(), 0);
+  EXPECT_EQ(table.unfinished(), 0);
+  const auto handover = table.Claim(ClaimFrom("r", 0), kB);
+  EXPECT_TRUE(handover.answer.found());
+  EXPECT_EQ(handover.answer.outputs(0).finish(), static_cast<int>(FinishReason::kStop));
+  EXPECT_EQ(table.in_flight(kB), 0);
+  EXPECT_FALSE(table.Claim(ClaimFrom("r", 0), kB).answer.found());
+}
+
+TEST(RequestTableTest, AClaimFromALivingOwnerSaysFarewell) {
+  RequestTable table({});
+  table.Add(Brief("r"), kA, 30, "");
+  table.Record(Output("r", {10}));
+  const auto handover = table.Claim(ClaimFrom("r", 1), kB);
+  EXPECT_TRUE(handover.answer.found());
+  EXPECT_EQ(handover.previous, kA);
+  ASSERT_EQ(handover.farewell.size(), 1u);
+  EXPECT_EQ(handover.farewell[0].finish(), static_cast<int>(FinishReason::kCancelled));
+  EXPECT_EQ(handover.farewell[0].first_index(), 1);
+}
+
+TEST(RequestTableTest, WhatIsNotHereIsNotFound) {
+  RequestTable table({});
+  EXPECT_FALSE(table.Claim(ClaimFrom("r", 0), kB).answer.found());
+  RequestTable::Brief brief = Brief("r");
+  brief.choices = {{0, 5}};
+  table.Add(brief, kA, 1, "");
+  EXPECT_FALSE(table.Claim(ClaimFrom("r", 4), kB).answer.found());  // never was here
+  EXPECT_FALSE(table.Claim(ClaimFrom("r", 6), kB).answer.found());  // is not there yet
+  brief = Brief("logprobs");
+  brief.with_logprobs = true;
+  table.Add(brief, kA, 1, "");
+  EXPECT_FALSE(table.Claim(ClaimFrom("logprobs", 0), kB).answer.found());
+}
+
+TEST(RequestTableTest, AMasterThatComesBackHasGivenItsRequestsUp) {
+  RequestTable table({});
+  table.Add(Brief("a"), kA, 1, "");
+  table.Add(Brief("b"), kB, 1, "");
+  table.Disown(kA, "master-a", 0);
+  table.Disown(kB, "master-b", 0);
+  const auto gone = table.ForsakenBy("master-a");
+  ASSERT_EQ(gone.size(), 1u);
+  EXPECT_EQ(gone[0].id, "a");
+  EXPECT_EQ(table.unowned_cost(), 1);
+}
+
+// Whatever happens in whatever order, the books balance in the end.
+TEST(RequestTableTest, TheBooksBalance) {
+  SeededRandom random(3);
+  RequestTable table({.hold_ns = 50, .held_bytes = 3000});
+  const auto pick = [&](uint64_t below) { return random.Next() % below; };
+  int64_t now = 0;
+  for (int round = 0; round < 50000; ++round) {
+    const std::string id = std::to_string(pick(20));
+    const LinkId owner = 1 + pick(3);
+    switch (pick(8)) {
+      case 0:
+      case 1:
+        table.Add(Brief(id, static_cast<uint32_t>(1 + pick(3))), owner,
+                  static_cast<int64_t>(pick(100)), std::string(pick(50), 'x'));
+        break;
+      case 2:
+      case 3:
+      case 4:
+        table.Record(Output(id, std::vector<TokenId>(pick(4)),
+                            pick(4) == 0 ? FinishReason::kStop : FinishReason::kNone,
+                            static_cast<uint32_t>(1 + pick(3))));
+        break;
+      case 5:
+        table.Disown(owner, std::to_string(owner), now);
+        break;
+      case 6:
+        table.Claim(ClaimFrom(id, static_cast<int32_t>(pick(3))), owner);
+        break;
+      default:
+        now += static_cast<int64_t>(pick(20));
+        table.Expire(now);
+        ASSERT_LE(table.held_bytes(), 3000u);
+    }
+    for (LinkId link = 0; link <= 3; ++link) ASSERT_GE(table.in_flight(link), 0);
+  }
+  for (LinkId link = 1; link <= 3; ++link) table.Disown(link, "gone", now);
+  table.Expire(now + 1000);
+  EXPECT_EQ(table.unowned_cost(), 0);
+  EXPECT_EQ(table.held_bytes(), 0u);
+  EXPECT_EQ(table.unfinished(), 0);
+}
+
+}  // namespace
+}  // namespace fathom::worker

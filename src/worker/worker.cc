@@ -1,0 +1,214 @@
+#include "worker/worker.h"
+
+#include <algorithm>
+#include <future>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/files.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "common/version.h"
+#include "text/text.h"
+#include "worker/memory_budget.h"
+#include "worker/model/kv_plan.h"
+#include "worker/model/model.h"
+#include "worker/sampling/grammar.h"
+
+namespace fathom::worker {
+namespace {
+
+// Requests seldom use all the tokens they may: masters may give out that many times the KV cache.
+// What runs beyond it waits or is preempted in the engine.
+constexpr int64_t kOvercommit = 2;
+constexpr int32_t kMinLogitRows = 256;
+// A cache too small for a sequence of that many tokens is no cache.
+constexpr int32_t kMinSequenceTokens = 512;
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
+
+ModelOptions ModelOptionsOf(const config::Worker& config) {
+  ModelOptions options;
+  options.path = config.model_path();
+  if (config.dtype() == "bf16") options.compute_dtype = DType::kBF16;
+  if (config.dtype() == "f32") options.compute_dtype = DType::kF32;
+  options.backend = config.backend() == "ref" ? BackendKind::kRef : BackendKind::kFast;
+  options.threads = config.threads();
+  options.batch_invariant = config.batch_invariant();
+  options.max_step_tokens = config.step_tokens();
+  options.max_logit_rows =
+      std::min(config.step_tokens(), std::max(config.max_sequences(), kMinLogitRows));
+  return options;
+}
+
+absl::StatusOr<int64_t> KvBytes(const config::Worker& config) {
+  if (config.kv_cache_bytes() > 0) return config.kv_cache_bytes();
+  ASSIGN_OR_RETURN(const int64_t free_bytes, FreeMemoryBytes());
+  return KvBudgetBytes(free_bytes);
+}
+
+v1::Hello HelloOf(const config::Worker& config, Random& random) {
+  v1::Hello hello;
+  hello.set_worker_id(config.id());
+  hello.set_incarnation(absl::HexStringToBytes(RandomHex(random, 16)));
+  hello.set_build(kVersion);
+  *hello.mutable_labels() = config.labels();
+  v1::Device* device = hello.add_devices();
+  device->set_kind(config.device());
+  device->set_name(config.backend());
+  return hello;
+}
+
+// What a sequence may have at most: what was asked for, or else what the model says and the cache
+// can hold.
+int32_t ContextOf(const config::Worker& config, int32_t model_max, const KvSpec& spec,
+                  int64_t kv_bytes) {
+  if (config.max_context() > 0) return std::min(model_max, config.max_context());
+  int64_t block_bytes = 0;
+  for (size_t group = 0; group < spec.groups.size(); ++group) {
+    block_bytes += spec.BytesPerBlock(group);
+  }
+  const int64_t tokens = kv_bytes / std::max<int64_t>(1, block_bytes) * spec.block_tokens;
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(tokens, std::min(model_max, kMinSequenceTokens), model_max));
+}
+
+int64_t MilliSince(const Clock* clock, int64_t start_ns) {
+  return (clock->MonotonicNs() - start_ns) / 1'000'000;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const config::Worker& config,
+                                                      const Clock* clock, Random* random) {
+  std::unique_ptr<Worker> worker(new Worker(clock, random));
+  RETURN_IF_ERROR(worker->StartHealth(config));
+  RETURN_IF_ERROR(worker->StartEngine(config));
+  RETURN_IF_ERROR(worker->StartLink());
+  worker->started_ = true;
+  return worker;
+}
+
+absl::Status Worker::StartHealth(const config::Worker& config) {
+  if (config.metrics_port() >= 0) {
+    ASSIGN_OR_RETURN(
+        health_, HealthServer::Start(config.bind(), static_cast<uint16_t>(config.metrics_port()),
+                                     {.ready = [this] { return Ready(); },
+                                      .before_metrics = [this] { RefreshMetrics(); }}));
+  }
+  if (config.ports_file().empty()) return absl::OkStatus();
+  return WriteFileAtomically(config.ports_file(),
+                             absl::StrCat("{\"metrics\": ", metrics_port(), "}\n"));
+}
+
+absl::Status Worker::StartEngine(const config::Worker& config) {
+  const int64_t start_ns = clock_->MonotonicNs();
+  auto tokenizer_loading = std::async(std::launch::async, [path = config.model_path()] {
+    return text::Tokenizer::FromDirectory(path);
+  });
+  const ModelOptions model_options = ModelOptionsOf(config);
+  absl::StatusOr<std::unique_ptr<Model>> loaded = LoadModel(model_options);
+  auto tokenizer = tokenizer_loading.get();
+  RETURN_IF_ERROR(loaded.status());
+  RETURN_IF_ERROR(tokenizer.status());
+  std::unique_ptr<Model> model = *std::move(loaded);
+  const ModelConfig model_config = model->config();
+
+  ASSIGN_OR_RETURN(const int64_t kv_bytes, KvBytes(config));
+  const int32_t max_context =
+      ContextOf(config, model_config.max_context, model->kv_spec(), kv_bytes);
+  ASSIGN_OR_RETURN(const KvPlan plan,
+                   PlanKv(model->kv_spec(), kv_bytes, max_context, config.max_sequences()));
+  RETURN_IF_ERROR(model->AllocateKv(plan));
+  const int32_t block_tokens = model->kv_spec().block_tokens;
+  const int64_t kv_tokens =
+      int64_t{*std::min_element(plan.num_blocks.begin(), plan.num_blocks.end())} * block_tokens;
+
+  ASSIGN_OR_RETURN(auto compiler, text::GrammarCompiler::Create(*tokenizer, model_config.vocab_size,
+                                                                model_config.eos_token_ids));
+  EngineOptions options = OptionsFor(*model, plan);
+  options.max_context = max_context;
+  options.max_step_tokens = model_options.max_step_tokens;
+  options.max_logit_rows = model_options.max_logit_rows;
+  options.prefix_cache = config.prefix_cache();
+  options.prefix_key = {random_->Next(), random_->Next()};
+
+  link_options_.masters.assign(config.masters().begin(), config.masters().end());
+  link_options_.hello = HelloOf(config, *random_);
+  link_options_.capacity = kv_tokens * kOvercommit;
+  link_options_.insecure = config.insecure_link();
+  link_options_.clock = clock_;
+  link_options_.random = random_;
+  v1::LoadedModel* served = link_options_.hello.add_models();
+  served->set_name(config.model_name());
+  served->set_config_digest(model_config.digest);
+  served->set_tokenizer_digest((*tokenizer)->digest());
+  served->set_context_length(max_context);
+  served->set_vocab_size(model_config.vocab_size);
+  served->set_kv_tokens(kv_tokens);
+  served->set_kv_block_tokens(block_tokens);
+  served->set_max_sequences(config.max_sequences());
+
+  link_ = std::make_unique<LinkClient>(link_options_);
+  ASSIGN_OR_RETURN(engine_,
+                   Engine::Create(std::move(options),
+                                  MakeModelExecutor(std::move(model), config.max_sequences()),
+                                  MakeGrammarFactory(std::move(compiler)), link_.get(), clock_));
+  LogInfo("worker", "model loaded",
+          {{"labels.model", config.model_name()},
+           {"labels.kv_tokens", kv_tokens},
+           {"labels.max_context", int64_t{max_context}},
+           {"event.duration", (clock_->MonotonicNs() - start_ns)},
+           {"labels.milliseconds", MilliSince(clock_, start_ns)}});
+  return absl::OkStatus();
+}
+
+absl::Status Worker::StartLink() {
+  return link_->Start(
+      {.submit = [this](EngineRequest request) { return engine_->Submit(std::move(request)); },
+       .cancel =
+           [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
+             engine_->Cancel(id, attempt, std::move(choices));
+           },
+       .drain = [this] { engine_->Drain(); },
+       .stats = [this] { return engine_->Stats(); }});
+}
+
+Worker::~Worker() {
+  health_.reset();
+  if (engine_ != nullptr) engine_->Stop();
+  if (link_ != nullptr) link_->Stop();
+}
+
+absl::Status Worker::Ready() const {
+  if (!started_) return absl::UnavailableError("the model is being loaded");
+  if (draining_) return absl::UnavailableError("the worker is leaving");
+  RETURN_IF_ERROR(engine_->Health());
+  if (link_->linked() == 0) return absl::UnavailableError("no master is linked");
+  return absl::OkStatus();
+}
+
+absl::Status Worker::Health() const {
+  RETURN_IF_ERROR(engine_->Health());
+  const int64_t deadline_ns = engine_->Stats().step_deadline_ns;
+  if (deadline_ns != 0 && clock_->MonotonicNs() > deadline_ns) {
+    return absl::DeadlineExceededError("the engine hangs: its step is past its deadline");
+  }
+  return absl::OkStatus();
+}
+
+void Worker::Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted) {
+  draining_ = true;
+  link_->Leave("the worker was asked to stop");
+  const absl::Duration deadline = clock_->Monotonic() + limit;
+  while (!link_->idle() && clock_->Monotonic() < deadline) {
+    if (interrupted(kDrainPoll)) return;
+  }
+}
+
+void Worker::RefreshMetrics() {
+  if (started_) metrics_.Refresh(engine_->Stats(), link_->linked(), link_->unfinished());
+}
+
+}  // namespace fathom::worker

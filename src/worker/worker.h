@@ -1,0 +1,69 @@
+#pragma once
+
+// The worker process as one object: it owns the model, the engine, the link and the health port,
+// and knows in which order they start and stop. Health answers from the first moment; ready means
+// that the model is loaded and at least one master is linked.
+//
+// Thread safety: Start, Drain and the destructor on one thread; the rest from any thread.
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/health_server.h"
+#include "common/random.h"
+#include "fathom/config.pb.h"
+#include "worker/engine/engine.h"
+#include "worker/link_client.h"
+#include "worker/worker_metrics.h"
+
+namespace fathom::worker {
+
+class Worker {
+ public:
+  // `config` has its defaults filled in (FillDefaults). NOT_FOUND when the model is not there,
+  // INVALID_ARGUMENT or UNIMPLEMENTED when this build cannot run it, RESOURCE_EXHAUSTED when the
+  // memory does not suffice, UNAVAILABLE when the health port is taken, PERMISSION_DENIED for a
+  // plaintext link beyond loopback.
+  static absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
+                                                       const Clock* clock, Random* random);
+  // Ends at once: what runs is cancelled, and its masters are told.
+  ~Worker();
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // OK once the model is loaded and a master is linked; else what is missing.
+  absl::Status Ready() const;
+  // The engine's fatal error, or a hang: the process should exit.
+  absl::Status Health() const;
+  // The health port's; 0 when it is off.
+  uint16_t metrics_port() const { return health_ == nullptr ? 0 : health_->port(); }
+
+  // Takes no new work and waits for what runs: until it has finished, `limit` has passed, or
+  // `interrupted`, which waits for the time given, says to hurry.
+  void Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted);
+
+ private:
+  Worker(const Clock* clock, Random* random) : clock_(clock), random_(random) {}
+  absl::Status StartHealth(const config::Worker& config);
+  absl::Status StartEngine(const config::Worker& config);
+  absl::Status StartLink();
+  void RefreshMetrics();
+
+  const Clock* const clock_;
+  Random* const random_;
+  WorkerMetrics metrics_;
+  LinkClientOptions link_options_;
+  std::unique_ptr<LinkClient> link_;
+  std::unique_ptr<Engine> engine_;    // puts out into link_
+  std::atomic<bool> started_{false};  // link_ and engine_ are there
+  std::atomic<bool> draining_{false};
+  std::unique_ptr<HealthServer> health_;  // asks all of the above
+};
+
+}  // namespace fathom::worker
