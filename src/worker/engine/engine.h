@@ -49,11 +49,6 @@ struct EngineOptions {
 // The part of the options that follows from a model and its plan.
 EngineOptions OptionsFor(const Model& model, const KvPlan& plan);
 
-// Splits `memory_bytes` into blocks for `max_sequences` slots. RESOURCE_EXHAUSTED when not even one
-// sequence of `min_tokens` fits.
-absl::StatusOr<KvPlan> PlanKv(const KvSpec& spec, int64_t memory_bytes, int32_t max_sequences,
-                              int32_t max_context, int32_t min_tokens);
-
 class Engine {
  public:
   // Starts the engine thread. `grammars` may be null: requests with a grammar are then refused.

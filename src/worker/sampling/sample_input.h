@@ -30,6 +30,7 @@ struct SampleRow {
   int32_t logit_row = 0;  // row of the logits
   int32_t position = 0;   // index of the new token in the choice's output
   int32_t mask = -1;      // row of SampleInput::masks; -1: every token is allowed
+  bool may_end = false;   // end tokens are not masked, whatever min_tokens says
 };
 
 // A prompt position to score: the log-probability of the token that follows it.

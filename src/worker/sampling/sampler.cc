@@ -101,7 +101,7 @@ absl::Status Sampler::Sample(const SampleInput& input, const float* logits, int3
     SamplingRow& r = rows_.emplace_back(slot.row);
     r.logit_row = row.logit_row;
     r.position = static_cast<uint32_t>(row.position);
-    if (row.position < slot.min_tokens) {
+    if (row.position < slot.min_tokens && !row.may_end) {
       r.banned = slot.end_tokens.data();
       r.num_banned = static_cast<int32_t>(slot.end_tokens.size());
     }

@@ -1,0 +1,115 @@
+// The real executor: a model and a sampler on one device thread.
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "common/check.h"
+#include "worker/engine/executor.h"
+#include "worker/sampling/sampler.h"
+
+namespace fathom::worker {
+namespace {
+
+class ModelExecutor final : public Executor {
+ public:
+  ModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences)
+      : model_(std::move(model)),
+        sampler_(max_sequences, model_->config().vocab_size),
+        thread_([this] { Run(); }) {}
+
+  ~ModelExecutor() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  void LaunchForward(const ForwardInput& input) override { Launch({&input, nullptr, input.step}); }
+  void LaunchSample(uint64_t step, const SampleInput& input) override {
+    Launch({nullptr, &input, step});
+  }
+
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return done_ >= step || !status_.ok(); });
+    if (!status_.ok()) return status_;
+    return &outputs_[step % kOutputs];
+  }
+
+ private:
+  static constexpr size_t kOutputs = 3;  // two steps in flight and the one being read
+
+  struct Command {
+    const ForwardInput* forward = nullptr;  // one of the two
+    const SampleInput* sample = nullptr;
+    uint64_t step = 0;
+  };
+
+  void Launch(const Command& command) {
+    {
+      const std::lock_guard lock(mutex_);
+      commands_.push_back(command);
+    }
+    changed_.notify_all();
+  }
+
+  void Run() {
+    while (true) {
+      Command command;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return stopping_ || !commands_.empty(); });
+        if (stopping_) return;
+        command = commands_.front();
+        commands_.pop_front();
+        if (!status_.ok()) continue;
+      }
+      const absl::Status status = Execute(command);
+      {
+        const std::lock_guard lock(mutex_);
+        if (!status.ok()) status_ = status;
+        if (status.ok() && command.sample != nullptr) done_ = command.step;
+      }
+      changed_.notify_all();
+    }
+  }
+
+  absl::Status Execute(const Command& command) {
+    if (command.forward != nullptr) {
+      absl::StatusOr<LogitsView> logits = model_->Forward(*command.forward);
+      if (!logits.ok()) return logits.status();
+      logits_ = *logits;
+      return absl::OkStatus();
+    }
+    return sampler_.Run(*command.sample, logits_.data, logits_.rows, model_->slot_tokens(),
+                        &outputs_[command.step % kOutputs]);
+  }
+
+  const std::unique_ptr<Model> model_;
+  Sampler sampler_;    // device thread
+  LogitsView logits_;  // device thread
+  SampleOutput outputs_[kOutputs];
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  // State below is protected by mutex_.
+  std::deque<Command> commands_;
+  uint64_t done_ = 0;
+  absl::Status status_;
+  bool stopping_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> MakeModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences) {
+  return std::make_unique<ModelExecutor>(std::move(model), max_sequences);
+}
+
+}  // namespace fathom::worker
