@@ -22,7 +22,9 @@ namespace fathom::worker {
 EngineOptions OptionsFor(const Model& model, const KvPlan& plan) {
   EngineOptions o;
   o.vocab_size = model.config().vocab_size;
-  o.max_context = model.config().max_context;
+  o.max_context = static_cast<int32_t>(
+      std::min<int64_t>(model.config().max_context,
+                        int64_t{plan.max_blocks_per_sequence} * model.kv_spec().block_tokens));
   o.eos_token_ids = model.config().eos_token_ids;
   o.model_digest = model.config().digest;
   o.kv = model.kv_spec();

@@ -9,6 +9,13 @@
 #include "worker/engine/validate.h"
 
 namespace fathom::worker {
+namespace {
+
+bool Among(const std::vector<TokenId>& ids, TokenId token) {
+  return std::find(ids.begin(), ids.end(), token) != ids.end();
+}
+
+}  // namespace
 
 EngineCore::EngineCore(const EngineOptions& options, Executor* executor, int32_t mask_words,
                        OutputSink* sink, const Clock* clock, StatsBoard* board)
@@ -81,6 +88,7 @@ void EngineCore::OnCompiled(const std::string& id, uint32_t attempt,
       if (status.ok()) s->grammar = std::move(copy).value();
     }
     for (int32_t i = s->prompt_len; status.ok() && i < s->length(); ++i) {
+      if (i == s->length() - 1 && Among(options_.eos_token_ids, s->tokens[i])) continue;
       status = s->grammar->Accept(s->tokens[i]);
     }
     if (!status.ok() && s->state != SequenceState::kEnded) {
@@ -94,14 +102,15 @@ void EngineCore::OnCompiled(const std::string& id, uint32_t attempt,
 void EngineCore::Activate(RequestState* request) {
   for (const auto& s : request->sequences) {
     if (s->state == SequenceState::kEnded) continue;
-    if (s->length() >= s->max_len) {
+    const bool some = s->num_output() > 0;
+    if (some && Among(request->end_tokens, s->tokens.back())) {
+      End(s.get(), FinishReason::kStop, "");
+    } else if (s->grammar != nullptr &&
+               (s->grammar->IsFinished() ||
+                (some && Among(options_.eos_token_ids, s->tokens.back())))) {
+      End(s.get(), FinishReason::kStop, "");
+    } else if (s->length() >= s->max_len) {
       End(s.get(), FinishReason::kLength, "");
-    } else if (s->num_output() > 0 &&
-               std::find(request->end_tokens.begin(), request->end_tokens.end(),
-                         s->tokens.back()) != request->end_tokens.end()) {
-      End(s.get(), FinishReason::kStop, "");
-    } else if (s->grammar != nullptr && s->grammar->IsFinished()) {
-      End(s.get(), FinishReason::kStop, "");
     }
   }
   if (request->num_live() > 0) scheduler_.Enqueue(request);

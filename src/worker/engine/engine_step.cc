@@ -172,7 +172,8 @@ FinishReason EngineCore::EndOf(Sequence* s, TokenId token, std::string* error) {
     }
     if (s->grammar->IsFinished()) return FinishReason::kStop;
   }
-  return s->length() >= s->max_len ? FinishReason::kLength : FinishReason::kNone;
+  return static_cast<int32_t>(s->tokens.size()) >= s->max_len ? FinishReason::kLength
+                                                              : FinishReason::kNone;
 }
 
 }  // namespace fathom::worker

@@ -98,8 +98,8 @@ bool KvBlocks::Fork(const Sequence& from, int32_t num_tokens, Sequence* s,
     for (int32_t i = table.num_released; i < full; ++i) table.blocks[i] = source.blocks[i].Share();
     if (!tail) continue;
     table.blocks.push_back(groups_[g]->pool->TryAllocate());
-    copies->push_back(
-        {static_cast<int32_t>(g), source.blocks[full].id(), table.blocks.back().id()});
+    table.copy_source = source.blocks[full].Share();
+    copies->push_back({static_cast<int32_t>(g), table.copy_source.id(), table.blocks.back().id()});
   }
   return true;
 }
@@ -198,6 +198,7 @@ void KvBlocks::CheckIntegrity(const std::vector<const Sequence*>& holders) const
       for (const BlockRef& block : s->tables[g].blocks) {
         if (block) ++references[block.id()];
       }
+      if (s->tables[g].copy_source) ++references[s->tables[g].copy_source.id()];
     }
     int32_t available = 0;
     for (BlockId id = 0; id < group.pool->total(); ++id) {

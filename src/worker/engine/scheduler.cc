@@ -176,7 +176,6 @@ bool Scheduler::TryAdmit(Sequence* s, Sequence* fork_from, Step* step) {
     step->plan->copies.resize(copies);
     return false;
   }
-  if (step->plan->copies.size() > copies) fork_from->last_step = step->serial;
   ready_.erase(s);
   --num_waiting_;
   s->state = SequenceState::kRunning;

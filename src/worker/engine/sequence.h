@@ -27,6 +27,7 @@ namespace fathom::worker {
 // a sliding window are empty.
 struct BlockTable {
   std::vector<BlockRef> blocks;
+  BlockRef copy_source;      // what the tail is copied from, until that step has retired
   int32_t num_sent = 0;      // entries the device knows
   int32_t num_released = 0;  // leading entries that slid out of the window
 };
