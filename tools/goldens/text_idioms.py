@@ -69,7 +69,9 @@ IDIOMS = """\
 {{ d | tojson(indent='\t') }} {{ d | tojson(false, 1) }} {{ "<a href='x'>&</a>" | tojson }} {{ quotes | tojson }} {{ '\x7f\u2028' | tojson }}
 {{ {1: 2, none: 3, true: 4, 1.5: 5} | tojson }}
 {{ missing | tojson }}
-{{ d.keys() | tojson }}
+{{ (xs + [4]) | tojson }} {{ xs[1:] | tojson }} {{ messages[2:] | tojson }} {{ (xs | map('string') | list) | tojson }} {{ (1, 2) | tojson }} {{ s.split(',') | tojson }}
+{{ [1] * 3 }} {{ words + ['x'] }} {{ ['a'] * 2 }} {{ ([1] * 3) | tojson }} {{ (xs + [4]) is sequence }} {{ xs[::-1] is sequence }} {{ (xs + xs) == [3, 1, 2, 3, 1, 2] }} {{ xs[::-1] | tojson }}
+{{ (xs | reverse) | list }} {{ (words | sort) | tojson }} {{ (d | dictsort) | tojson }} {{ (xs | unique | list) | tojson }}
 {{ xs | first }} {{ xs | last }} {{ xs | min }} {{ xs | max }} {{ xs | sum }} {{ xs | sort }} {{ xs | reverse | list }} {{ words | sort }} {{ words | sort(case_sensitive=true) }}
 {{ rows | map(attribute='k') | list }} {{ words | map('upper') | join }} {{ rows | selectattr('k', 'equalto', 'x') | list | length }} {{ rows | rejectattr('w', 'defined') | map(attribute='v') | list }}
 {{ rows | selectattr('w') | list }} {{ xs | select('odd') | list }} {{ xs | reject('gt', 2) | list }} {{ xs | select('>', 1) | list }} {{ rows | selectattr('w', 'defined') | list }}

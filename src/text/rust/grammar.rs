@@ -1,7 +1,6 @@
 //! Grammars to token masks: llguidance over the vocabulary of one tokenizer.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -10,17 +9,14 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::toktrie::{SimpleVob, INVALID_TOKEN};
 use llguidance::{Matcher, ParserFactory};
 
+use crate::deep_thread::{self, Stragglers};
 use crate::failure::{Code, Failure, Result};
-use crate::panic_guard;
 use crate::tokenizer::Tokenizer;
 
 /// The trie holds no longer tokens; they are never allowed.
 const TOKEN_BYTES_MAX: usize = 1000;
-/// Compiling recurses over the grammar; only touched pages of the stack cost memory.
-const COMPILE_STACK_BYTES: usize = 256 << 20;
-/// Compilations that outlived their caller's time; more than so many and none starts.
-const STRAGGLERS_MAX: usize = 4;
-static STRAGGLERS: AtomicUsize = AtomicUsize::new(0);
+/// Errors quote the grammar; so much of them is kept.
+const ERROR_BYTES_MAX: usize = 1000;
 
 #[derive(Clone, Copy)]
 pub enum Kind {
@@ -34,6 +30,7 @@ pub struct Compiler {
     factory: Arc<ParserFactory>,
     end_of_sequence: Arc<[u32]>,
     vocab_size: usize,
+    stragglers: Stragglers,
 }
 
 impl Compiler {
@@ -71,33 +68,16 @@ impl Compiler {
             factory: Arc::new(factory),
             end_of_sequence: ends.into(),
             vocab_size: vocab_size as usize,
+            stragglers: Stragglers::default(),
         })
     }
 
     pub fn compile(&self, kind: Kind, source: &str, time_max: Duration) -> Result<GrammarMatcher> {
-        if STRAGGLERS.load(Ordering::Relaxed) >= STRAGGLERS_MAX {
-            return Err(Failure::exhausted("too many grammars are being compiled"));
-        }
         let factory = self.factory.clone();
         let source = source.to_string();
-        let (sender, receiver) = mpsc::sync_channel(1);
-        STRAGGLERS.fetch_add(1, Ordering::Relaxed);
-        let spawned = std::thread::Builder::new()
-            .name("grammar".into())
-            .stack_size(COMPILE_STACK_BYTES)
-            .spawn(move || {
-                let outcome = panic_guard::run(|| compile(&factory, kind, &source));
-                STRAGGLERS.fetch_sub(1, Ordering::Relaxed);
-                // Nobody listens once the time is over.
-                let _ = sender.send(outcome);
-            });
-        if let Err(error) = spawned {
-            STRAGGLERS.fetch_sub(1, Ordering::Relaxed);
-            return Err(Failure::exhausted(format!("no thread for the grammar: {error}")));
-        }
-        let matcher = receiver.recv_timeout(time_max).map_err(|_| {
-            Failure::exhausted(format!("the grammar took over {} ms", time_max.as_millis()))
-        })??;
+        let matcher = deep_thread::run("the grammar", time_max, &self.stragglers, move || {
+            compile(&factory, kind, &source)
+        })?;
         Ok(GrammarMatcher {
             matcher,
             end_of_sequence: self.end_of_sequence.clone(),
@@ -131,10 +111,7 @@ fn token_word(tokenizer: &Tokenizer, id: i32, is_end: bool) -> Vec<u8> {
 }
 
 fn compile(factory: &ParserFactory, kind: Kind, source: &str) -> Result<Matcher> {
-    let invalid = |error: &dyn std::fmt::Display| {
-        let text = error.to_string();
-        Failure::invalid(format!("grammar: {}", text.trim_end_matches("\n<non-verbose/>")))
-    };
+    let invalid = |error: &dyn std::fmt::Display| Failure::invalid(words(error));
     let grammar = match kind {
         Kind::JsonSchema => {
             let schema = serde_json::from_str(source).map_err(|error| invalid(&error))?;
@@ -144,11 +121,30 @@ fn compile(factory: &ParserFactory, kind: Kind, source: &str) -> Result<Matcher>
         Kind::Lark => TopLevelGrammar::from_lark(source.to_string()),
     };
     let parser = factory.create_parser(grammar).map_err(|error| invalid(&error))?;
-    let matcher = Matcher::new(Ok(parser));
-    match matcher.get_error() {
-        Some(error) => Err(invalid(&error)),
-        None => Ok(matcher),
+    let mut matcher = Matcher::new(Ok(parser));
+    if let Some(error) = matcher.get_error() {
+        return Err(invalid(&error));
     }
+    // The first mask tells whether anything matches at all, and warms the lexer for the first step.
+    match matcher.compute_mask_or_eos() {
+        Ok(_) => Ok(matcher),
+        Err(error) if error.to_string().contains("NoExtensionBias") => {
+            Err(Failure::invalid("grammar: nothing matches it"))
+        }
+        Err(error) => Err(Failure::exhausted(words(&error))),
+    }
+}
+
+/// An error of llguidance, without its mark for quoting no state and cut to size.
+fn words(error: &dyn std::fmt::Display) -> String {
+    let mut text = format!("grammar: {error}");
+    text.truncate(text.trim_end_matches("\n<non-verbose/>").len());
+    if text.len() > ERROR_BYTES_MAX {
+        let end = (0..=ERROR_BYTES_MAX).rfind(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.push_str("...");
+    }
+    text
 }
 
 pub struct GrammarMatcher {
@@ -165,7 +161,7 @@ impl GrammarMatcher {
         if mask.len() != self.vocab_size.div_ceil(32) {
             return Err(Failure::invalid(format!("a mask of {} words", mask.len())));
         }
-        let allowed: SimpleVob = self.matcher.compute_mask_or_eos().map_err(internal)?;
+        let allowed: SimpleVob = self.matcher.compute_mask_or_eos().map_err(failed)?;
         mask.fill(0);
         let words = allowed.as_slice();
         let count = words.len().min(mask.len());
@@ -191,10 +187,10 @@ impl GrammarMatcher {
             self.ends_accepted += 1;
             return Ok(());
         }
-        if self.matcher.validate_tokens(&[token]).map_err(internal)? != 1 {
+        if self.matcher.validate_tokens(&[token]).map_err(failed)? != 1 {
             return Err(refused());
         }
-        self.matcher.consume_token(token).map_err(internal)?;
+        self.matcher.consume_token(token).map_err(failed)?;
         self.accepted += 1;
         Ok(())
     }
@@ -204,7 +200,7 @@ impl GrammarMatcher {
             return Err(Failure::invalid(format!("only fewer than {count} tokens were accepted")));
         }
         let ends = count.min(self.ends_accepted);
-        self.matcher.rollback(count - ends).map_err(internal)?;
+        self.matcher.rollback(count - ends).map_err(failed)?;
         self.ends_accepted -= ends;
         self.accepted -= count - ends;
         Ok(())
@@ -224,6 +220,7 @@ impl GrammarMatcher {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::Internal, format!("grammar: {error}"))
+/// The limits of a step are hit as the text goes on, so its failure is about resources.
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::exhausted(words(&error))
 }

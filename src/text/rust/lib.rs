@@ -3,6 +3,7 @@
 
 mod abi;
 mod decode_chain;
+mod deep_thread;
 mod failure;
 mod grammar;
 mod panic_guard;

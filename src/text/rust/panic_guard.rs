@@ -15,9 +15,9 @@ thread_local! {
 /// What `call` had borrowed may be in a broken state after that.
 pub fn run<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     install_hook();
-    PANIC_MESSAGE.with(|message| *message.borrow_mut() = Some(String::new()));
+    let outer = PANIC_MESSAGE.replace(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(call));
-    let panic = PANIC_MESSAGE.with(|message| message.borrow_mut().take());
+    let panic = PANIC_MESSAGE.replace(outer);
     outcome.unwrap_or_else(|payload| {
         // A payload's own destructor may panic; leaking it is the safe choice.
         std::mem::forget(payload);

@@ -8,10 +8,11 @@ use tokenizers::Decoder;
 
 use crate::decode_chain::DecodeChain;
 use crate::failure::{read_file, Code, Failure, Result};
+use crate::panic_guard;
 use crate::vocabulary::Vocabulary;
 
 const FILE_BYTES_MAX: u64 = 256 << 20;
-const TEXT_BYTES_MAX: usize = 64 << 20;
+const TEXT_BYTES_MAX: usize = 16 << 20;
 
 /// Constant after construction; shared between threads.
 pub struct Tokenizer {
@@ -65,9 +66,12 @@ impl Tokenizer {
             )));
         }
         let tokenizer = if parse_special { &self.inner } else { self.plain() };
-        let encoding = tokenizer
-            .encode_fast(text, add_special)
-            .map_err(|error| Failure::invalid(format!("the text cannot be tokenized: {error}")))?;
+        // Regexes that give up on endless blanks do so by a panic.
+        let encoding =
+            panic_guard::run(|| tokenizer.encode_fast(text, add_special).map_err(Failure::invalid))
+                .map_err(|failure| {
+                    Failure::invalid(format!("the text cannot be tokenized: {}", failure.message))
+                })?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
 

@@ -6,9 +6,9 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehav
 use super::python_repr::python_str;
 use super::{filters, python_strings, strftime};
 
-/// Instructions and, by 64 bytes, created text a render may spend: about a second at worst, a
-/// hundred times what long conversations need.
-const FUEL: u64 = 20_000_000;
+/// Instructions and, by 64 bytes, created text a render may spend: some 100 ms at worst, and
+/// thirty times what a conversation of 1000 turns needs.
+const FUEL: u64 = 5_000_000;
 const RECURSION_MAX: usize = 200;
 
 pub fn make() -> Environment<'static> {
@@ -20,10 +20,10 @@ pub fn make() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_MAX);
     environment.set_unknown_method_callback(unknown_method);
-    environment.set_formatter(|out, _, value| {
+    environment.set_formatter(|out, state, value| {
         match value.as_str() {
             Some(text) => out.write_str(text)?,
-            None => out.write_str(&python_str(value)?)?,
+            None => out.write_str(&python_str(state, value)?)?,
         }
         Ok(())
     });
@@ -45,8 +45,8 @@ impl std::fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-fn raise_exception(message: &Value) -> Result<Value, Error> {
-    let raised = Raised(python_str(message)?);
+fn raise_exception(state: &State, message: &Value) -> Result<Value, Error> {
+    let raised = Raised(python_str(state, message)?);
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
 }
 
@@ -57,6 +57,9 @@ fn unknown_method(
     args: &[Value],
 ) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
+        if method == "format" {
+            filters::check_format(text)?;
+        }
         if let Some(result) = python_strings::method(state, text, method, args)? {
             return Ok(result);
         }

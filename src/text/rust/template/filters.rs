@@ -1,20 +1,23 @@
 //! Filters, tests and functions where minijinja's differ from what Jinja does under Python.
 
+use minijinja::formatting::{self, FormatStyle};
 use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::python_repr::python_str;
+use super::python_repr::{is_list, python_str};
 use super::{python_json, python_strings};
 
 const INDENT_MAX: usize = 1 << 10;
+const FORMAT_DIGITS_MAX: usize = 4;
 
 pub fn add(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
-    environment.add_filter("string", |value: &Value| python_str(value));
+    environment.add_filter("string", |state: &State, value: &Value| python_str(state, value));
     environment.add_filter("join", join);
     environment.add_filter("indent", indent);
     environment.add_filter("default", default);
     environment.add_filter("d", default);
+    environment.add_filter("format", format);
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     environment.add_function("dict", dict);
@@ -59,7 +62,12 @@ impl Arguments {
 }
 
 /// The arguments of json.dumps.
-fn tojson(value: &Value, placed: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
+fn tojson(
+    state: &State,
+    value: &Value,
+    placed: Rest<Value>,
+    named: Kwargs,
+) -> Result<Value, Error> {
     let mut arguments = Arguments::new(placed, named);
     let ensure_ascii = arguments.next_flag("ensure_ascii")?;
     let indent = arguments.next("indent")?.filter(|value| !value.is_none());
@@ -67,7 +75,7 @@ fn tojson(value: &Value, placed: Rest<Value>, named: Kwargs) -> Result<Value, Er
     let sort_keys = arguments.next_flag("sort_keys")?;
     arguments.end()?;
     let style = python_json::Style::new(ensure_ascii, indent, separators, sort_keys)?;
-    python_json::dumps(value, &style).map(Value::from)
+    python_json::dumps(state, value, &style).map(Value::from)
 }
 
 fn join(
@@ -87,7 +95,7 @@ fn join(
         }
         None => value.clone(),
     };
-    python_strings::join(state, &python_str(&separator)?, &values)
+    python_strings::join(state, &python_str(state, &separator)?, &values)
 }
 
 fn indent(
@@ -106,7 +114,7 @@ fn indent(
         None => " ".repeat(usize::try_from(width)?.min(INDENT_MAX)),
     };
     // A last line end begins one more line, which splitlines alone would not tell.
-    let text = python_str(text)? + "\n";
+    let text = python_str(state, text)? + "\n";
     let mut out = String::new();
     for (index, line) in python_strings::lines(&text, false).into_iter().enumerate() {
         state.consume_fuel((indention.len() / 64) as u64)?;
@@ -128,6 +136,21 @@ fn default(value: &Value, placed: Rest<Value>, named: Kwargs) -> Result<Value, E
     arguments.end()?;
     let replace = value.is_undefined() || (boolean && !value.is_true());
     Ok(if replace { other } else { value.clone() })
+}
+
+/// `"%s of %s" | format(a, b)`.
+fn format(text: &str, args: Rest<Value>) -> Result<String, Error> {
+    check_format(text)?;
+    formatting::format(FormatStyle::Printf, text, &args.0)
+}
+
+/// Refuses widths and precisions that are made to eat memory.
+pub fn check_format(text: &str) -> Result<(), Error> {
+    let longest = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+    if text.contains('*') || longest > Some(FORMAT_DIGITS_MAX) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "format: too wide"));
+    }
+    Ok(())
 }
 
 /// What cannot be read as a number becomes `other` (0).
@@ -188,6 +211,6 @@ fn dict(base: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
 /// Python's sequences have a length and items by index, which strings and dicts do too; and so
 /// does what is undefined.
 fn is_sequence(value: &Value) -> bool {
-    use ValueKind::{Map, Seq, String, Undefined};
-    matches!(value.kind(), Seq | Map | String | Undefined)
+    use ValueKind::{Map, String, Undefined};
+    is_list(value) || matches!(value.kind(), Map | String | Undefined)
 }

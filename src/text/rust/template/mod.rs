@@ -12,14 +12,19 @@ mod strftime;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use minijinja::{Environment, ErrorKind, Value};
 
+use crate::deep_thread::{self, Stragglers};
 use crate::failure::{Code, Failure, Result};
 
-pub const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Ten times the largest in the wild. With it the depth of a template's syntax tree is bounded.
+pub const SOURCE_BYTES_MAX: usize = 256 << 10;
 const INPUT_BYTES_MAX: usize = 64 << 20;
 const OUTPUT_BYTES_MAX: usize = 128 << 20;
+const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The template used when tools are given, if a model names one.
 const TOOL_USE: &str = "tool_use";
@@ -27,10 +32,11 @@ const DEFAULT: &str = "default";
 
 /// Constant after construction; shared between threads.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     has_tool_use: bool,
     /// bos_token and the like: seen by every render.
     variables: Vec<(String, Value)>,
+    stragglers: Stragglers,
 }
 
 pub struct Input<'a> {
@@ -58,18 +64,30 @@ impl ChatTemplate {
         if !templates.contains_key(DEFAULT) {
             return Err(Failure::new(Code::NotFound, "the model has no default chat template"));
         }
-        let mut environment = environment::make();
+        let mut sources = Vec::new();
         for name in [DEFAULT, TOOL_USE] {
             let Some(source) = templates.get(name) else { continue };
             if source.len() > SOURCE_BYTES_MAX {
                 return Err(Failure::exhausted("the chat template is too large"));
             }
-            let source = source::prepare(source);
-            environment
-                .add_template_owned(name, source)
-                .map_err(|error| Failure::invalid(format!("chat template: {error}")))?;
+            sources.push((name, source::prepare(source)));
         }
-        Ok(Self { environment, has_tool_use: templates.contains_key(TOOL_USE), variables })
+        let stragglers = Stragglers::default();
+        let environment = deep_thread::run("the chat template", TIME_MAX, &stragglers, || {
+            let mut environment = environment::make();
+            for (name, source) in sources {
+                environment
+                    .add_template_owned(name, source)
+                    .map_err(|error| Failure::invalid(format!("chat template: {error}")))?;
+            }
+            Ok(environment)
+        })?;
+        Ok(Self {
+            environment: Arc::new(environment),
+            has_tool_use: templates.contains_key(TOOL_USE),
+            variables,
+            stragglers,
+        })
     }
 
     pub fn render(&self, input: &Input) -> Result<String> {
@@ -96,13 +114,16 @@ impl ChatTemplate {
             context.insert(strftime::NOW_VARIABLE.into(), now.into());
         }
 
-        let template = self.environment.get_template(name).map_err(|error| failure(&error))?;
-        let mut output = Bounded(Vec::new());
-        template
-            .render_captured_to(Value::from_pairs(context), &mut output)
-            .map_err(|error| failure(&error))?;
-        String::from_utf8(output.0)
-            .map_err(|_| Failure::new(Code::Internal, "the template rendered broken UTF-8"))
+        let environment = self.environment.clone();
+        deep_thread::run("the chat template", TIME_MAX, &self.stragglers, move || {
+            let template = environment.get_template(name).map_err(|error| failure(&error))?;
+            let mut output = Bounded(Vec::new());
+            template
+                .render_captured_to(Value::from_pairs(context), &mut output)
+                .map_err(|error| failure(&error))?;
+            String::from_utf8(output.0)
+                .map_err(|_| Failure::new(Code::Internal, "the template rendered broken UTF-8"))
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! `json.dumps` of Python over template values: key order kept, floats as repr writes them.
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
-use super::python_repr::{float_repr, too_deep};
+use super::python_repr::{float_repr, is_list, too_deep};
 
 const DEPTH_MAX: usize = 200;
 const INDENT_MAX: usize = 64;
@@ -53,79 +53,115 @@ impl Style {
         };
         Ok(Self { ensure_ascii, indent, item_separator, key_separator, sort_keys })
     }
+}
 
-    fn newline(&self, depth: usize, out: &mut String) {
-        if let Some(indent) = &self.indent {
-            out.push('\n');
-            for _ in 0..depth {
-                out.push_str(indent);
-            }
+/// Costs fuel by the number of values.
+pub fn dumps(state: &State, value: &Value, style: &Style) -> Result<String, Error> {
+    let mut writer = Writer { state, style, out: String::new() };
+    writer.write(value, 0)?;
+    Ok(writer.out)
+}
+
+struct Writer<'a> {
+    state: &'a State<'a, 'a>,
+    style: &'a Style,
+    out: String,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > DEPTH_MAX {
+            return Err(too_deep());
         }
-    }
-}
-
-pub fn dumps(value: &Value, style: &Style) -> Result<String, Error> {
-    let mut out = String::new();
-    write(value, style, 0, &mut out)?;
-    Ok(out)
-}
-
-fn write(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<(), Error> {
-    if depth > DEPTH_MAX {
-        return Err(too_deep());
-    }
-    match value.kind() {
-        ValueKind::String => write_string(value.as_str().unwrap_or_default(), style, out),
-        ValueKind::Map => write_map(value, style, depth, out)?,
-        ValueKind::Seq => {
-            let mut empty = true;
-            out.push('[');
-            for item in value.try_iter()? {
-                if !empty {
-                    out.push_str(&style.item_separator);
+        self.state.consume_fuel(1)?;
+        match value.kind() {
+            ValueKind::String => self.write_string(value.as_str().unwrap_or_default()),
+            ValueKind::Map => self.write_map(value, depth)?,
+            _ if is_list(value) => {
+                let mut empty = true;
+                self.out.push('[');
+                for item in value.try_iter()? {
+                    self.begin_item(&mut empty, depth);
+                    self.write(&item, depth + 1)?;
                 }
-                empty = false;
-                style.newline(depth + 1, out);
-                write(&item, style, depth + 1, out)?;
+                self.end_items(empty, depth);
+                self.out.push(']');
             }
-            if !empty {
-                style.newline(depth, out);
-            }
-            out.push(']');
+            _ => self.out.push_str(&scalar(value)?),
         }
-        _ => out.push_str(&scalar(value)?),
+        Ok(())
     }
-    Ok(())
-}
 
-fn write_map(value: &Value, style: &Style, depth: usize, out: &mut String) -> Result<(), Error> {
-    let pairs = value.as_object().and_then(|object| object.try_iter_pairs());
-    let mut pairs: Vec<(Value, Value)> = pairs.into_iter().flatten().collect();
-    if style.sort_keys {
-        // Python compares code points, which is the byte order of UTF-8.
-        pairs.sort_by(|(a, _), (b, _)| match (a.as_str(), b.as_str()) {
-            (Some(a), Some(b)) => a.cmp(b),
-            _ => a.cmp(b),
-        });
-    }
-    out.push('{');
-    for (index, (key, item)) in pairs.iter().enumerate() {
-        if index > 0 {
-            out.push_str(&style.item_separator);
+    fn write_map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        let pairs = value.as_object().and_then(|object| object.try_iter_pairs());
+        let mut pairs: Vec<(Value, Value)> = pairs.into_iter().flatten().collect();
+        if self.style.sort_keys {
+            // Python compares code points, which is the byte order of UTF-8.
+            pairs.sort_by(|(a, _), (b, _)| match (a.as_str(), b.as_str()) {
+                (Some(a), Some(b)) => a.cmp(b),
+                _ => a.cmp(b),
+            });
         }
-        style.newline(depth + 1, out);
-        match key.as_str() {
-            Some(text) => write_string(text, style, out),
-            None => write_string(&scalar(key)?, style, out),
+        let mut empty = true;
+        self.out.push('{');
+        for (key, item) in &pairs {
+            self.begin_item(&mut empty, depth);
+            match key.as_str() {
+                Some(text) => self.write_string(text),
+                None => self.write_string(&scalar(key)?),
+            }
+            self.out.push_str(&self.style.key_separator);
+            self.write(item, depth + 1)?;
         }
-        out.push_str(&style.key_separator);
-        write(item, style, depth + 1, out)?;
+        self.end_items(empty, depth);
+        self.out.push('}');
+        Ok(())
     }
-    if !pairs.is_empty() {
-        style.newline(depth, out);
+
+    fn begin_item(&mut self, empty: &mut bool, depth: usize) {
+        if !std::mem::replace(empty, false) {
+            self.out.push_str(&self.style.item_separator);
+        }
+        self.newline(depth + 1);
     }
-    out.push('}');
-    Ok(())
+
+    fn end_items(&mut self, empty: bool, depth: usize) {
+        if !empty {
+            self.newline(depth);
+        }
+    }
+
+    fn newline(&mut self, depth: usize) {
+        if let Some(indent) = &self.style.indent {
+            self.out.push('\n');
+            for _ in 0..depth {
+                self.out.push_str(indent);
+            }
+        }
+    }
+
+    fn write_string(&mut self, text: &str) {
+        self.out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\u{8}' => self.out.push_str("\\b"),
+                '\u{c}' => self.out.push_str("\\f"),
+                c if (c as u32) < 0x20 => self.out.push_str(&format!("\\u{:04x}", c as u32)),
+                c if c.is_ascii() || !self.style.ensure_ascii => self.out.push(c),
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        self.out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+            }
+        }
+        self.out.push('"');
+    }
 }
 
 fn scalar(value: &Value) -> Result<String, Error> {
@@ -144,28 +180,4 @@ fn scalar(value: &Value) -> Result<String, Error> {
             return Err(Error::new(ErrorKind::InvalidOperation, text));
         }
     })
-}
-
-fn write_string(text: &str, style: &Style, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
-            // json escapes DEL only together with all that is not ASCII, and leaves it be itself.
-            c if c.is_ascii() || !style.ensure_ascii => out.push(c),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
 }

@@ -1,26 +1,36 @@
 //! str() and repr() of Python, for whatever a template prints.
 
 use minijinja::value::ValueKind;
-use minijinja::{Error, ErrorKind, Value};
+use minijinja::{Error, ErrorKind, State, Value};
 
 const DEPTH_MAX: usize = 200;
 
-/// `str(value)`; undefined prints as nothing.
-pub fn python_str(value: &Value) -> Result<String, Error> {
+/// `str(value)`; undefined prints as nothing. Costs fuel by the number of values in it.
+pub fn python_str(state: &State, value: &Value) -> Result<String, Error> {
     let mut out = String::new();
     match value.as_str() {
         Some(text) => out.push_str(text),
         None if value.is_undefined() => {}
-        None => write_repr(value, &mut out, 0)?,
+        None => write_repr(state, value, &mut out, 0)?,
     }
     Ok(out)
+}
+
+/// Sums and repetitions of lists are lazy here, but have a length; other iterables have none.
+pub fn is_list(value: &Value) -> bool {
+    match value.kind() {
+        ValueKind::Seq => true,
+        ValueKind::Iterable => value.len().is_some(),
+        _ => false,
+    }
 }
 
 pub fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply")
 }
 
-fn write_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
+fn write_repr(state: &State, value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
+    state.consume_fuel(1)?;
     if depth > DEPTH_MAX {
         return Err(too_deep());
     }
@@ -37,20 +47,20 @@ fn write_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error
                 if index > 0 {
                     out.push_str(", ");
                 }
-                write_repr(&key, out, depth + 1)?;
+                write_repr(state, &key, out, depth + 1)?;
                 out.push_str(": ");
-                write_repr(&item, out, depth + 1)?;
+                write_repr(state, &item, out, depth + 1)?;
             }
             out.push('}');
         }
-        ValueKind::Seq => {
+        _ if is_list(value) => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.push(open);
             for (index, item) in value.try_iter()?.enumerate() {
                 if index > 0 {
                     out.push_str(", ");
                 }
-                write_repr(&item, out, depth + 1)?;
+                write_repr(state, &item, out, depth + 1)?;
             }
             if value.is_tuple() && value.len() == Some(1) {
                 out.push(',');

@@ -240,7 +240,7 @@ pub fn join(state: &State, separator: &str, values: &Value) -> Result<String, Er
         if index > 0 {
             out.push_str(separator);
         }
-        let text = python_str(&value)?;
+        let text = python_str(state, &value)?;
         state.consume_fuel(((separator.len() + text.len()) / 64) as u64)?;
         out.push_str(&text);
     }
