@@ -56,6 +56,11 @@ void BlockPool::MarkCached(BlockId id) {
   blocks_[id].cached = true;
 }
 
+void BlockPool::MarkUncached(BlockId id) {
+  FATHOM_CHECK(blocks_[id].references > 0, "uncaching a block nobody uses");
+  blocks_[id].cached = false;
+}
+
 void BlockPool::AddReference(BlockId id) {
   FATHOM_CHECK(blocks_[id].references > 0, "sharing a block nobody uses");
   ++blocks_[id].references;

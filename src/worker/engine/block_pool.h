@@ -60,6 +60,8 @@ class BlockPool {
   BlockRef Acquire(BlockId id);
   // The block holds a cached prefix: kept, once nobody uses it, until its space is needed.
   void MarkCached(BlockId id);
+  // It does no more; it must be in use.
+  void MarkUncached(BlockId id);
 
   int32_t total() const { return static_cast<int32_t>(blocks_.size()); }
   int32_t num_available() const { return num_available_; }  // free or evictable

@@ -195,7 +195,7 @@ class Engine::Impl {
   }
 
   void Idle(EngineCore* core) {
-    core->CheckIntegrity();
+    CheckNowAndThen(*core);
     std::unique_lock lock(mutex_);
     const auto ready = [this] { return stopping_ || !mail_.empty() || Draining(); };
     const int64_t deadline = core->NextDeadlineNs();
@@ -207,6 +207,15 @@ class Engine::Impl {
           ready);
     }
   }
+  // Costs a pass over all blocks: not in every pause of a trickle of requests.
+  void CheckNowAndThen(const EngineCore& core) {
+    constexpr int64_t kEveryNs = 1'000'000'000;
+    const int64_t now = clock_->MonotonicNs();
+    if (now - checked_ns_ < kEveryNs) return;
+    checked_ns_ = now;
+    core.CheckIntegrity();
+  }
+
   // The state to publish has changed.
   bool Draining() const { return draining_ && state_ != EngineState::kDraining; }
 
@@ -240,6 +249,7 @@ class Engine::Impl {
   absl::Status health_;
 
   EngineState state_ = EngineState::kReady;  // engine thread
+  int64_t checked_ns_ = 0;                   // engine thread
   std::mutex join_mutex_;
   std::thread thread_;
   std::unique_ptr<GrammarPool> grammars_;  // goes first: its threads write to mail_

@@ -122,6 +122,7 @@ void EngineCore::CommitChunk(const PlannedChunk& chunk, const SampleOutput& outp
     --s->pending;
     if (status == RowStatus::kOk) status = output.rows[row].status;
   }
+  if (status == RowStatus::kNotFinite) kv_.Forget(*s);
   if (status != RowStatus::kOk) {
     End(s, FinishReason::kError,
         status == RowStatus::kNotFinite ? "the model's logits are not finite"

@@ -160,6 +160,19 @@ void KvBlocks::Commit(Sequence* s) {
   }
 }
 
+void KvBlocks::Forget(const Sequence& s) {
+  for (size_t g = 0; g < s.tables.size(); ++g) {
+    Group& group = *groups_[g];
+    const std::vector<BlockRef>& blocks = s.tables[g].blocks;
+    for (size_t i = 0; i < std::min(blocks.size(), s.block_hashes.size()); ++i) {
+      const auto it = group.by_name.find(s.block_hashes[i]);
+      if (!blocks[i] || it == group.by_name.end() || it->second != blocks[i].id()) continue;
+      group.by_name.erase(it);
+      group.pool->MarkUncached(blocks[i].id());
+    }
+  }
+}
+
 void KvBlocks::Release(Sequence* s) {
   for (BlockTable& table : s->tables) {
     while (!table.blocks.empty()) table.blocks.pop_back();

@@ -42,6 +42,8 @@ class KvBlocks {
 
   // After `s.computed` grew: names the blocks that became full, drops those behind a window.
   void Commit(Sequence* s);
+  // Takes its blocks' names away: their content is not to be trusted.
+  void Forget(const Sequence& s);
   // Gives everything back, the tail first, so that heads of prefixes live longer.
   void Release(Sequence* s);
   // Adds to `freed` what Release would make available.

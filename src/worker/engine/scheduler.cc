@@ -168,14 +168,20 @@ int32_t Scheduler::Reuse(Sequence* s, Sequence* fork_from, Step* step) {
 }
 
 bool Scheduler::TryAdmit(Sequence* s, Sequence* fork_from, Step* step) {
+  if (turned_away_.sequence == s && kv_->num_available() <= turned_away_.available &&
+      num_running() >= turned_away_.running) {
+    return false;
+  }
   const size_t copies = step->plan->copies.size();
   const int32_t reused = Reuse(s, fork_from, step);
   // One block for each who runs is kept back: letting somebody in should not push others out.
   if (!kv_->CanExtend(*s, s->length() + 1, {}, num_running())) {
     kv_->Release(s);
     step->plan->copies.resize(copies);
+    turned_away_ = {s, kv_->num_available(), num_running()};
     return false;
   }
+  turned_away_ = {};
   ready_.erase(s);
   --num_waiting_;
   s->state = SequenceState::kRunning;
@@ -203,6 +209,7 @@ void Scheduler::End(Sequence* s, uint64_t retired) {
     --num_waiting_;
   }
   s->state = SequenceState::kEnded;  // from kNew as well
+  if (turned_away_.sequence == s) turned_away_ = {};
   if (s->request->num_live() == 0) queue_.Erase(s->request);
 }
 

@@ -111,6 +111,12 @@ class Scheduler {
   std::vector<Sequence*> running_;    // oldest first
   std::vector<Sequence*> ended_;      // their last step is in flight
   std::vector<int32_t> free_slots_;
+  // Who could not be let in, and what there was then: no use trying again with no more than that.
+  struct {
+    const Sequence* sequence = nullptr;
+    int32_t available = 0;
+    int32_t running = 0;
+  } turned_away_;
   uint64_t next_rank_ = 0;
   int32_t num_waiting_ = 0;
   int64_t num_preemptions_ = 0;

@@ -83,6 +83,9 @@ absl::Status ValidateOptions(const EngineOptions& o) {
     return absl::InvalidArgumentError(absl::StrCat("engine options: ", what));
   };
   if (o.vocab_size <= 0 || o.max_context <= 1) return invalid("vocabulary or context is empty");
+  if (!CheckTokens(o.eos_token_ids, o.vocab_size).ok()) {
+    return invalid("an end-of-sequence id is not in the vocabulary");
+  }
   if (o.kv.block_tokens <= 0 || o.kv.groups.empty()) return invalid("no KV groups");
   if (o.plan.num_blocks.size() != o.kv.groups.size()) return invalid("the plan has other groups");
   if (*std::min_element(o.plan.num_blocks.begin(), o.plan.num_blocks.end()) <= 0) {

@@ -83,6 +83,9 @@ absl::StatusOr<uint64_t> FakeModel::ReadPast(const Group& group, int32_t slot,
 
 absl::StatusOr<LogitsView> FakeModel::Forward(const ForwardInput& input) {
   if (options_.before_step) options_.before_step();
+  if (options_.lose_device_at > 0 && input.step >= options_.lose_device_at) {
+    return absl::InternalError("the device fell off the bus");
+  }
   for (const BlockTableUpdate& u : input.table_updates) {
     std::copy_n(input.block_ids.begin() + u.first_block, u.num_blocks,
                 groups_[u.group].tables[u.slot].begin() + u.first_index);

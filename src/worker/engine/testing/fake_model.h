@@ -25,6 +25,7 @@ struct FakeModelOptions {
   std::vector<TokenId> eos = {0};
   std::function<void()> before_step;  // adversarial delays
   TokenId poison = -1;                // logits after this token are NaN
+  uint64_t lose_device_at = 0;        // > 0: that step and all later ones fail
 };
 
 class FakeModel final : public Model {
