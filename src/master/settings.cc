@@ -47,7 +47,8 @@ std::string HostName() {
 std::string DirectoryName(const std::string& path) {
   std::error_code error;
   const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
-  return error ? std::string() : real.filename().string();
+  if (error) return {};
+  return (real.has_filename() ? real : real.parent_path()).filename().string();
 }
 
 absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {

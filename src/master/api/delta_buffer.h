@@ -50,8 +50,12 @@ class DeltaBuffer {
     for (const auto* list : {&delta.logprobs, &delta.prompt_logprobs}) {
       for (const PositionLogprobs& position : *list) positions += 1 + position.top.size();
     }
-    return delta.text.size() + delta.reasoning.size() + delta.tokens.size() * sizeof(TokenId) +
-           positions * kLogprobBytes;
+    size_t call_bytes = 0;
+    for (const ToolCallDelta& call : delta.tool_calls) {
+      call_bytes += call.id.size() + call.name.size() + call.arguments.size();
+    }
+    return call_bytes + delta.text.size() + delta.reasoning.size() +
+           delta.tokens.size() * sizeof(TokenId) + positions * kLogprobBytes;
   }
 
   template <typename T>
@@ -62,6 +66,7 @@ class DeltaBuffer {
   static void Append(GenerationDelta& to, GenerationDelta&& from) {
     to.text += from.text;
     to.reasoning += from.reasoning;
+    Extend(to.tool_calls, std::move(from.tool_calls));
     Extend(to.tokens, std::move(from.tokens));
     Extend(to.logprobs, std::move(from.logprobs));
     Extend(to.prompt_logprobs, std::move(from.prompt_logprobs));

@@ -15,6 +15,17 @@ namespace {
 // Larger ones are parsed on the CPU pool: a hop costs less than holding up an I/O thread.
 constexpr size_t kInlineBodyBytes = 16 * 1024;
 
+// Pieces of a call grow together.
+void MergeToolCalls(std::vector<ToolCallDelta>& calls, std::vector<ToolCallDelta>&& pieces) {
+  for (ToolCallDelta& piece : pieces) {
+    if (!calls.empty() && calls.back().index == piece.index) {
+      calls.back().arguments += piece.arguments;
+    } else {
+      calls.push_back(std::move(piece));
+    }
+  }
+}
+
 }  // namespace
 
 class OpenAiCall::PromptSink final : public GenerationSink {
@@ -119,6 +130,7 @@ absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   OpenAiChoice& choice = choices_[delta.choice];
   choice.text += delta.text;
   choice.reasoning += delta.reasoning;
+  MergeToolCalls(choice.tool_calls, std::move(delta.tool_calls));
   choice.logprobs.insert(choice.logprobs.end(), std::make_move_iterator(delta.logprobs.begin()),
                          std::make_move_iterator(delta.logprobs.end()));
   if (!delta.prompt_logprobs.empty()) choice.prompt_logprobs = std::move(delta.prompt_logprobs);

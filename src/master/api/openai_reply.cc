@@ -33,6 +33,49 @@ int64_t CodePoints(std::string_view text) {
                        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
+// A call's own pieces: on the first one of an index id, type and name, then arguments alone.
+void AppendToolCalls(std::string& out, const std::vector<ToolCallDelta>& calls, bool with_index) {
+  out += R"("tool_calls":[)";
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const ToolCallDelta& call = calls[i];
+    out += i == 0 ? "{" : ",{";
+    if (with_index) out += absl::StrCat(R"("index":)", call.index, ",");
+    if (!call.name.empty()) {
+      out += R"("id":)";
+      AppendJsonString(out, call.id);
+      out += R"(,"type":"function",)";
+    }
+    out += R"("function":{)";
+    if (!call.name.empty()) {
+      out += R"("name":)";
+      AppendJsonString(out, call.name);
+      out += ',';
+    }
+    out += R"("arguments":)";
+    AppendJsonString(out, call.arguments);
+    out += "}}";
+  }
+  out += ']';
+}
+
+// The members of a chat chunk's delta.
+void AppendDeltaMembers(std::string& out, const GenerationDelta& delta) {
+  const char* comma = "";
+  if (!delta.reasoning.empty()) {
+    out += R"("reasoning_content":)";
+    AppendJsonString(out, delta.reasoning);
+    comma = ",";
+  }
+  if (!delta.text.empty()) {
+    out += absl::StrCat(std::exchange(comma, ","), R"("content":)");
+    AppendJsonString(out, delta.text);
+  }
+  if (!delta.tool_calls.empty()) {
+    out += comma;
+    AppendToolCalls(out, delta.tool_calls, /*with_index=*/true);
+  }
+}
+
 // OpenAI's reply to a chat that has nothing to say is an empty text, not null.
 void AppendMessage(std::string& out, const OpenAiChoice& choice) {
   out += R"("message":{"role":"assistant","content":)";
@@ -40,6 +83,10 @@ void AppendMessage(std::string& out, const OpenAiChoice& choice) {
   if (!choice.reasoning.empty()) {
     out += R"(,"reasoning_content":)";
     AppendJsonString(out, choice.reasoning);
+  }
+  if (!choice.tool_calls.empty()) {
+    out += ',';
+    AppendToolCalls(out, choice.tool_calls, /*with_index=*/false);
   }
   out += R"(,"refusal":null})";
 }
@@ -75,20 +122,14 @@ void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
     out += tail;
     out += "\n\n";
   }
-  const bool empty = delta.text.empty() && delta.reasoning.empty() && delta.logprobs.empty();
+  const bool empty = delta.text.empty() && delta.reasoning.empty() && delta.tool_calls.empty() &&
+                     delta.logprobs.empty();
   if (empty && delta.finish == FinishReason::kNone) return;
   out += chunk_head_;
   out += absl::StrCat(R"({"index":)", delta.choice);
   if (chat) {
     out += R"(,"delta":{)";
-    if (!delta.reasoning.empty()) {
-      out += R"("reasoning_content":)";
-      AppendJsonString(out, delta.reasoning);
-    }
-    if (!delta.text.empty()) {
-      out += delta.reasoning.empty() ? R"("content":)" : R"(,"content":)";
-      AppendJsonString(out, delta.text);
-    }
+    AppendDeltaMembers(out, delta);
     out += '}';
   } else {
     out += R"(,"text":)";

@@ -30,6 +30,7 @@ struct OpenAiReplyInfo {
 struct OpenAiChoice {
   std::string text;
   std::string reasoning;
+  std::vector<ToolCallDelta> tool_calls;  // one a call, whole
   std::vector<PositionLogprobs> logprobs;
   std::vector<PositionLogprobs> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;

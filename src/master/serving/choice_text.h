@@ -1,14 +1,16 @@
 #pragma once
 
-// The text of one choice: tokens in; certain text out. Decoder, then stop strings. One thread at a
-// time.
+// The text of one choice: tokens in; certain text out, split into what the dialects show. Decoder,
+// then stop strings, then the model's parsers. One thread at a time.
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "common/domain.h"
+#include "master/serving/generation_request.h"
+#include "master/serving/output_parser.h"
 #include "master/serving/stop_matcher.h"
 #include "text/text.h"
 
@@ -18,17 +20,22 @@ class ChoiceText {
  public:
   // Stop strings count from the `min_tokens`th token on; text before is passed as it is.
   ChoiceText(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> stops,
-             int32_t min_tokens);
+             int32_t min_tokens, OutputParsers parsers = {});
 
-  // The text that became sure with this token. Once stopped() the choice is over.
-  absl::StatusOr<std::string> Push(TokenId token);
-  // What was held back, when the choice ended otherwise.
-  absl::StatusOr<std::string> Finish();
+  // Adds what became sure with this token to `delta`. Once stopped() the choice is over.
+  absl::Status Push(TokenId token, GenerationDelta& delta);
+  // Adds what was held back, at the end of the choice.
+  absl::Status Finish(GenerationDelta& delta);
   bool stopped() const { return stops_.stopped(); }
 
  private:
+  void Split(std::string text, GenerationDelta& delta);
+  void Take(ReasoningSplit split, GenerationDelta& delta);
+  static void Take(ToolSplit split, GenerationDelta& delta);
+
   text::StreamDecoder decoder_;
   StopMatcher stops_;
+  OutputParsers parsers_;
   const int32_t min_tokens_;
   int32_t num_tokens_ = 0;
 };

@@ -25,6 +25,7 @@ Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
     const uint64_t tenant = wanted.tenant_hash;
     const int32_t priority = wanted.priority;
     const int64_t cost = wanted.cost;
+    queued_cost_ += cost;
     handle = queue_.Push(tenant, priority, cost, std::move(wanted));
   }
   Pump();
@@ -36,6 +37,7 @@ void Dispatcher::Remove(Handle handle) {
   {
     const std::lock_guard lock(mutex_);
     removed = queue_.Remove(handle);
+    if (removed) queued_cost_ -= removed->cost;
   }
   // It may have been the front that nothing could pass.
   if (removed) Pump();
@@ -55,8 +57,8 @@ void Dispatcher::Pump() {
   std::vector<std::pair<Grant, Placement>> grants;
   {
     const std::lock_guard lock(mutex_);
-    if (queue_.empty()) return;
-    const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
+    std::shared_ptr<const FleetSnapshot> fleet;
+    if (!queue_.empty()) fleet = fleet_->Snapshot();
     // Only the front is looked at: letting small requests pass a large one would starve it.
     while (!queue_.empty()) {
       const Wanted& front = queue_.Front();
@@ -64,11 +66,13 @@ void Dispatcher::Pump() {
       if (!route.worker) break;
       const WorkerKey& key = fleet->workers[*route.worker].key;
       Wanted wanted = queue_.Pop();
+      queued_cost_ -= wanted.cost;
       WorkerLoad& load = loads_[key];
       load.cost += wanted.cost;
       load.requests += 1;
       grants.emplace_back(std::move(wanted.grant), Placement(this, key, wanted.cost));
     }
+    fleet_->ReportBacklog(queued_cost_);
   }
   for (auto& [grant, placement] : grants) grant(std::move(placement));
 }

@@ -82,6 +82,7 @@ class Dispatcher {
   mutable std::mutex mutex_;
   // State below is protected by mutex_.
   FairQueue<Wanted> queue_;
+  int64_t queued_cost_ = 0;
   LoadTable loads_;
 };
 

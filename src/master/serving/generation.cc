@@ -249,21 +249,17 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   }
   size_t num_used = 0;
   while (num_used < output.tokens.size() && !choice.text.stopped()) {
-    ASSIGN_OR_RETURN(const std::string text, choice.text.Push(output.tokens[num_used++]));
-    delta.text += text;
+    RETURN_IF_ERROR(choice.text.Push(output.tokens[num_used++], delta));
   }
-  const bool hit = choice.text.stopped();
   output.tokens.resize(num_used);
   if (output.logprobs.size() > num_used) output.logprobs.resize(num_used);
-  if (hit) {
+  if (choice.text.stopped()) {
     delta.finish = FinishReason::kStop;
     if (output.finish == FinishReason::kNone) {
       services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {output.choice});
     }
-  } else if (output.finish != FinishReason::kNone) {
-    ASSIGN_OR_RETURN(const std::string rest, choice.text.Finish());
-    delta.text += rest;
   }
+  if (delta.finish != FinishReason::kNone) RETURN_IF_ERROR(choice.text.Finish(delta));
   choice.tokens.insert(choice.tokens.end(), output.tokens.begin(), output.tokens.end());
   usage_.completion_tokens += static_cast<int32_t>(num_used);
   delta.tokens = std::move(output.tokens);

@@ -52,12 +52,21 @@ struct GenerationUsage {
   int32_t cached_tokens = 0;      // of the prompt
 };
 
+// A piece of a tool call; pieces of one index belong together. Id and name come on the first only.
+struct ToolCallDelta {
+  int32_t index = 0;
+  std::string id;
+  std::string name;
+  std::string arguments;
+};
+
 // News of one choice. Text may lag behind tokens: a possible stop string or half a character is
 // held back.
 struct GenerationDelta {
   int32_t choice = 0;
   std::string text;
   std::string reasoning;
+  std::vector<ToolCallDelta> tool_calls;
   std::vector<TokenId> tokens;
   std::vector<PositionLogprobs> logprobs;         // one a token, when asked for
   std::vector<PositionLogprobs> prompt_logprobs;  // once, on choice 0

@@ -7,7 +7,10 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "master/serving/generation_request.h"
 
 namespace fathom::master {
 
@@ -22,14 +25,6 @@ class ReasoningParser {
   virtual ReasoningSplit Push(std::string text) = 0;
   // What was held back, at the end of the choice.
   virtual ReasoningSplit Flush() = 0;
-};
-
-// A piece of a tool call; pieces of one index belong together. Id and name come on the first only.
-struct ToolCallDelta {
-  int index = 0;
-  std::string id;
-  std::string name;
-  std::string arguments;
 };
 
 struct ToolSplit {
@@ -54,6 +49,12 @@ class PassThroughTools final : public ToolParser {
  public:
   ToolSplit Push(std::string content) override { return {.content = std::move(content)}; }
   ToolSplit Flush() override { return {}; }
+};
+
+// The parsers of one choice.
+struct OutputParsers {
+  std::unique_ptr<ReasoningParser> reasoning = std::make_unique<PassThroughReasoning>();
+  std::unique_ptr<ToolParser> tools = std::make_unique<PassThroughTools>();
 };
 
 }  // namespace fathom::master

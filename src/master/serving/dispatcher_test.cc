@@ -1,0 +1,132 @@
+#include "master/serving/dispatcher.h"
+
+#include <gtest/gtest.h>
+
+#include "common/random.h"
+#include "master/serving/fake_fleet_testing.h"
+
+namespace fathom::master {
+namespace {
+
+class DispatcherTest : public testing::Test {
+ protected:
+  DispatcherTest() : dispatcher_(&fleet_, &clock_) {
+    auto model = std::make_shared<ServedModelInfo>();
+    model->name = "m";
+    model_ = model;
+    fleet_.OnChange([this] { dispatcher_.Pump(); });
+  }
+
+  Dispatcher::Handle Enqueue(int64_t cost, int name, uint64_t tenant = 1) {
+    return dispatcher_.Enqueue({.model = model_,
+                                .tenant_hash = tenant,
+                                .cost = cost,
+                                .grant = [this, name](Placement placement) {
+                                  granted_.push_back(name);
+                                  placements_.push_back(std::move(placement));
+                                }});
+  }
+
+  FakeFleet fleet_;
+  FakeClock clock_;
+  ModelPtr model_;
+  Dispatcher dispatcher_;
+  std::vector<int> granted_;
+  std::vector<Placement> placements_;
+};
+
+TEST_F(DispatcherTest, WaitsForAWorkerAndLeavesInOrder) {
+  Enqueue(10, 1);
+  Enqueue(10, 2);
+  EXPECT_EQ(dispatcher_.queue_length(), 2u);
+  EXPECT_EQ(dispatcher_.Obstacle(*model_), RouteObstacle::kNoWorker);
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_)});
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2}));
+}
+
+TEST_F(DispatcherTest, CreditIsNeverExceededAndComesBack) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, /*credit=*/25)});
+  Enqueue(10, 1);
+  Enqueue(10, 2);
+  Enqueue(10, 3);
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2}));
+  placements_.front().Reset();
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2, 3}));
+}
+
+TEST_F(DispatcherTest, ASmallOneDoesNotPassALargeOne) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, 100)});
+  Enqueue(60, 1);
+  Enqueue(60, 2);
+  Enqueue(1, 3);
+  EXPECT_EQ(granted_, std::vector<int>{1});
+  placements_.front().Reset();
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2, 3}));
+}
+
+TEST_F(DispatcherTest, RemovingTheFrontLetsTheNextOneGo) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, 100)});
+  Enqueue(60, 1);
+  const auto blocked = Enqueue(60, 2);
+  Enqueue(1, 3);
+  dispatcher_.Remove(blocked);
+  EXPECT_EQ(granted_, (std::vector<int>{1, 3}));
+  dispatcher_.Remove(blocked);  // twice is once
+}
+
+TEST_F(DispatcherTest, APlacementOfAWorkerThatIsGoneIsHarmless) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, 100)});
+  Enqueue(60, 1);
+  fleet_.SetWorkers({});
+  Enqueue(60, 2);
+  placements_.clear();
+  EXPECT_EQ(granted_, std::vector<int>{1});
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("b", *model_, 100)});
+  EXPECT_EQ(placements_.front().worker().id, "b");
+}
+
+TEST_F(DispatcherTest, AnAvoidedWorkerComesBackAfterItsTime) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_)});
+  dispatcher_.Avoid({"a", "1"}, absl::Seconds(1));
+  Enqueue(1, 1);
+  EXPECT_TRUE(granted_.empty());
+  clock_.Advance(absl::Seconds(1));
+  dispatcher_.Pump();
+  EXPECT_EQ(granted_, std::vector<int>{1});
+}
+
+// Random arrivals, ends, losses: what a worker has never exceeds its credit, and all of it is
+// granted in the end.
+TEST_F(DispatcherTest, NeverOvercommitsUnderRandomTraffic) {
+  constexpr int64_t kCredit = 200;
+  SeededRandom random(11);
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, kCredit),
+                     FakeFleet::ReadyWorker("b", *model_, kCredit)});
+  std::map<int, int64_t> cost;
+  for (int step = 0; step < 5000; ++step) {
+    if (random.Next() % 2 == 0) {
+      cost[step] = 1 + static_cast<int64_t>(random.Next() % 90);
+      Enqueue(cost[step], step, random.Next() % 4);
+    } else if (!placements_.empty()) {
+      const size_t victim = random.Next() % placements_.size();
+      // Moved out first: its end may grant more, which grows the vector.
+      Placement gone = std::move(placements_[victim]);
+      granted_.erase(granted_.begin() + static_cast<int64_t>(victim));
+      placements_.erase(placements_.begin() + static_cast<int64_t>(victim));
+    }
+    std::map<std::string, int64_t> held;
+    for (size_t i = 0; i < placements_.size(); ++i) {
+      held[placements_[i].worker().id] += cost[granted_[i]];
+    }
+    for (const auto& [worker, sum] : held) ASSERT_LE(sum, kCredit);
+  }
+  while (!placements_.empty()) {
+    const Placement gone = std::move(placements_.back());
+    placements_.pop_back();
+    granted_.pop_back();
+  }
+  EXPECT_EQ(dispatcher_.queue_length(), 0u);
+}
+
+}  // namespace
+}  // namespace fathom::master

@@ -1,0 +1,82 @@
+#include "master/settings.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+
+namespace fathom::master {
+namespace {
+
+config::Master Good() {
+  config::Master config;
+  config.set_model_path("/models/tiny/");
+  config.set_open(true);
+  return config;
+}
+
+std::string Refusal(const config::Master& config) {
+  const auto settings = ResolveSettings(config);
+  EXPECT_EQ(settings.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(settings.status().message());
+}
+
+TEST(SettingsTest, DefaultsAreThoseOfTheSchema) {
+  const auto settings = ResolveSettings(Good());
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->bind, "127.0.0.1");
+  EXPECT_EQ(settings->http_port, 8000);
+  EXPECT_EQ(settings->grpc_port, 8001);
+  EXPECT_EQ(settings->link_port, 5000);
+  EXPECT_EQ(settings->metrics_port, 9090);
+  EXPECT_EQ(settings->request_time, absl::Seconds(600));
+  EXPECT_EQ(settings->http.body_bytes, 32u << 20);
+  EXPECT_FALSE(settings->id.empty());
+}
+
+TEST(SettingsTest, MinusOneTurnsAListenerOff) {
+  config::Master config = Good();
+  config.set_grpc_port(-1);
+  EXPECT_FALSE(ResolveSettings(config)->grpc_port.has_value());
+  config.set_link_port(-1);
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "link_port"));
+}
+
+TEST(SettingsTest, PlaintextBeyondLoopbackTakesAFlag) {
+  config::Master config = Good();
+  config.clear_open();
+  config.set_keys_file("keys");
+  config.set_bind("0.0.0.0");
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "insecure_listen"));
+  config.set_insecure_listen(true);
+  EXPECT_TRUE(ResolveSettings(config).ok());
+  config.set_bind("somewhere");
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "bind"));
+}
+
+TEST(SettingsTest, OpenIsForLoopbackAndExcludesKeys) {
+  config::Master config = Good();
+  config.set_keys_file("keys");
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "keys_file"));
+  config.clear_keys_file();
+  config.clear_open();
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "keys_file"));
+  config.set_open(true);
+  config.set_bind("10.0.0.1");
+  config.set_insecure_listen(true);
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "open"));
+}
+
+TEST(SettingsTest, LimitsAreBounded) {
+  config::Master config = Good();
+  config.mutable_limits()->set_choices(-1);
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "limits.choices"));
+  config.mutable_limits()->set_choices(4);
+  config.mutable_limits()->set_request_seconds(5);
+  const auto settings = ResolveSettings(config);
+  ASSERT_TRUE(settings.ok());
+  EXPECT_EQ(settings->choices, 4);
+  EXPECT_EQ(settings->request_time, absl::Seconds(5));
+}
+
+}  // namespace
+}  // namespace fathom::master
