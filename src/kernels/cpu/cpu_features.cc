@@ -12,8 +12,7 @@ std::optional<Isa> Offered() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return std::nullopt;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (!avx512) return Isa::kAvx2;
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  return avx512 ? Isa::kAvx512 : Isa::kAvx2;
 }
 
 std::optional<Isa> Detect() {
@@ -32,8 +31,6 @@ const char* Name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
-    case Isa::kAvx512Bf16:
-      return "avx512_bf16";
   }
   return "?";
 }
@@ -46,7 +43,6 @@ std::optional<Isa> CapIsa(Isa best, std::string_view cap) {
   if (upper == "SSE41" || upper == "AVX") return std::nullopt;
   if (upper == "AVX2" || upper == "AVX2_VNNI") return Isa::kAvx2;
   if (upper == "AVX512_MIC" || upper == "AVX512_MIC_4OPS") return Isa::kAvx2;
-  if (upper == "AVX512_CORE" || upper == "AVX512_CORE_VNNI") return std::min(best, Isa::kAvx512);
   return best;
 }
 

@@ -10,9 +10,8 @@
 namespace fathom::kernels::cpu {
 
 enum class Isa {
-  kAvx2,        // with FMA
-  kAvx512,      // F, BW, DQ, VL
-  kAvx512Bf16,  // and dot products of BF16 pairs
+  kAvx2,    // with FMA
+  kAvx512,  // F, BW, DQ, VL
 };
 
 const char* Name(Isa isa);

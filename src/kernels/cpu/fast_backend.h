@@ -1,7 +1,7 @@
 #pragma once
 
-// The CPU backend that serves: vector kernels for AVX2, AVX-512 and its BF16 dot products, chosen
-// at run time, on a small thread pool of its own.
+// The CPU backend that serves: vector kernels for AVX2 and AVX-512, chosen at run time, on a small
+// thread pool of its own.
 
 #include <cstdint>
 #include <memory>

@@ -32,13 +32,8 @@ void FastLinear::Reserve(int32_t cols) {
 }
 
 void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
-  const bool x_is_bf16 = args.dtype == DType::kBF16;
-  const bool weight_is_bf16 = weight.dtype() == DType::kBF16;
-  const bool pairs = x_is_bf16 && weight_is_bf16 && kernels_->gemm_bf16_pairs != nullptr;
-  const bool widen = x_is_bf16 && !pairs;
-  const auto gemm = pairs            ? kernels_->gemm_bf16_pairs
-                    : weight_is_bf16 ? kernels_->gemm_bf16_panel
-                                     : kernels_->gemm_f32;
+  const bool widen = args.dtype == DType::kBF16;
+  const auto gemm = weight.dtype() == DType::kBF16 ? kernels_->gemm_bf16_panel : kernels_->gemm_f32;
   const int64_t cols = weight.cols();
   const int32_t row_blocks = (args.rows + kRowBlock - 1) / kRowBlock;
   const int32_t panels_per_task =
@@ -55,10 +50,12 @@ void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
     tile.lda = cols;
     tile.ldc = weight.rows();
     tile.c_is_bf16 = args.out_dtype == DType::kBF16;
-    tile.a = static_cast<const char*>(args.x) + first_row * cols * SizeOf(args.dtype);
     if (widen) {
-      kernels_->to_float(widened_[thread].data(), tile.a, tile.rows * cols);
+      const auto* x = static_cast<const BFloat16*>(args.x) + first_row * cols;
+      kernels_->to_float(widened_[thread].data(), x, tile.rows * cols);
       tile.a = widened_[thread].data();
+    } else {
+      tile.a = static_cast<const float*>(args.x) + first_row * cols;
     }
     for (int32_t panel = first_panel; panel < end_panel; ++panel) {
       const int64_t col = int64_t{panel} * kPanelCols;

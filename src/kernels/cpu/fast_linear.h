@@ -3,7 +3,8 @@
 // Matrix products of the fast backend: which kernel, cut into which tasks. Thread safety: none.
 //
 // Every output is summed over k in ascending order by one task, so that it does not depend on the
-// number of rows.
+// number of rows. Both weight types are multiplied in FP32: the BF16 dot-product instructions were
+// tried, and on a Sapphire Rapids gave 88 GFLOP/s a core where widened FP32 gives 140.
 
 #include <cstdint>
 #include <vector>

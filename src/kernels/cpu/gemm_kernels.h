@@ -10,6 +10,11 @@ namespace fathom::kernels::cpu::FATHOM_ISA {
 
 constexpr int kPanelVecs = kPanelCols / kLanes;
 
+// Many rows walk a panel in stretches of k that stay in the first-level cache. The sums wait in
+// between, so that they are the same as those of one long walk.
+constexpr int kStretch = 128;
+constexpr int kMaxDirectRows = 6;
+
 template <int kRows, int kVecs>
 FATHOM_INLINE void StoreTile(const GemmTile& t, int row, int vec, const Vec (&acc)[kRows][kVecs]) {
 #pragma GCC unroll 8
@@ -33,10 +38,11 @@ FATHOM_INLINE void StoreTile(const GemmTile& t, int row, int vec, const Vec (&ac
 
 struct F32Panel {
   template <int kRows, int kVecs>
-  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, Vec (&acc)[kRows][kVecs]) {
-    const float* a = static_cast<const float*>(t.a) + row * t.lda;
+  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
+                              Vec (&acc)[kRows][kVecs]) {
+    const float* a = t.a + row * t.lda;
     const float* panel = static_cast<const float*>(t.panel) + vec * kLanes;
-    for (int k = 0; k < t.k; ++k) {
+    for (int k = begin; k < end; ++k) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) {
         const Vec w = Load(panel + static_cast<int64_t>(k) * kPanelCols + v * kLanes);
@@ -49,11 +55,12 @@ struct F32Panel {
 
 struct Bf16Panel {
   template <int kRows, int kVecs>
-  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, Vec (&acc)[kRows][kVecs]) {
-    const float* a = static_cast<const float*>(t.a) + row * t.lda;
+  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
+                              Vec (&acc)[kRows][kVecs]) {
+    const float* a = t.a + row * t.lda;
     const Bf16* panel = static_cast<const Bf16*>(t.panel) + 2 * vec * kLanes;
-    int k = 0;
-    for (; k + 1 < t.k; k += 2) {
+    int k = begin;
+    for (; k + 1 < end; k += 2) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) {
         const Pairs pairs =
@@ -67,7 +74,7 @@ struct Bf16Panel {
         }
       }
     }
-    if (k < t.k) {
+    if (k < end) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) {
         const Vec even =
@@ -81,59 +88,37 @@ struct Bf16Panel {
   }
 };
 
-#if defined(__AVX512BF16__)
-struct Bf16Pairs {
-  template <int kRows, int kVecs>
-  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, Vec (&acc)[kRows][kVecs]) {
-    const Bf16* a = static_cast<const Bf16*>(t.a) + row * t.lda;
-    const Bf16* panel = static_cast<const Bf16*>(t.panel) + 2 * vec * kLanes;
-    int k = 0;
-    for (; k + 1 < t.k; k += 2) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        const Pairs w = LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          int32_t pair;
-          __builtin_memcpy(&pair, a + r * t.lda + k, sizeof(pair));
-          acc[r][v] = Dot(acc[r][v], pair, w);
-        }
-      }
-    }
-    if (k < t.k) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        const Pairs w = LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) acc[r][v] = Dot(acc[r][v], a[r * t.lda + k].bits, w);
-      }
-    }
-  }
-
-  FATHOM_INLINE Vec Dot(Vec acc, int32_t pair, Pairs w) {
-    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)w);
-  }
-};
-#endif
-
+// One tile over k in [begin, end). The sums start from `sums` unless begin is 0, and go there
+// unless end is the last k.
 template <typename Panel, int kRows, int kVecs>
-FATHOM_INLINE void Micro(const GemmTile& t, int row) {
+FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* sums) {
   for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
+    float* waiting = sums + row * kPanelCols + vec * kLanes;
     Vec acc[kRows][kVecs];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = Zero();
+      for (int v = 0; v < kVecs; ++v) {
+        acc[r][v] = begin == 0 ? Zero() : Load(waiting + r * kPanelCols + v * kLanes);
+      }
     }
-    Panel::template Multiply<kRows, kVecs>(t, row, vec, acc);
-    StoreTile<kRows, kVecs>(t, row, vec, acc);
+    Panel::template Multiply<kRows, kVecs>(t, row, vec, begin, end, acc);
+    if (end == t.k) {
+      StoreTile<kRows, kVecs>(t, row, vec, acc);
+      continue;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) Store(waiting + r * kPanelCols + v * kLanes, acc[r][v]);
+    }
   }
 }
 
 // Six rows fill the registers: 6 x 4 sums of 16 lanes with 32 registers, 6 x 2 of 8 with 16. Fewer
 // rows take more columns at a time, so that enough sums are in flight to hide the latency.
 template <typename Panel>
-FATHOM_INLINE void Gemm(const GemmTile& t) {
+FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sums) {
 #if defined(__AVX512F__)
   constexpr int kOne = 4;
   constexpr int kTwo = 4;
@@ -144,27 +129,33 @@ FATHOM_INLINE void Gemm(const GemmTile& t) {
   constexpr int kMany = 2;
 #endif
   int row = 0;
-  for (; row + 6 <= t.rows; row += 6) Micro<Panel, 6, kMany>(t, row);
+  for (; row + 6 <= t.rows; row += 6) Micro<Panel, 6, kMany>(t, row, begin, end, sums);
   switch (t.rows - row) {
     case 5:
-      return Micro<Panel, 5, kMany>(t, row);
+      return Micro<Panel, 5, kMany>(t, row, begin, end, sums);
     case 4:
-      return Micro<Panel, 4, kMany>(t, row);
+      return Micro<Panel, 4, kMany>(t, row, begin, end, sums);
     case 3:
-      return Micro<Panel, 3, kMany>(t, row);
+      return Micro<Panel, 3, kMany>(t, row, begin, end, sums);
     case 2:
-      return Micro<Panel, 2, kTwo>(t, row);
+      return Micro<Panel, 2, kTwo>(t, row, begin, end, sums);
     case 1:
-      return Micro<Panel, 1, kOne>(t, row);
+      return Micro<Panel, 1, kOne>(t, row, begin, end, sums);
     default:
       return;
   }
 }
 
+template <typename Panel>
+FATHOM_INLINE void Gemm(const GemmTile& t) {
+  if (t.rows <= kMaxDirectRows) return GemmStretch<Panel>(t, 0, t.k, nullptr);
+  float sums[kRowBlock * kPanelCols];
+  for (int begin = 0; begin < t.k; begin += kStretch) {
+    GemmStretch<Panel>(t, begin, begin + kStretch < t.k ? begin + kStretch : t.k, sums);
+  }
+}
+
 static void GemmF32(const GemmTile& t) { Gemm<F32Panel>(t); }
 static void GemmBf16Panel(const GemmTile& t) { Gemm<Bf16Panel>(t); }
-#if defined(__AVX512BF16__)
-static void GemmBf16Pairs(const GemmTile& t) { Gemm<Bf16Pairs>(t); }
-#endif
 
 }  // namespace fathom::kernels::cpu::FATHOM_ISA

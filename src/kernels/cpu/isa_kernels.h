@@ -12,11 +12,6 @@ namespace fathom::kernels::cpu::FATHOM_ISA {
 constinit const KernelTable kKernels = {
     .gemm_f32 = GemmF32,
     .gemm_bf16_panel = GemmBf16Panel,
-#if defined(__AVX512BF16__)
-    .gemm_bf16_pairs = GemmBf16Pairs,
-#else
-    .gemm_bf16_pairs = nullptr,
-#endif
     .to_float = ToFloat,
     .rms_norm = {RmsNorm<float>, RmsNorm<Bf16>},
     .rotate_heads = {RotateHeads<float>, RotateHeads<Bf16>},

@@ -5,8 +5,8 @@
 // inline function compiled there could end up in code that runs on a lesser machine.
 //
 // Reduction order: every value that these functions compute depends on its own row alone, never on
-// how many rows a call holds. Linear sums run over k in ascending order (pairs of k with BF16
-// dot-product instructions); attention runs over key tiles that start at multiples of kKeyTile.
+// how many rows a call holds. Linear sums run over k in ascending order; attention runs over key
+// tiles that start at multiples of kKeyTile.
 
 #include <cstdint>
 
@@ -25,13 +25,13 @@ inline constexpr int32_t kQueryRows = 32;
 
 // c = a * panel^T + bias, for one panel.
 struct GemmTile {
-  const void* a = nullptr;      // [rows, k], rows lda apart
+  const float* a = nullptr;     // [rows, k], rows lda apart
   const void* panel = nullptr;  // one panel
   void* c = nullptr;            // [rows, cols], rows ldc apart
   const float* bias = nullptr;  // [cols], or null
   int64_t lda = 0;
   int64_t ldc = 0;
-  int32_t rows = 0;
+  int32_t rows = 0;  // <= kRowBlock
   int32_t k = 0;
   int32_t cols = 0;  // of this panel, <= kPanelCols
   bool c_is_bf16 = false;
@@ -60,10 +60,8 @@ struct AttentionScratch {
 
 // Index 0: F32 storage, 1: BF16.
 struct KernelTable {
-  void (*gemm_f32)(const GemmTile&) = nullptr;         // a F32, panel F32
-  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // a F32, panel BF16
-  void (*gemm_bf16_pairs)(const GemmTile&) = nullptr;  // a BF16, panel BF16; null without the
-                                                       // instructions
+  void (*gemm_f32)(const GemmTile&) = nullptr;         // panel F32
+  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // panel BF16
   void (*to_float)(float* out, const void* bf16, int64_t count) = nullptr;
   void (*rms_norm[2])(void* out, const void* x, void* residual, const float* weight, int32_t dim,
                       float eps) = {};
@@ -80,20 +78,9 @@ extern const KernelTable kKernels;
 namespace avx512 {
 extern const KernelTable kKernels;
 }
-namespace avx512_bf16 {
-extern const KernelTable kKernels;
-}
 
 inline const KernelTable& KernelsFor(Isa isa) {
-  switch (isa) {
-    case Isa::kAvx512:
-      return avx512::kKernels;
-    case Isa::kAvx512Bf16:
-      return avx512_bf16::kKernels;
-    case Isa::kAvx2:
-      break;
-  }
-  return avx2::kKernels;
+  return isa == Isa::kAvx512 ? avx512::kKernels : avx2::kKernels;
 }
 
 }  // namespace fathom::kernels::cpu
