@@ -51,7 +51,7 @@ fi
 
 lint clang-format clang-format --dry-run --Werror "${cpp[@]}"
 lint "ruff format" "$VENV/bin/ruff" format --check --quiet --diff .
-lint "ruff check" "$VENV/bin/ruff" check --quiet .
+lint "ruff check" "$VENV/bin/ruff" check --quiet --output-format concise .
 lint shellcheck shellcheck "${shell[@]}"
 if cargo fmt --version >/dev/null 2>&1; then
   lint rustfmt cargo fmt --check --manifest-path src/text/Cargo.toml

@@ -26,6 +26,11 @@ def _die_with_parent():
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def clean_environment():
+    """Ours without what would lead a process to another cluster."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("FATHOM_") and k != "MASTER_NODE"}
+
+
 def wait_for(condition, what, limit_s=START_LIMIT_S):
     """The first true value of `condition()`; fails loudly when there is none in time."""
     deadline = time.monotonic() + limit_s
@@ -65,7 +70,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**clean_environment(), **(env or {})},
             preexec_fn=_die_with_parent,
         )
 
@@ -232,14 +237,13 @@ class Up(Process):
 
 def fathom(*arguments, stdin="", env=None, limit_s=START_LIMIT_S):
     """Runs `fathom ARGUMENTS` to its end."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FATHOM_")}
     return subprocess.run(
         [str(BIN / "fathom"), *map(str, arguments)],
         input=stdin,
         capture_output=True,
         text=True,
         timeout=limit_s,
-        env={**clean, **(env or {})},
+        env={**clean_environment(), **(env or {})},
         preexec_fn=_die_with_parent,
     )
 

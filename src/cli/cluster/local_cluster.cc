@@ -7,6 +7,7 @@
 #include <boost/json.hpp>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <thread>
@@ -70,6 +71,9 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   std::filesystem::create_directories(state_.File("logs"), error);
   if (error)
     return absl::PermissionDeniedError(absl::StrCat(state_.File("logs"), ": ", error.message()));
+
+  // It names masters of another cluster, which our workers must not join.
+  unsetenv("MASTER_NODE");
 
   const auto master_arguments = [&](uint16_t http, uint16_t grpc, uint16_t link, uint16_t metrics) {
     std::vector<std::string> argv = {
