@@ -216,7 +216,9 @@ class Up(Process):
         def read():
             self.check_alive()
             path = self.state / "cluster.json"
-            return path.exists() and json.loads(path.read_text())
+            info = json.loads(path.read_text()) if path.exists() else {}
+            # Another pid is that of a cluster that was killed in this folder.
+            return info.get("pid") == self.pid and info
 
         return wait_for(read, "fathom up")
 
