@@ -45,44 +45,59 @@ FATHOM_INLINE void FindTile(const KvCacheView& kv, const AttentionTask& task, in
   }
 }
 
-// Four dot products at once: their sums overlap.
-template <typename T>
-FATHOM_INLINE void Dot4(const float* query, const T* const* keys, int dim, float scale,
+// Heads of whole vectors (kWhole) are read without looking at what is left.
+template <bool kWhole, typename T>
+FATHOM_INLINE Vec Get(const T* p, int left) {
+  return kWhole ? Load(p) : LoadSome(p, left);
+}
+
+// Four dot products at once: their sums overlap, and reduce together.
+template <bool kWhole, typename T>
+FATHOM_INLINE void Dot4(const float* query, const T* const (&keys)[4], int dim, float scale,
                         float* scores) {
   Vec sums[4] = {Zero(), Zero(), Zero(), Zero()};
   for (int i = 0; i < dim; i += kLanes) {
-    const Vec q = LoadSome(query + i, dim - i);
+    const Vec q = Get<kWhole>(query + i, dim - i);
 #pragma GCC unroll 4
-    for (int t = 0; t < 4; ++t) sums[t] = Fma(q, LoadSome(keys[t] + i, dim - i), sums[t]);
+    for (int t = 0; t < 4; ++t) sums[t] = Fma(q, Get<kWhole>(keys[t] + i, dim - i), sums[t]);
   }
-#pragma GCC unroll 4
-  for (int t = 0; t < 4; ++t) scores[t] = Sum(sums[t]) * scale;
+  _mm_storeu_ps(scores, _mm_mul_ps(Sum4(sums), _mm_set1_ps(scale)));
 }
 
-template <typename T>
-FATHOM_INLINE void Dot1(const float* query, const T* key, int dim, float scale, float* score) {
-  Vec sum = Zero();
-  for (int i = 0; i < dim; i += kLanes) {
-    sum = Fma(LoadSome(query + i, dim - i), LoadSome(key + i, dim - i), sum);
+// Scores of tokens [begin, end). The last few are computed beside copies of the last: a token's sum
+// must not depend on its neighbours.
+template <bool kWhole, typename T>
+FATHOM_INLINE void Scores(const float* query, const T* const* keys, int begin, int end, int dim,
+                          float scale, float* scores) {
+  int t = begin;
+  for (; t + 4 <= end; t += 4) {
+    const T* const four[4] = {keys[t], keys[t + 1], keys[t + 2], keys[t + 3]};
+    Dot4<kWhole>(query, four, dim, scale, scores + t);
   }
-  *score = Sum(sum) * scale;
+  if (t == end) return;
+  const T* const last = keys[end - 1];
+  const T* const four[4] = {keys[t], t + 1 < end ? keys[t + 1] : last,
+                            t + 2 < end ? keys[t + 2] : last, last};
+  float some[4];
+  Dot4<kWhole>(query, four, dim, scale, some);
+  for (int i = 0; t + i < end; ++i) scores[t + i] = some[i];
 }
 
 // sums += weights * values over tokens [begin, end), kVecs vectors of the head at a time.
-template <int kVecs, typename T>
+template <bool kWhole, int kVecs, typename T>
 FATHOM_INLINE void AddValues(const float* weights, const T* const* values, int begin, int end,
                              int at, int dim, float decay, float* sums) {
   Vec acc[kVecs];
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) {
-    acc[v] = Mul(LoadSome(sums + at + v * kLanes, dim - at - v * kLanes), Set(decay));
+    acc[v] = Mul(Get<kWhole>(sums + at + v * kLanes, dim - at - v * kLanes), Set(decay));
   }
   for (int t = begin; t < end; ++t) {
     const Vec w = Set(weights[t]);
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
       const int i = at + v * kLanes;
-      acc[v] = Fma(w, LoadSome(values[t] + i, dim - i), acc[v]);
+      acc[v] = Fma(w, Get<kWhole>(values[t] + i, dim - i), acc[v]);
     }
   }
 #pragma GCC unroll 4
@@ -92,16 +107,14 @@ FATHOM_INLINE void AddValues(const float* weights, const T* const* values, int b
 }
 
 // One row over the tokens [begin, end) of a tile.
-template <typename T>
+template <bool kWhole, typename T>
 FATHOM_INLINE void UpdateRow(const T* const* keys, const T* const* values, int begin, int end,
                              int dim, float scale, int row, AttentionScratch& s) {
   const float* query = s.queries + static_cast<int64_t>(row) * dim;
   float* sums = s.sums + static_cast<int64_t>(row) * dim;
   // Positions that the row does not see weigh nothing.
   for (int t = 0; t < kKeyTile; ++t) s.weights[t] = kLowest;
-  int t = begin;
-  for (; t + 4 <= end; t += 4) Dot4(query, keys + t, dim, scale, s.weights + t);
-  for (; t < end; ++t) Dot1(query, keys[t], dim, scale, s.weights + t);
+  Scores<kWhole>(query, keys, begin, end, dim, scale, s.weights);
 
   Vec highest = Set(s.highest[row]);
   for (int i = 0; i < kKeyTile; i += kLanes) highest = Max(Load(s.weights + i), highest);
@@ -118,10 +131,10 @@ FATHOM_INLINE void UpdateRow(const T* const* keys, const T* const* values, int b
   s.totals[row] = s.totals[row] * decay[0] + Sum(total);
   int at = 0;
   for (; at + 4 * kLanes <= dim; at += 4 * kLanes) {
-    AddValues<4>(s.weights, values, begin, end, at, dim, decay[0], sums);
+    AddValues<kWhole, 4>(s.weights, values, begin, end, at, dim, decay[0], sums);
   }
   for (; at < dim; at += kLanes) {
-    AddValues<1>(s.weights, values, begin, end, at, dim, decay[0], sums);
+    AddValues<kWhole, 1>(s.weights, values, begin, end, at, dim, decay[0], sums);
   }
 }
 
@@ -136,7 +149,11 @@ FATHOM_INLINE void UpdateRows(const AttentionTask& task, const T* const* keys,
     const int begin = first > tile ? first - tile : 0;
     const int end = (last + 1 < tile_end ? last + 1 : tile_end) - tile;
     if (begin >= end) continue;
-    UpdateRow(keys, values, begin, end, args.kv.head_dim, args.scale, row, s);
+    if (args.kv.head_dim % kLanes == 0) {
+      UpdateRow<true>(keys, values, begin, end, args.kv.head_dim, args.scale, row, s);
+    } else {
+      UpdateRow<false>(keys, values, begin, end, args.kv.head_dim, args.scale, row, s);
+    }
   }
 }
 

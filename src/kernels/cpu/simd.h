@@ -47,6 +47,10 @@ FATHOM_INLINE Vec ScaleByPowerOfTwo(Vec v, Vec n) {
 }
 FATHOM_INLINE float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
 FATHOM_INLINE float Highest(Vec v) { return _mm512_reduce_max_ps(v); }
+FATHOM_INLINE __m128 Quarter(Vec v) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
 
 FATHOM_INLINE Vec Load(const float* p) { return _mm512_loadu_ps(p); }
 FATHOM_INLINE Vec Load(const Bf16* p) {
@@ -107,6 +111,9 @@ FATHOM_INLINE float Highest(Vec v) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+FATHOM_INLINE __m128 Quarter(Vec v) {
+  return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+}
 
 FATHOM_INLINE Vec Load(const float* p) { return _mm256_loadu_ps(p); }
 FATHOM_INLINE Vec Load(const Bf16* p) {
@@ -138,6 +145,12 @@ FATHOM_INLINE Vec Odd(Pairs p) {
 }
 
 #endif
+
+// The sums of four vectors.
+FATHOM_INLINE __m128 Sum4(const Vec (&v)[4]) {
+  return _mm_hadd_ps(_mm_hadd_ps(Quarter(v[0]), Quarter(v[1])),
+                     _mm_hadd_ps(Quarter(v[2]), Quarter(v[3])));
+}
 
 // The first n <= kLanes elements; the rest reads as zero.
 template <typename T>
