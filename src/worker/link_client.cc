@@ -208,13 +208,14 @@ void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
   const int64_t now_ns = options_.clock->MonotonicNs();
   const bool refused = reason.code() == absl::StatusCode::kFailedPrecondition ||
                        reason.code() == absl::StatusCode::kInvalidArgument;
-  if (peer.welcomed || refused) {
-    LogWarn("link", refused ? "master refused this worker" : "master lost",
-            {{"server.address", peer.address}, {"error.message", std::string(reason.message())}});
-  } else {
-    LogDebug("link", "master not reached",
-             {{"server.address", peer.address}, {"error.message", std::string(reason.message())}});
-  }
+  const LogLevel level = refused || (peer.welcomed && !leaving_) ? LogLevel::kWarn
+                         : peer.welcomed                         ? LogLevel::kInfo
+                                                                 : LogLevel::kDebug;
+  Log(level, "link",
+      refused         ? "master refused this worker"
+      : peer.welcomed ? "link to master ended"
+                      : "master not reached",
+      {{"server.address", peer.address}, {"error.message", std::string(reason.message())}});
   requests_.Disown(peer.id, peer.who, now_ns);
   peer.dial_at_ns =
       now_ns + absl::ToInt64Nanoseconds(refused ? peer.backoff.Longest() : peer.backoff.Next());

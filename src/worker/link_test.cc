@@ -287,6 +287,24 @@ TEST_F(LinkTest, AStoppingMasterTellsEveryListener) {
   EXPECT_THAT(server_->Snapshot()->workers, IsEmpty());
 }
 
+TEST_F(LinkTest, ARestartedMasterIsFoundAgainAndServed) {
+  const auto lost = Run(TestSubmission("r1"));
+  const int port = server_->port();
+  server_->Stop();
+  EXPECT_EQ(lost->lost.size(), 1u);
+  const std::unique_ptr<LinkServer> again = StartServer({.port = port});
+  FleetWatch watch(*again);
+  const auto info = watch.WaitForReady();
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->key, worker_);  // the worker's life went on
+  auto listener = std::make_shared<RecordingListener>();
+  ASSERT_TRUE(again->Submit(worker_, TestSubmission("r2"), listener).ok());
+  ASSERT_TRUE(engine_.WaitUntil([&] { return engine_.submitted.size() == 2; }));
+  Emit(TestOutput("r2", 1, 0, {5}, FinishReason::kStop));
+  EXPECT_TRUE(listener->WaitUntil([&] { return !listener->finishes.empty(); }));
+  client_.reset();
+}
+
 TEST_F(LinkTest, AListenerMayCallBack) {
   struct Caller : RecordingListener {
     void OnOutput(master::SubmissionOutput output) override {

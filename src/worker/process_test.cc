@@ -161,6 +161,21 @@ TEST_F(ProcessTest, AKilledWorkerIsLostAndItsSuccessorServes) {
   EXPECT_EQ(again->tokens.size(), 5u);
 }
 
+TEST_F(ProcessTest, ItEndsWithItsParent) {
+  std::string command = Environment("FATHOM_BIN_DIR") + "/fathom-worker";
+  for (const std::string& argument : Arguments()) command += " " + argument;
+  const pid_t shell = fork();
+  if (shell == 0) {
+    // The second command keeps the shell from replacing itself by the first.
+    execl("/bin/sh", "sh", "-c", (command + "; true").c_str(), nullptr);
+    _exit(127);
+  }
+  EXPECT_TRUE(watch_->WaitForReady().has_value());
+  kill(shell, SIGKILL);
+  waitpid(shell, nullptr, 0);
+  EXPECT_TRUE(watch_->WaitForEmpty());
+}
+
 TEST_F(ProcessTest, CancelEndsALongRequest) {
   WorkerProcess process(Arguments());
   const auto worker = watch_->WaitForReady();
