@@ -1,6 +1,7 @@
 #include "kernels/cpu/sampling.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -10,18 +11,54 @@
 namespace fathom::cpu {
 namespace {
 
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kMasked = -kInfinity;
 
 bool Better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-// False for NaN and +infinity; -infinity is a token the model rules out.
-bool AllBelowInfinity(std::span<const float> logits) {
-  for (const float x : logits) {
-    if (!(x < std::numeric_limits<float>::infinity())) return false;
+// The largest logit, the lowest id that has it, and whether all are below +infinity and none is
+// NaN.
+struct Peak {
+  float max = kMasked;
+  int32_t id = 0;
+  bool finite = true;
+};
+
+// Blocks with independent lanes, which compilers turn into vector code; only the block that holds
+// the maximum is searched for its place.
+Peak FindPeak(std::span<const float> x) {
+  constexpr size_t kLanes = 16;
+  constexpr size_t kBlock = 1024;
+  Peak peak;
+  size_t best_block = 0;
+  for (size_t begin = 0; begin < x.size(); begin += kBlock) {
+    const size_t end = std::min(begin + kBlock, x.size());
+    float lanes[kLanes];
+    std::fill(lanes, lanes + kLanes, kMasked);
+    uint32_t bad[kLanes] = {};
+    size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (size_t j = 0; j < kLanes; ++j) {
+        lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+        bad[j] |= x[i + j] < kInfinity ? 0U : 1U;
+      }
+    }
+    for (; i < end; ++i) {
+      lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+      bad[0] |= x[i] < kInfinity ? 0U : 1U;
+    }
+    const float max = *std::max_element(lanes, lanes + kLanes);
+    if (max > peak.max) {
+      peak.max = max;
+      best_block = begin;
+    }
+    peak.finite &= std::none_of(bad, bad + kLanes, [](uint32_t b) { return b != 0; });
   }
-  return true;
+  const auto from = x.begin() + static_cast<std::ptrdiff_t>(best_block);
+  peak.id = static_cast<int32_t>(std::find(from, x.end(), peak.max) - x.begin());
+  return peak;
 }
 
 // Gumbel noise from one 32-bit draw. v is near 0 where the noise is large, so the tail that decides
@@ -31,12 +68,16 @@ float Gumbel(uint32_t draw) {
   return -std::log(-std::log1p(-v));
 }
 
+// At least Gumbel(draw), from the draw's leading zeros: -log(-log1p(-v)) <= -log(v).
+float GumbelBound(uint32_t draw) {
+  return static_cast<float>(std::countl_zero(draw) + 1) * 0.6931472F + 1e-3F;
+}
+
 // log(sum(exp(logits))) and the best ones, of raw logits.
 struct LogSoftmax {
-  explicit LogSoftmax(std::span<const float> logits) : logits_(logits) {
-    const float max = *std::max_element(logits.begin(), logits.end());
+  LogSoftmax(std::span<const float> logits, float max) : logits_(logits) {
     double sum = 0;
-    for (const float x : logits) sum += std::exp(static_cast<double>(x) - max);
+    for (const float x : logits) sum += std::exp(x - max);
     log_sum_ = max + std::log(sum);
   }
   float Of(int32_t id) const { return static_cast<float>(logits_[id] - log_sum_); }
@@ -82,48 +123,65 @@ void Adjust(const SamplingRow& row, std::span<float> x) {
   }
 }
 
-// Cuts sorted candidates to the shortest head that holds top_p of their weight, going on sorting
-// only as far as that head reaches.
-void CutTopP(float top_p, float temperature, float max, bool sorted, std::vector<Candidate>* c) {
-  const auto weight = [&](const Candidate& x) {
-    return std::exp(static_cast<double>((x.logit - max) / temperature));
-  };
-  double total = 0;
-  for (const Candidate& x : *c) total += weight(x);
-  const double wanted = total * top_p;
-  double sum = 0;
-  size_t done = 0;
-  size_t batch = 64;
-  while (done < c->size()) {
-    const size_t end = sorted ? c->size() : std::min(c->size(), done + batch);
-    if (!sorted) {
-      const auto from = c->begin() + static_cast<std::ptrdiff_t>(done);
-      std::partial_sort(from, c->begin() + static_cast<std::ptrdiff_t>(end), c->end(), Better);
-    }
-    for (; done < end; ++done) {
-      sum += weight((*c)[done]);
-      if (sum >= wanted) {
-        c->resize(done + 1);
-        return;
-      }
-    }
-    batch *= 4;
-  }
+// Keeps the best `count`, in no order.
+void CutTopK(size_t count, std::vector<Candidate>* c) {
+  if (count >= c->size()) return;
+  std::nth_element(c->begin(), c->begin() + static_cast<std::ptrdiff_t>(count), c->end(), Better);
+  c->resize(count);
 }
 
-// The id with the highest logit / temperature + noise among the candidates.
+// Keeps the shortest head, best first, that holds top_p of the weight, in no order. A quickselect
+// by weight: linear in the candidates.
+void CutTopP(float top_p, float temperature, float max, std::vector<Candidate>* c) {
+  double total = 0;
+  for (Candidate& x : *c) {
+    x.weight = std::exp((x.logit - max) / temperature);
+    total += x.weight;
+  }
+  double wanted = total * top_p;
+  auto low = c->begin();
+  auto high = c->end();  // the head ends in [low, high]; `wanted` counts from low
+  while (high - low > 32) {
+    auto middle = low + (high - low) / 2;
+    std::nth_element(low, middle, high, Better);
+    double sum = 0;
+    for (auto it = low; it != middle; ++it) sum += it->weight;
+    if (sum >= wanted) {
+      high = middle;
+    } else {
+      wanted -= sum;
+      low = middle;
+    }
+  }
+  std::sort(low, high, Better);
+  for (; low != high; ++low) {
+    wanted -= low->weight;
+    if (wanted <= 0) {
+      c->erase(low + 1, c->end());
+      return;
+    }
+  }
+  c->erase(high, c->end());
+}
+
+// The id with the highest logit / temperature + noise among the candidates. Most cannot win
+// whatever their noise within its bound: theirs is not computed.
 int32_t PickGumbel(const SamplingRow& row, float max, std::span<const Candidate> candidates) {
   int32_t best = -1;
   float best_score = 0;
   uint32_t quad = ~0U;
   Philox4x32 draws{};
   for (const Candidate& c : candidates) {
+    const float base = (c.logit - max) / row.temperature;
+    if (best >= 0 && base + GumbelBound(0) < best_score) continue;
     const auto id = static_cast<uint32_t>(c.id);
     if (id / 4 != quad) {
       quad = id / 4;
       draws = SamplingDraws(row.seed, row.choice, row.position, quad);
     }
-    const float score = (c.logit - max) / row.temperature + Gumbel(draws.v[id % 4]);
+    const uint32_t draw = draws.v[id % 4];
+    if (best >= 0 && base + GumbelBound(draw) < best_score) continue;
+    const float score = base + Gumbel(draw);
     if (best < 0 || score > best_score || (score == best_score && c.id < best)) {
       best = c.id;
       best_score = score;
@@ -132,29 +190,25 @@ int32_t PickGumbel(const SamplingRow& row, float max, std::span<const Candidate>
   return best;
 }
 
-int32_t Choose(const SamplingRow& row, std::span<const float> x, std::vector<Candidate>* c) {
-  const auto top = std::max_element(x.begin(), x.end());  // the first of equals
-  const float max = *top;
-  if (max == kMasked) return -1;
-  if (row.temperature == 0) return static_cast<int32_t>(top - x.begin());
+// -1 when nothing may come.
+int32_t Choose(const SamplingRow& row, std::span<const float> x, const Peak& peak,
+               std::vector<Candidate>* c) {
+  if (peak.max == kMasked) return -1;
+  if (row.temperature == 0) return peak.id;
 
+  // min_p is relative to the best, which neither top-k nor top-p removes: it may come first.
+  const float floor = row.min_p > 0 ? peak.max + row.temperature * std::log(row.min_p) : kMasked;
+  const bool first = row.top_k == 0 && row.top_p == 1;
   c->clear();
   for (int32_t id = 0; id < static_cast<int32_t>(x.size()); ++id) {
-    if (x[id] != kMasked) c->push_back({x[id], id});
+    if (x[id] != kMasked && (!first || x[id] >= floor)) c->push_back({x[id], id, 0});
   }
-  bool sorted = false;
-  if (row.top_k > 0 && static_cast<size_t>(row.top_k) < c->size()) {
-    std::partial_sort(c->begin(), c->begin() + row.top_k, c->end(), Better);
-    c->resize(row.top_k);
-    sorted = true;
+  if (row.top_k > 0) CutTopK(row.top_k, c);
+  if (row.top_p < 1) CutTopP(row.top_p, row.temperature, peak.max, c);
+  if (!first && row.min_p > 0) {
+    std::erase_if(*c, [&](const Candidate& k) { return k.logit < floor; });
   }
-  if (row.top_p < 1) CutTopP(row.top_p, row.temperature, max, sorted, c);
-  if (row.min_p > 0) {
-    std::erase_if(*c, [&](const Candidate& k) {
-      return std::exp((k.logit - max) / row.temperature) < row.min_p;
-    });
-  }
-  return PickGumbel(row, max, *c);
+  return PickGumbel(row, peak.max, *c);
 }
 
 void Count(const SamplingRow& row, int32_t token) {
@@ -184,14 +238,17 @@ absl::Status SampleTokens(const SamplingArgs& args, SamplingScratch* scratch) {
                                      args.vocab);
     int32_t token = -1;
     args.status[i] = kRowNotFinite;
-    if (AllBelowInfinity(raw)) {
+    const Peak raw_peak = FindPeak(raw);
+    if (raw_peak.finite) {
       std::span<const float> x = raw;
+      Peak peak = raw_peak;
       if (NeedsCopy(row)) {
         scratch->logits.assign(raw.begin(), raw.end());
         Adjust(row, scratch->logits);
         x = scratch->logits;
+        peak = FindPeak(x);
       }
-      token = Choose(row, x, &scratch->candidates);
+      token = Choose(row, x, peak, &scratch->candidates);
       args.status[i] = token < 0 ? kRowNoCandidate : kRowOk;
     }
     args.tokens[i] = std::max(token, 0);
@@ -199,7 +256,7 @@ absl::Status SampleTokens(const SamplingArgs& args, SamplingScratch* scratch) {
     if (token < 0) continue;
     if (row.counts != nullptr) Count(row, token);
     if (row.num_logprobs >= 0) {
-      const LogSoftmax softmax(raw);
+      const LogSoftmax softmax(raw, raw_peak.max);
       args.logprobs[i] = softmax.Of(token);
       const size_t at = static_cast<size_t>(i) * args.max_logprobs;
       softmax.Top(row.num_logprobs, args.max_logprobs, args.top_tokens + at,
@@ -218,9 +275,10 @@ absl::Status ScoreTokens(const ScoringArgs& args) {
     }
     const std::span<const float> raw(args.logits + static_cast<size_t>(row.logit_row) * args.vocab,
                                      args.vocab);
-    args.status[i] = AllBelowInfinity(raw) ? kRowOk : kRowNotFinite;
-    if (args.status[i] != kRowOk) continue;
-    const LogSoftmax softmax(raw);
+    const Peak peak = FindPeak(raw);
+    args.status[i] = peak.finite ? kRowOk : kRowNotFinite;
+    if (!peak.finite) continue;
+    const LogSoftmax softmax(raw, peak.max);
     args.logprobs[i] = softmax.Of(row.target);
     const size_t at = static_cast<size_t>(i) * args.max_logprobs;
     softmax.Top(row.num_logprobs, args.max_logprobs, args.top_tokens + at, args.top_logprobs + at);

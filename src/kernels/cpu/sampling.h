@@ -14,6 +14,7 @@ namespace fathom::cpu {
 struct Candidate {
   float logit;
   int32_t id;
+  float weight;
 };
 
 // Memory that calls reuse.

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <random>
 #include <vector>
+
+#include "kernels/philox.h"
 
 namespace fathom::cpu {
 namespace {
@@ -107,6 +110,51 @@ TEST(SamplingTest, FrequenciesFollowTheSoftmaxAtTheTemperature) {
   }
   EXPECT_LT(chi2, 18.5);  // 4 degrees of freedom, p = 0.001
   EXPECT_FALSE(seen.contains(5));
+}
+
+// The definition, with the noise of every token computed.
+int32_t NaiveGumbelMax(const Case& c) {
+  int32_t best = -1;
+  float best_score = 0;
+  const float max = *std::max_element(c.logits.begin(), c.logits.end());
+  for (uint32_t id = 0; id < c.logits.size(); ++id) {
+    const uint32_t draw = SamplingDraws(c.row.seed, c.row.choice, c.row.position, id / 4).v[id % 4];
+    const float v = std::min((static_cast<float>(draw) + 0.5F) * 0x1p-32F, 1.0F - 0x1p-24F);
+    const float score = (c.logits[id] - max) / c.row.temperature - std::log(-std::log1p(-v));
+    if (best < 0 || score > best_score) {
+      best = static_cast<int32_t>(id);
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+TEST(SamplingTest, TokensThatCannotWinAreSkippedWithoutEffect) {
+  std::mt19937 random(5);
+  for (const float spread : {0.0F, 0.3F, 3.0F, 30.0F}) {
+    std::normal_distribution<float> normal(0, spread);
+    Case c(std::vector<float>(1037));
+    for (float& l : c.logits) l = normal(random);
+    c.row.temperature = 0.8F;
+    for (uint32_t i = 0; i < 200; ++i) {
+      c.row.position = i;
+      c.row.seed = random();
+      ASSERT_EQ(Sample(c).token, NaiveGumbelMax(c)) << spread;
+    }
+  }
+}
+
+TEST(SamplingTest, ThePeakIsFoundWhereverItIs) {
+  for (const size_t size : {1, 2, 15, 16, 17, 1023, 1024, 1025, 2500}) {
+    for (size_t at = 0; at < size; at += 1 + size / 40) {
+      Case c(std::vector<float>(size, -3.0F));
+      c.logits[at] = 2;
+      c.logits[size - 1] = 2;  // an equal one behind loses
+      EXPECT_EQ(Sample(c).token, static_cast<int32_t>(at));
+      c.logits[size / 2] = NAN;
+      EXPECT_EQ(Sample(c).status, kRowNotFinite);
+    }
+  }
 }
 
 TEST(SamplingTest, TopKKeepsTheLowerIdsOfEquals) {

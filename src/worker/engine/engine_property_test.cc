@@ -35,6 +35,7 @@ struct World {
   int num_requests = 120;
   double arrivals = 0.5;  // a step
   bool cancels = true;
+  double prompt_scores = 0.15;  // how many ask for prompt logprobs
 };
 
 class EnginePropertyTest : public testing::TestWithParam<World> {
@@ -94,7 +95,7 @@ class EnginePropertyTest : public testing::TestWithParam<World> {
     r.stop.ignore_eos = Chance(0.3);
     if (Chance(0.3)) r.stop.stop_token_ids = {Draw(1, 47)};
     if (Chance(0.2)) r.logprobs = {.output = true, .output_top = 2, .prompt = {}};
-    if (Chance(0.15)) r.logprobs.prompt = Draw(0, 2);
+    if (Chance(world_.prompt_scores)) r.logprobs.prompt = Draw(0, 2);
     if (Chance(0.2)) r.grammar = GrammarSpec{GrammarKind::kRegex, std::string(Draw(1, 12), 'x')};
     r.priority = Chance(0.2) ? 0 : 1;
     r.tenant_hash = Draw(0, 3);
@@ -246,6 +247,13 @@ INSTANTIATE_TEST_SUITE_P(
               .max_sequences = 12,
               .max_logit_rows = 12,
               .arrivals = 0.97},
+        World{.name = "scores_tiny",
+              .seed = 13,
+              .num_blocks = 25,
+              .max_step_tokens = 9,
+              .max_logit_rows = 7,
+              .arrivals = 0.9,
+              .prompt_scores = 0.9},
         World{.name = "calm", .seed = 12, .num_blocks = 80, .arrivals = 0.1, .cancels = false}),
     [](const auto& info) { return std::string(info.param.name); });
 
