@@ -241,13 +241,16 @@ class HttpSession final : public HttpSessionBase,
       if (!payload.empty()) out += http_10_ ? payload : FormatChunk(payload);
       if (state == BodySource::State::kEnd && !http_10_) out += kLastChunk;
       if (state == BodySource::State::kBroken) keep_alive_ = false;
-      if (!out.empty()) {
+      const bool writes = !out.empty();
+      if (writes) {
         const bool sent = co_await Write(out);
         if (!sent) break;
         out.clear();
       }
       if (state != BodySource::State::kMore) co_return true;
-      if (!payload.empty()) continue;  // more may have come while it was written
+      // More may have come while it was written, be it but the head or a ping: nobody waited for
+      // that wake.
+      if (writes) continue;
       Watch();
       exchange.signal().expires_after(limits_.ping);
       auto [woken] = co_await exchange.signal().async_wait(kToken);
