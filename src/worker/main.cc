@@ -21,6 +21,7 @@ namespace {
 constexpr absl::Duration kLastWords = absl::Milliseconds(100);
 constexpr absl::Duration kWatchWhileStarting = absl::Milliseconds(2);
 constexpr absl::Duration kWatch = absl::Milliseconds(100);
+constexpr int kLateLooksMax = 5;
 
 std::string HostName() {
   std::array<char, 256> name{};
@@ -66,9 +67,12 @@ int Fail(const absl::Status& status, ExitCode code) {
 // Until shutdown is asked for; an error when the engine has died.
 absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
   bool was_ready = false;
+  int late = 0;
   while (!shutdown.WaitFor(was_ready ? kWatch : kWatchWhileStarting)) {
     const absl::Status health = worker.Health();
-    if (!health.ok()) return health;
+    // A process that was stopped and goes on finds its engine late at first.
+    late = absl::IsDeadlineExceeded(health) ? late + 1 : 0;
+    if (!health.ok() && (late == 0 || late > kLateLooksMax)) return health;
     if (!was_ready && worker.Ready().ok()) {
       was_ready = true;
       const int64_t took_ns = Clock::Real()->MonotonicNs() - start_ns;
