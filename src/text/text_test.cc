@@ -2,9 +2,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -159,6 +164,56 @@ TEST(ChatTemplateTest, DirectoryWithoutTemplateIsNotFound) {
   EXPECT_EQ(ChatTemplate::FromDirectory("/nowhere").status().code(), absl::StatusCode::kNotFound);
 }
 
+// A model directory with the given files.
+class ModelDirectory {
+ public:
+  explicit ModelDirectory(const std::vector<std::pair<std::string, std::string>>& files) {
+    for (const auto& [name, text] : files) {
+      const std::filesystem::path path = root_ / name;
+      std::filesystem::create_directories(path.parent_path());
+      std::ofstream(path) << text;
+    }
+  }
+  ~ModelDirectory() { std::filesystem::remove_all(root_); }
+
+  std::string path() const { return root_.string(); }
+
+ private:
+  std::filesystem::path root_ =
+      std::filesystem::path(::testing::TempDir()) / ("model_" + std::to_string(::getpid()));
+};
+
+std::string Render(const std::string& directory, std::string_view tools) {
+  const auto chat_template = ChatTemplate::FromDirectory(directory);
+  if (!chat_template.ok()) return MessageOf(chat_template.status());
+  const auto text = (*chat_template)->Render({.messages_json = "[]", .tools_json = tools});
+  return text.ok() ? *text : MessageOf(text.status());
+}
+
+TEST(ChatTemplateTest, ToolsChooseTheirOwnTemplateWhereThereIsOne) {
+  const ModelDirectory model({{"tokenizer_config.json",
+                               R"({"bos_token": {"content": "<s>"}, "chat_template": [
+                                   {"name": "default", "template": "{{ bos_token }} plain"},
+                                   {"name": "tool_use", "template": "{{ eos_token }} tools"}]})"},
+                              {"special_tokens_map.json", R"({"eos_token": "</s>"})"}});
+  EXPECT_EQ(Render(model.path(), ""), "<s> plain");
+  EXPECT_EQ(Render(model.path(), "[{}]"), "</s> tools");
+}
+
+TEST(ChatTemplateTest, TemplateFilesComeBeforeTheConfiguration) {
+  const ModelDirectory model(
+      {{"tokenizer_config.json", R"({"chat_template": "from the configuration"})"},
+       {"chat_template.jinja", "from the file\r\n"},
+       {"additional_chat_templates/tool_use.jinja", "tools from a file"}});
+  EXPECT_EQ(Render(model.path(), ""), "from the file");
+  EXPECT_EQ(Render(model.path(), "[]"), "tools from a file");
+}
+
+TEST(ChatTemplateTest, BrokenModelFilesAreNamed) {
+  const ModelDirectory model({std::pair{std::string("tokenizer_config.json"), std::string("{")}});
+  EXPECT_THAT(Render(model.path(), ""), HasSubstr("tokenizer_config.json"));
+}
+
 class GrammarTest : public ::testing::Test {
  protected:
   static constexpr int32_t kVocabSize = 3264;  // larger than the tokenizer's
@@ -240,6 +295,63 @@ TEST_F(GrammarTest, LarkCompiles) {
   ASSERT_TRUE(matcher.ok()) << matcher.status();
   AcceptText(*matcher, "no");
   EXPECT_TRUE(matcher->IsFinished());
+}
+
+TEST_F(GrammarTest, SpecialTokensAreReachedByNameOnly) {
+  const TokenId call = *tokenizer_->TokenToId("<tool_call>");
+  auto by_name = compiler_->Compile(GrammarKind::kLark, "start: <tool_call> \"x\"");
+  ASSERT_TRUE(by_name.ok()) << by_name.status();
+  EXPECT_TRUE(Allows(*by_name, call));
+  auto by_text = compiler_->Compile(GrammarKind::kRegex, "<tool_call>x");
+  ASSERT_TRUE(by_text.ok()) << by_text.status();
+  EXPECT_FALSE(Allows(*by_text, call));
+  EXPECT_TRUE(Allows(*by_text, Ids(*tokenizer_, "<")[0]));
+}
+
+TEST_F(GrammarTest, EveryEndOfSequenceEndsAGrammar) {
+  const std::vector<TokenId> ends = {end_, *tokenizer_->TokenToId("<|endoftext|>")};
+  const auto compiler = GrammarCompiler::Create(tokenizer_, kVocabSize, ends);
+  ASSERT_TRUE(compiler.ok()) << compiler.status();
+  for (TokenId end : ends) {
+    auto matcher = (*compiler)->Compile(GrammarKind::kRegex, "a*");
+    ASSERT_TRUE(matcher.ok()) << matcher.status();
+    for (TokenId id : ends) EXPECT_TRUE(Allows(*matcher, id));
+    ASSERT_TRUE(matcher->Accept(end).ok());
+    EXPECT_TRUE(matcher->IsFinished());
+    ASSERT_TRUE(matcher->Rollback(1).ok());
+    EXPECT_TRUE(Allows(*matcher, Ids(*tokenizer_, "a")[0]));
+  }
+}
+
+TEST_F(GrammarTest, ModelsSmallerThanTheTokenizerAreRefused) {
+  const std::vector<TokenId> ends = {end_};
+  EXPECT_FALSE(GrammarCompiler::Create(tokenizer_, 100, ends).ok());
+  const std::vector<TokenId> beyond = {kVocabSize};
+  EXPECT_FALSE(GrammarCompiler::Create(tokenizer_, kVocabSize, beyond).ok());
+}
+
+TEST_F(GrammarTest, SharedObjectsWorkFromManyThreads) {
+  const auto chat_template = ChatTemplate::FromDirectory(TinyDirectory());
+  ASSERT_TRUE(chat_template.ok());
+  const auto expected = Ids(*tokenizer_, kMixedText);
+  auto original = compiler_->Compile(GrammarKind::kRegex, "[a-z ]*");
+  ASSERT_TRUE(original.ok());
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, matcher = std::make_shared<GrammarMatcher>(*original->Clone())] {
+      std::vector<uint32_t> mask(compiler_->mask_words());
+      for (int round = 0; round < 30; ++round) {
+        EXPECT_EQ(Ids(*tokenizer_, kMixedText), expected);
+        EXPECT_TRUE((*chat_template)
+                        ->Render({.messages_json = R"([{"role": "user", "content": "x"}])"})
+                        .ok());
+        EXPECT_TRUE(compiler_->Compile(GrammarKind::kRegex, "a|b").ok());
+        EXPECT_TRUE(matcher->FillMask(mask).ok());
+        EXPECT_TRUE(matcher->Accept(Ids(*tokenizer_, "a")[0]).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(GrammarTest, BadGrammarsAndLimitsAreStatuses) {

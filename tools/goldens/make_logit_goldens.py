@@ -36,34 +36,85 @@ THETA = {"rope_type": "default", "rope_theta": 10000.0}
 CASES = {
     # Multi-head, stored in FP32, sizes that are no multiple of a vector, biases everywhere.
     "llama_mha_bias_f32": dict(
-        kind="Llama", stored="float32", num_attention_heads=2, num_key_value_heads=2, head_dim=32,
-        hidden_size=40, intermediate_size=73, vocab_size=101, attention_bias=True, mlp_bias=True,
-        rope_parameters=THETA),
+        kind="Llama",
+        stored="float32",
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        hidden_size=40,
+        intermediate_size=73,
+        vocab_size=101,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters=THETA,
+    ),
     # The scaling of Llama 3.1, in the older dialect, head_dim unlike hidden / heads, tied.
     "llama31_gqa4_tied": dict(
-        kind="Llama", old_dialect=True, num_attention_heads=4, num_key_value_heads=1, head_dim=64,
+        kind="Llama",
+        old_dialect=True,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=64,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0,
-                         "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                         "original_max_position_embeddings": 64}),
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
     "llama_linear_f16": dict(
-        kind="Llama", stored="float16", num_attention_heads=2, num_key_value_heads=1, head_dim=32,
-        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}),
+        kind="Llama",
+        stored="float16",
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    ),
     "mistral_window": dict(
-        kind="Mistral", num_attention_heads=4, num_key_value_heads=1, head_dim=32,
-        sliding_window=24, rope_parameters=THETA),
+        kind="Mistral",
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=32,
+        sliding_window=24,
+        rope_parameters=THETA,
+    ),
     # One full and one sliding layer: two groups of KV.
     "qwen2_gqa7_mixed": dict(
-        kind="Qwen2", num_attention_heads=7, num_key_value_heads=1, head_dim=32,
-        use_sliding_window=True, sliding_window=19, max_window_layers=1, rope_parameters=THETA),
+        kind="Qwen2",
+        num_attention_heads=7,
+        num_key_value_heads=1,
+        head_dim=32,
+        use_sliding_window=True,
+        sliding_window=19,
+        max_window_layers=1,
+        rope_parameters=THETA,
+    ),
     "qwen3_dim128_tied": dict(
-        kind="Qwen3", num_attention_heads=2, num_key_value_heads=1, head_dim=128,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+        kind="Qwen3",
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=128,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    ),
     "qwen3_yarn_dim96_gqa7": dict(
-        kind="Qwen3", num_attention_heads=7, num_key_value_heads=1, head_dim=96, hidden_size=32,
-        intermediate_size=64, max_position_embeddings=256,
-        rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
-                         "original_max_position_embeddings": 64}),
+        kind="Qwen3",
+        num_attention_heads=7,
+        num_key_value_heads=1,
+        head_dim=96,
+        hidden_size=32,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
 }
 
 
@@ -111,7 +162,8 @@ def make_family(name, case, seed):
     config = getattr(transformers, f"{kind}Config")(**{**COMMON, **case})
     generator = torch.Generator().manual_seed(seed)
     model = getattr(transformers, f"{kind}ForCausalLM")._from_config(
-        config, attn_implementation="eager", dtype=torch.float32)
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     randomise(model, generator)
     folder = OUT / name
     model.to(stored).save_pretrained(folder)
@@ -119,7 +171,8 @@ def make_family(name, case, seed):
     # What is stored is what is computed with, widened. (Widening the model at hand would keep its
     # rotary frequencies rounded.)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager").eval()
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     lengths = (150, 37, 5)
     sequences = []
     for length in lengths:
@@ -134,15 +187,20 @@ def make_family(name, case, seed):
 def make_tiny():
     folder = ROOT / "models" / "tiny"
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager").eval()
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     lines = (folder / "eval.jsonl").read_text().splitlines()
     sequences = []
     for index in (0, len(lines) // 2, len(lines) - 1):
         example = json.loads(lines[index])
         prompt = tokenizer.apply_chat_template(
-            example["messages"], tools=example.get("tools"), add_generation_prompt=True,
-            tokenize=True, return_dict=False)
+            example["messages"],
+            tools=example.get("tools"),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
         with torch.no_grad():
             tokens = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
         tokens = tokens[0].tolist()

@@ -13,19 +13,18 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from tokenizers import Tokenizer  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
-from transformers.utils import chat_template_utils  # noqa: E402
-
-import text_conversations  # noqa: E402
-import text_idioms  # noqa: E402
-import text_templates  # noqa: E402
-import text_tokenizers  # noqa: E402
-from text_corpus import SAMPLES  # noqa: E402
+import text_conversations
+import text_idioms
+import text_templates
+import text_tokenizers
+from text_corpus import SAMPLES
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "tests" / "golden" / "text"
-NOW = datetime.datetime(2024, 5, 17, 12, 30, 15, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2024, 5, 17, 12, 30, 15, tzinfo=datetime.UTC)
 TOKENS = {"bos_token": "<|bos|>", "eos_token": "</s>"}
 TINY_PROMPTS = 16
 RANDOM_SEQUENCES = 9
@@ -42,8 +41,7 @@ class FixedClock(datetime.datetime):
 def write(name, value):
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     # Lone surrogates or line separators would be trouble for other readers.
-    (OUT / name).write_text(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n",
-                            encoding="utf-8")
+    (OUT / name).write_text(text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029") + "\n", encoding="utf-8")
 
 
 def tokenizer_cases(tokenizer, seed):
@@ -70,17 +68,21 @@ def tokenizer_cases(tokenizer, seed):
     for text in SAMPLES:
         ids = tokenizer.encode(text)
         plain = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        encoded.append({
-            "text": text, "ids": ids, "plain": plain, "decoded": decoded(ids),
-        })
+        encoded.append(
+            {
+                "text": text,
+                "ids": ids,
+                "plain": plain,
+                "decoded": decoded(ids),
+            }
+        )
     rng = random.Random(seed)
     size = max(tokenizer.get_vocab().values()) + 1
     sequences = []
     for index in range(RANDOM_SEQUENCES):
         ids = [rng.randrange(size) for _ in range(1 + 5 * index)]
         sequences.append({"ids": ids, "decoded": decoded(ids)})
-    return {"vocab_size": size, "special": special,
-            "encoded": encoded, "sequences": sequences}
+    return {"vocab_size": size, "special": special, "encoded": encoded, "sequences": sequences}
 
 
 def wrap(path):
@@ -103,10 +105,14 @@ def render(template, messages, tools, add_generation_prompt, variables):
     """{"text": ..} or {"error": ..}; "" stands for an error in words of the reference's own."""
     try:
         rendered, _ = chat_template_utils.render_jinja_template(
-            conversations=[messages], tools=tools, chat_template=template,
-            add_generation_prompt=add_generation_prompt, **variables)
+            conversations=[messages],
+            tools=tools,
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
         return {"text": rendered[0]}
-    except Exception as error:  # noqa: BLE001 - whatever the template provokes
+    except Exception as error:
         raised = type(error).__name__ == "TemplateError"
         return {"error": str(error) if raised else ""}
 
@@ -123,8 +129,7 @@ def make_templates():
             for setting, (tools, extra, prompt) in text_conversations.SETTINGS.items():
                 if setting != "plain" and messages not in THOROUGH:
                     continue
-                outcome = render(source, text_conversations.CONVERSATIONS[messages], tools, prompt,
-                                 {**TOKENS, **extra})
+                outcome = render(source, text_conversations.CONVERSATIONS[messages], tools, prompt, {**TOKENS, **extra})
                 cases.append({"messages": messages, "setting": setting, **outcome})
         families.append({"name": name, "source": source, "cases": cases})
     idioms = []
@@ -132,16 +137,21 @@ def make_templates():
     for source in text_idioms.IDIOMS + text_idioms.BLOCKS:
         messages = text_conversations.CONVERSATIONS["long"]
         idioms.append({"source": source, **render(source, messages, None, True, variables)})
-    write("template_cases.json", {
-        "tokens": compact(TOKENS),
-        "now": int(NOW.timestamp()),
-        "messages": {k: compact(v) for k, v in text_conversations.CONVERSATIONS.items()},
-        "settings": {k: {"tools": compact(tools), "extra": compact(extra), "prompt": prompt}
-                     for k, (tools, extra, prompt) in text_conversations.SETTINGS.items()},
-        "families": families,
-        "idiom_variables": compact(text_idioms.VARIABLES),
-        "idioms": idioms,
-    })
+    write(
+        "template_cases.json",
+        {
+            "tokens": compact(TOKENS),
+            "now": int(NOW.timestamp()),
+            "messages": {k: compact(v) for k, v in text_conversations.CONVERSATIONS.items()},
+            "settings": {
+                k: {"tools": compact(tools), "extra": compact(extra), "prompt": prompt}
+                for k, (tools, extra, prompt) in text_conversations.SETTINGS.items()
+            },
+            "families": families,
+            "idiom_variables": compact(text_idioms.VARIABLES),
+            "idioms": idioms,
+        },
+    )
 
 
 def make_tiny():
@@ -154,9 +164,16 @@ def make_tiny():
     for line in lines[:: max(1, len(lines) // TINY_PROMPTS)]:
         row = json.loads(line)
         text = tokenizer.apply_chat_template(
-            row["messages"], tools=row.get("tools"), add_generation_prompt=True, tokenize=False)
-        prompts.append({"messages": compact(row["messages"]), "tools": compact(row.get("tools")),
-                        "text": text, "ids": tokenizer.encode(text)})
+            row["messages"], tools=row.get("tools"), add_generation_prompt=True, tokenize=False
+        )
+        prompts.append(
+            {
+                "messages": compact(row["messages"]),
+                "tools": compact(row.get("tools")),
+                "text": text,
+                "ids": tokenizer.encode(text),
+            }
+        )
     write("tiny_cases.json", {"prompts": prompts, **tokenizer_cases(tokenizer, 99)})
 
 

@@ -37,16 +37,23 @@ def call(arguments, call_id="abc123XYZ", name="get_weather"):
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-OBJECT_CALL = {"role": "assistant", "content": None,
-               "tool_calls": [call({"place": "北京", "days": 2, "ratio": 1.0, "exact": None})]}
-TEXT_CALL = {"role": "assistant", "content": "Calling.", "tool_calls": [
-    call('{"place": "Paris"}'), call('{"place": "Łódź"}', "def456UVW")]}
-RESULT = {"role": "tool", "content": "{\"sky\": \"晴\", \"t\": 21.5}", "tool_call_id": "abc123XYZ"}
+OBJECT_CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [call({"place": "北京", "days": 2, "ratio": 1.0, "exact": None})],
+}
+TEXT_CALL = {
+    "role": "assistant",
+    "content": "Calling.",
+    "tool_calls": [call('{"place": "Paris"}'), call('{"place": "Łódź"}', "def456UVW")],
+}
+RESULT = {"role": "tool", "content": '{"sky": "晴", "t": 21.5}', "tool_call_id": "abc123XYZ"}
 SECOND_RESULT = {"role": "tool", "content": "rain", "tool_call_id": "def456UVW"}
-OBJECT_RESULT = {"role": "tool", "content": {"sky": "晴", "t": [21.5, 1e-7, True, None]},
-                 "tool_call_id": "abc123XYZ"}
-PARTS = {"role": "user", "content": [
-    {"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}]}
+OBJECT_RESULT = {"role": "tool", "content": {"sky": "晴", "t": [21.5, 1e-7, True, None]}, "tool_call_id": "abc123XYZ"}
+PARTS = {
+    "role": "user",
+    "content": [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}],
+}
 REASONED = {"role": "assistant", "reasoning": "\nBecause.\n", "content": "So."}
 NO_CONTENT = {"role": "assistant"}
 
@@ -72,7 +79,14 @@ SETTINGS = {
     "no_prompt": (None, {}, False),
     "tools": ([WEATHER, EMPTY_TOOL], {}, True),
     "no_tools": ([], {}, True),
-    "arguments": ([WEATHER], {"enable_thinking": False, "tools_in_user_message": False,
-                              "builtin_tools": ["search", "interpreter", "get_weather"],
-                              "date_string": "1 May 1999"}, True),
+    "arguments": (
+        [WEATHER],
+        {
+            "enable_thinking": False,
+            "tools_in_user_message": False,
+            "builtin_tools": ["search", "interpreter", "get_weather"],
+            "date_string": "1 May 1999",
+        },
+        True,
+    ),
 }

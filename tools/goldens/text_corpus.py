@@ -13,11 +13,11 @@ TRAINING = [
     "नमस्ते दुनिया, आज मौसम अच्छा है।",
     "Größe, Äpfel, naïve, façade, Smörgåsbord, Ångström, señor, Łódź.",
     "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(add(i, 2 * i))\n",
-    "int main(void) {\n\tprintf(\"%d\\n\", 42);\n\treturn 0;\n}\n",
+    'int main(void) {\n\tprintf("%d\\n", 42);\n\treturn 0;\n}\n',
     '{"name": "get_weather", "arguments": {"city": "Paris", "days": 3, "units": null}}',
     "😀 😃 👍🏽 👩‍👩‍👧‍👦 🇩🇪 ❤️ 🏳️‍🌈",
     "   leading and trailing spaces   \n\n\n and   many    blanks \t\ttabs",
-    "<tool_call>\n{\"name\": \"f\"}\n</tool_call>",
+    '<tool_call>\n{"name": "f"}\n</tool_call>',
 ] * 3
 
 # What is encoded and decoded.

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - templates keep their lines
 """One-line templates: what Jinja and Python do with single expressions, as models' templates use them.
 
 Rendered with the variables below besides what every template sees.
@@ -7,7 +8,7 @@ VARIABLES = {
     "s": "Hello, World",
     "blank": "  \tpadded text\n ",
     "zh": "你好,世界",
-    "quotes": "it's \"quoted\" \\ \n",
+    "quotes": 'it\'s "quoted" \\ \n',
     "n": 7,
     "big": 12345678901,
     "neg": -3,

@@ -1,5 +1,6 @@
 """Small tokenizers of the kinds that models ship, trained here on our own text."""
 
+from text_corpus import TRAINING
 from tokenizers import (
     AddedToken,
     Regex,
@@ -11,8 +12,6 @@ from tokenizers import (
     processors,
     trainers,
 )
-
-from text_corpus import TRAINING
 
 # The two splits in wide use differ in how they take digits: in threes or one by one.
 DIGIT_TRIPLES = (
@@ -28,13 +27,16 @@ def special(text, **options):
 
 def byte_level(pattern, vocab_size):
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING, trainer)
     return tokenizer
 
@@ -43,10 +45,12 @@ def llama3_like():
     tokenizer = byte_level(DIGIT_TRIPLES, 480)
     tokenizer.add_special_tokens([special("<|bos|>"), special("<|im_start|>"), special("<|im_end|>")])
     bos = tokenizer.token_to_id("<|bos|>")
-    tokenizer.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", bos)]),
-    ])
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", bos)]),
+        ]
+    )
     # As saved after a training run: both must be ignored.
     tokenizer.enable_padding(length=16, pad_id=bos, pad_token="<|bos|>")
     tokenizer.enable_truncation(max_length=8)
@@ -57,10 +61,12 @@ def qwen_like():
     tokenizer = byte_level(SINGLE_DIGITS, 480)
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([special("<|im_start|>"), special("<|im_end|>")])
-    tokenizer.add_tokens([
-        AddedToken(text, normalized=False, special=False)
-        for text in ("<think>", "</think>", "<tool_call>", "</tool_call>")
-    ])
+    tokenizer.add_tokens(
+        [
+            AddedToken(text, normalized=False, special=False)
+            for text in ("<think>", "</think>", "<tool_call>", "</tool_call>")
+        ]
+    )
     return tokenizer
 
 
@@ -69,7 +75,8 @@ def gpt2_like():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        vocab_size=340, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING, trainer)
     tokenizer.add_special_tokens([special("<|im_end|>", lstrip=True, rstrip=True)])
     return tokenizer
@@ -77,8 +84,10 @@ def gpt2_like():
 
 def byte_fallback_bpe():
     trainer = trainers.BpeTrainer(
-        vocab_size=560, show_progress=False,
-        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)])
+        vocab_size=560,
+        show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)],
+    )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=True)
     # Latin only, so that all else falls back to bytes.
@@ -89,6 +98,7 @@ def byte_fallback_bpe():
 def rebuilt(tokenizer, specials):
     """The same model with only `specials` as special tokens: byte tokens are plain vocabulary."""
     import json
+
     file = json.loads(tokenizer.to_str())
     file["added_tokens"] = [token for token in file["added_tokens"] if token["content"] in specials]
     return Tokenizer.from_str(json.dumps(file))
@@ -96,14 +106,19 @@ def rebuilt(tokenizer, specials):
 
 def llama2_like():
     tokenizer = rebuilt(byte_fallback_bpe(), ("<unk>", "<s>", "</s>"))
-    tokenizer.normalizer = normalizers.Sequence([
-        normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = None
-    tokenizer.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-        decoders.Strip(content=" ", left=1, right=0)])
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=0),
+        ]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
     return tokenizer
 
 
@@ -111,23 +126,22 @@ def gemma_like():
     tokenizer = rebuilt(byte_fallback_bpe(), ("<unk>", "<s>", "</s>"))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = None
-    tokenizer.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
 def unigram():
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence([
-        normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = trainers.UnigramTrainer(
-        vocab_size=420, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"],
-        show_progress=False)
+        vocab_size=420, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"], show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))])
+        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
     return tokenizer
 
 
@@ -137,11 +151,12 @@ def wordpiece():
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     trainer = trainers.WordPieceTrainer(
-        vocab_size=420, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False)
+        vocab_size=420, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"], show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")])
+        single="[CLS] $A [SEP]", special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
     return tokenizer
 
 
@@ -151,7 +166,8 @@ def word_suffix_bpe():
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     trainer = trainers.BpeTrainer(
-        vocab_size=420, end_of_word_suffix="</w>", special_tokens=["<unk>"], show_progress=False)
+        vocab_size=420, end_of_word_suffix="</w>", special_tokens=["<unk>"], show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING, trainer)
     return tokenizer
 
@@ -160,14 +176,22 @@ def word_level():
     """No decoder at all: words joined by spaces."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=120, special_tokens=["<unk>", "<|im_end|>"], show_progress=False)
+    trainer = trainers.WordLevelTrainer(vocab_size=120, special_tokens=["<unk>", "<|im_end|>"], show_progress=False)
     tokenizer.train_from_iterator(TRAINING, trainer)
     return tokenizer
 
 
 ALL = {
     make.__name__: make
-    for make in (llama3_like, qwen_like, gpt2_like, llama2_like, gemma_like, unigram, wordpiece,
-                 word_suffix_bpe, word_level)
+    for make in (
+        llama3_like,
+        qwen_like,
+        gpt2_like,
+        llama2_like,
+        gemma_like,
+        unigram,
+        wordpiece,
+        word_suffix_bpe,
+        word_level,
+    )
 }

@@ -13,7 +13,7 @@ pub enum Code {
     Internal = 13,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     pub code: Code,
     pub message: String,

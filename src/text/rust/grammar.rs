@@ -1,6 +1,6 @@
 //! Grammars to token masks: llguidance over the vocabulary of one tokenizer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -11,7 +11,9 @@ use llguidance::{Matcher, ParserFactory};
 
 use crate::deep_thread::{self, Stragglers};
 use crate::failure::{Code, Failure, Result};
+use crate::panic_guard;
 use crate::tokenizer::Tokenizer;
+use crate::vocabulary::IDS_MAX;
 
 /// The trie holds no longer tokens; they are never allowed.
 const TOKEN_BYTES_MAX: usize = 1000;
@@ -25,55 +27,51 @@ pub enum Kind {
     Lark,
 }
 
-/// Constant after construction; shared between threads.
+/// Shared between threads. The trie of a large vocabulary takes near a second to make, so a thread
+/// begins with it at once, and the first compilation waits for it.
 pub struct Compiler {
-    factory: Arc<ParserFactory>,
+    factory: Arc<OnceLock<Result<Arc<ParserFactory>>>>,
+    tokenizer: Arc<Tokenizer>,
     end_of_sequence: Arc<[u32]>,
     vocab_size: usize,
     stragglers: Stragglers,
 }
 
 impl Compiler {
-    pub fn new(tokenizer: &Tokenizer, vocab_size: i32, end_of_sequence: &[i32]) -> Result<Self> {
-        let vocabulary = &tokenizer.vocabulary;
-        if vocab_size < vocabulary.size() {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab_size: i32, ends: &[i32]) -> Result<Self> {
+        let tokens = tokenizer.vocabulary.size();
+        if vocab_size < tokens || vocab_size as usize > IDS_MAX {
             return Err(Failure::invalid(format!(
-                "the model has {vocab_size} tokens, the tokenizer {}",
-                vocabulary.size()
+                "a model of {vocab_size} tokens for a tokenizer of {tokens}"
             )));
         }
-        let mut ends = Vec::new();
-        for &id in end_of_sequence {
-            if id < 0 || id >= vocab_size {
-                return Err(Failure::invalid(format!("end-of-sequence id {id} is out of range")));
-            }
-            ends.push(id as u32);
+        if let Some(id) = ends.iter().find(|&&id| id < 0 || id >= vocab_size) {
+            return Err(Failure::invalid(format!("end-of-sequence id {id} is out of range")));
         }
-        let words: Vec<Vec<u8>> = (0..vocab_size)
-            .map(|id| token_word(tokenizer, id, ends.contains(&(id as u32))))
-            .collect();
-        let info = TokRxInfo::new(vocab_size as u32, *ends.first().unwrap_or(&INVALID_TOKEN));
-        let mut trie = TokTrie::from(&info, &words);
-        if ends.len() > 1 {
-            trie = trie.with_eos_tokens(&ends);
-        }
-        // Not "canonical": no token is forced, so that any spelling of forced text is allowed.
-        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let slices = SlicedBiasComputer::general_slices();
-        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
-            .map_err(|error| Failure::invalid(format!("token trie: {error}")))?;
-        factory.quiet();
-        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
-        Ok(Self {
-            factory: Arc::new(factory),
-            end_of_sequence: ends.into(),
+        let compiler = Self {
+            factory: Arc::default(),
+            tokenizer,
+            end_of_sequence: ends.iter().map(|&id| id as u32).collect(),
             vocab_size: vocab_size as usize,
             stragglers: Stragglers::default(),
-        })
+        };
+        let (factory, tokenizer) = (compiler.factory.clone(), compiler.tokenizer.clone());
+        let ends = compiler.end_of_sequence.clone();
+        // Without a thread the first compilation makes it.
+        let _ = std::thread::Builder::new().name("fathom-grammar".into()).spawn(move || {
+            factory.get_or_init(|| make_factory(&tokenizer, vocab_size as usize, &ends));
+        });
+        Ok(compiler)
+    }
+
+    fn factory(&self) -> Result<Arc<ParserFactory>> {
+        self.factory
+            .get_or_init(|| make_factory(&self.tokenizer, self.vocab_size, &self.end_of_sequence))
+            .clone()
     }
 
     pub fn compile(&self, kind: Kind, source: &str, time_max: Duration) -> Result<GrammarMatcher> {
-        let factory = self.factory.clone();
+        let factory = self.factory()?;
         let source = source.to_string();
         let matcher = deep_thread::run("the grammar", time_max, &self.stragglers, move || {
             compile(&factory, kind, &source)
@@ -88,14 +86,39 @@ impl Compiler {
     }
 }
 
+fn make_factory(
+    tokenizer: &Tokenizer,
+    vocab_size: usize,
+    ends: &[u32],
+) -> Result<Arc<ParserFactory>> {
+    panic_guard::run(|| {
+        let words: Vec<Vec<u8>> =
+            (0..vocab_size as i32).map(|id| token_word(tokenizer, id, ends)).collect();
+        let info = TokRxInfo::new(vocab_size as u32, *ends.first().unwrap_or(&INVALID_TOKEN));
+        let mut trie = TokTrie::from(&info, &words);
+        if ends.len() > 1 {
+            trie = trie.with_eos_tokens(ends);
+        }
+        // Not "canonical": no token is forced, so that any spelling of forced text is allowed.
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let slices = SlicedBiasComputer::general_slices();
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+            .map_err(|error| Failure::invalid(format!("token trie: {error}")))?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits { verbose_errors: false, ..ParserLimits::default() };
+        Ok(Arc::new(factory))
+    })
+}
+
 /// What the trie knows a token by. Special tokens carry a mark that no text has, so that a grammar
 /// reaches them by name (`<|tool|>` in Lark) and never by spelling them.
-fn token_word(tokenizer: &Tokenizer, id: i32, is_end: bool) -> Vec<u8> {
+fn token_word(tokenizer: &Tokenizer, id: i32, ends: &[u32]) -> Vec<u8> {
     let vocabulary = &tokenizer.vocabulary;
     if !vocabulary.is_present(id) {
         return Vec::new();
     }
     let name = tokenizer.id_to_token(id).unwrap_or_default();
+    let is_end = ends.contains(&(id as u32));
     let bracketed = name.starts_with('<') && name.ends_with('>');
     if is_end || vocabulary.is_special(id) || (vocabulary.is_added(id) && bracketed) {
         let mut word = vec![TokTrie::SPECIAL_TOKEN_MARKER];

@@ -8,7 +8,7 @@ use crate::decode_chain::{byte_level_bytes, Core, DecodeChain};
 use crate::failure::{Failure, Result};
 
 /// Ids above this are taken for a broken file.
-const IDS_MAX: usize = 1 << 22;
+pub const IDS_MAX: usize = 1 << 22;
 
 const PRESENT: u8 = 1;
 const SPECIAL: u8 = 2;

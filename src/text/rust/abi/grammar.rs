@@ -20,7 +20,7 @@ pub unsafe extern "C" fn fathom_grammar_compiler_new(
 ) -> i32 {
     guard(error, || {
         let ends = id_slice(end_of_sequence, end_of_sequence_count);
-        let compiler = Compiler::new(&(*tokenizer).0, vocab_size, ends)?;
+        let compiler = Compiler::new((&*tokenizer).0.clone(), vocab_size, ends)?;
         out.write(Box::into_raw(Box::new(compiler)));
         Ok(())
     })

@@ -25,14 +25,20 @@ pub fn read(directory: &Path) -> Result<ModelTemplates> {
     let config = read_json(&directory.join("tokenizer_config.json"))?;
     let map = read_json(&directory.join("special_tokens_map.json"))?;
     let mut templates = named_templates(&config["chat_template"]);
-    match read_file(&directory.join("chat_template.jinja"), SOURCE_BYTES_MAX as u64) {
-        Ok(source) => {
-            let source = String::from_utf8(source)
-                .map_err(|_| Failure::invalid("chat_template.jinja is not UTF-8"))?;
-            templates.insert("default".into(), source);
+    let files = [
+        ("default", "chat_template.jinja"),
+        ("tool_use", "additional_chat_templates/tool_use.jinja"),
+    ];
+    for (name, file) in files {
+        match read_file(&directory.join(file), SOURCE_BYTES_MAX as u64) {
+            Ok(source) => {
+                let source = String::from_utf8(source)
+                    .map_err(|_| Failure::invalid(format!("{file} is not UTF-8")))?;
+                templates.insert(name.into(), source);
+            }
+            Err(failure) if failure.code == Code::NotFound => {}
+            Err(failure) => return Err(failure),
         }
-        Err(failure) if failure.code == Code::NotFound => {}
-        Err(failure) => return Err(failure),
     }
     if templates.is_empty() {
         let name = directory.display();
