@@ -76,7 +76,8 @@ class Tokenizer {
 
 // Turns a stream of tokens into a stream of text. Never emits half a UTF-8 character; keeps spaces
 // as Decode of the whole would. The texts of all Push calls and Flush, joined, equal Decode of all
-// tokens.
+// tokens; but for runs of over 64 byte-fallback tokens that turn out not to be UTF-8 late, whose
+// text is not held back for ever.
 class StreamDecoder {
  public:
   StreamDecoder(std::shared_ptr<const Tokenizer> tokenizer, bool skip_special_tokens);
@@ -163,7 +164,9 @@ class GrammarMatcher {
   std::unique_ptr<fathom_grammar_matcher, Free> handle_;
 };
 
-// Compiles grammars for one tokenizer; made once a model.
+// Compiles grammars for one tokenizer; made once a model. The vocabulary's trie is made in the
+// background; the first Compile waits for it. Special tokens, and added ones in angle brackets, are
+// reached by name in Lark (`<tool_call>`), never by their letters.
 class GrammarCompiler {
  public:
   // `vocab_size`: the model's logits, >= the tokenizer's; ids beyond the tokenizer's are never
