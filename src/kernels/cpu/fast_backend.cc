@@ -32,7 +32,7 @@ class FastBackend final : public HostBackend {
       : kernels_(KernelsFor(isa)),
         batch_invariant_(options.batch_invariant),
         pool_(options.threads),
-        linear_(&kernels_, &pool_),
+        linear_(&kernels_, &pool_, batch_invariant_ ? nullptr : std::make_unique<OneDnnGemm>(isa)),
         attention_scratch_(pool_.num_threads()) {
     for (auto& scratch : attention_scratch_) scratch = std::make_unique<AttentionScratch>();
   }

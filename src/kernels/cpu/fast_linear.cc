@@ -1,6 +1,8 @@
 #include "kernels/cpu/fast_linear.h"
 
 #include <algorithm>
+#include <atomic>
+#include <utility>
 
 #include "kernels/bfloat16.h"
 
@@ -22,8 +24,9 @@ int32_t PanelsPerTask(const PackedPanels& weight, int32_t row_blocks, int32_t ro
 
 }  // namespace
 
-FastLinear::FastLinear(const KernelTable* kernels, ThreadPool* pool)
-    : kernels_(kernels), pool_(pool), widened_(pool->num_threads()) {}
+FastLinear::FastLinear(const KernelTable* kernels, ThreadPool* pool,
+                       std::unique_ptr<OneDnnGemm> onednn)
+    : kernels_(kernels), pool_(pool), onednn_(std::move(onednn)), widened_(pool->num_threads()) {}
 
 void FastLinear::Reserve(int32_t cols) {
   for (std::vector<float>& scratch : widened_) {
@@ -32,16 +35,33 @@ void FastLinear::Reserve(int32_t cols) {
 }
 
 void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
+  const int32_t done =
+      onednn_ != nullptr && onednn_->Wants(args, weight) ? RunOneDnn(args, weight) : 0;
+  if (done < args.rows) RunOwn(args, weight, done);
+}
+
+int32_t FastLinear::RunOneDnn(const LinearArgs& args, const PackedPanels& weight) {
+  const int32_t blocks = args.rows / OneDnnGemm::kRows;
+  if (blocks < pool_->num_threads()) return 0;  // some threads would stand idle
+  std::atomic<bool> failed = false;
+  pool_->ParallelFor(blocks, [&](int64_t block, int32_t) {
+    const auto first_row = static_cast<int32_t>(block) * OneDnnGemm::kRows;
+    if (!onednn_->Multiply(args, weight, first_row)) failed = true;
+  });
+  return failed ? 0 : blocks * OneDnnGemm::kRows;
+}
+
+void FastLinear::RunOwn(const LinearArgs& args, const PackedPanels& weight, int32_t begin) {
   const bool widen = args.dtype == DType::kBF16;
   const auto gemm = weight.dtype() == DType::kBF16 ? kernels_->gemm_bf16_panel : kernels_->gemm_f32;
   const int64_t cols = weight.cols();
-  const int32_t row_blocks = (args.rows + kRowBlock - 1) / kRowBlock;
-  const int32_t panels_per_task =
-      PanelsPerTask(weight, row_blocks, args.rows, pool_->num_threads());
+  const int32_t num_rows = args.rows - begin;
+  const int32_t row_blocks = (num_rows + kRowBlock - 1) / kRowBlock;
+  const int32_t panels_per_task = PanelsPerTask(weight, row_blocks, num_rows, pool_->num_threads());
   const int32_t stretches = (weight.num_panels() + panels_per_task - 1) / panels_per_task;
 
   const auto run = [&](int64_t task, int32_t thread) {
-    const auto first_row = static_cast<int32_t>(task / stretches) * kRowBlock;
+    const int32_t first_row = begin + static_cast<int32_t>(task / stretches) * kRowBlock;
     const auto first_panel = static_cast<int32_t>(task % stretches) * panels_per_task;
     const int32_t end_panel = std::min(first_panel + panels_per_task, weight.num_panels());
     GemmTile tile;
@@ -68,7 +88,7 @@ void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
     }
   };
   pool_->ParallelFor(int64_t{row_blocks} * stretches,
-                     1.0 * args.rows * cols * weight.rows() / kProductsPerUs, run);
+                     1.0 * num_rows * cols * weight.rows() / kProductsPerUs, run);
 }
 
 }  // namespace fathom::kernels::cpu
