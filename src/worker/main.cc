@@ -69,7 +69,7 @@ absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
   bool was_ready = false;
   int late = 0;
   while (!shutdown.WaitFor(was_ready ? kWatch : kWatchWhileStarting)) {
-    const absl::Status health = worker.Health();
+    absl::Status health = worker.Health();
     // A process that was stopped and goes on finds its engine late at first.
     late = absl::IsDeadlineExceeded(health) ? late + 1 : 0;
     if (!health.ok() && (late == 0 || late > kLateLooksMax)) return health;

@@ -266,7 +266,7 @@ absl::Status Hub::Greet(Binding& binding, ControlStream& stream, const v1::Hello
   welcome->mutable_masters()->Add(options_.masters.begin(), options_.masters.end());
   welcome->set_incarnation(absl::HexStringToBytes(incarnation_));
   if (!stream.Send(std::move(answer))) {
-    const absl::Status gone = absl::UnavailableError("the worker left while it was greeted");
+    absl::Status gone = absl::UnavailableError("the worker left while it was greeted");
     Kill(*session, gone);
     return gone;
   }
@@ -279,7 +279,7 @@ absl::Status Hub::OnControl(Binding& binding, ControlStream& stream,
   const auto session = binding.get();
   if (session == nullptr) {
     if (!message.has_hello()) return absl::InvalidArgumentError("the first message is Hello");
-    const absl::Status status = Greet(binding, stream, message.hello());
+    absl::Status status = Greet(binding, stream, message.hello());
     if (!status.ok()) {
       LogWarn("link", "worker refused",
               {{"labels.worker", message.hello().worker_id().substr(0, 256)},
@@ -455,7 +455,7 @@ absl::Status LinkServer::Submit(const WorkerKey& worker, Submission submission,
   if (session == nullptr) {
     return absl::UnavailableError(absl::StrCat("worker '", worker.id, "' is not linked"));
   }
-  const absl::Status status = session->Submit(std::move(submission), std::move(listener));
+  absl::Status status = session->Submit(std::move(submission), std::move(listener));
   if (status.ok()) impl_->hub->registry().Changed(false);
   return status;
 }

@@ -202,7 +202,7 @@ absl::Status WorkerSession::OnData(const v1::WorkerData& message, int64_t now_ns
   for (const v1::Accepted& accepted : message.accepted()) DeliverAccepted(accepted);
   for (const v1::Rejected& rejected : message.rejected()) DeliverRejected(rejected);
   for (const v1::StepOutput& output : message.outputs()) {
-    const absl::Status status = DeliverOutput(output);
+    absl::Status status = DeliverOutput(output);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
