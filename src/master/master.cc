@@ -139,7 +139,10 @@ absl::Status Master::WritePorts() const {
 // Any thread: the link calls it while listeners come and go.
 void Master::UpdateReadiness() {
   const std::lock_guard lock(readiness_mutex_);
-  if (grpc_ready_ != nullptr) grpc_ready_->SetReady(serving_->Ready().ok());
+  if (grpc_ready_ == nullptr) return;
+  // Heartbeats come often, and watchers of the health service hear every call.
+  const bool ready = serving_->Ready().ok();
+  if (std::exchange(was_ready_, ready) != ready) grpc_ready_->SetReady(ready);
 }
 
 bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {

@@ -93,7 +93,9 @@ class Master {
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<HealthServer> health_;
   std::mutex readiness_mutex_;
-  GrpcServer* grpc_ready_ = nullptr;  // while it listens; protected by readiness_mutex_
+  // State below is protected by readiness_mutex_.
+  GrpcServer* grpc_ready_ = nullptr;  // while it listens
+  bool was_ready_ = false;
 };
 
 }  // namespace fathom::master

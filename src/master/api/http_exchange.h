@@ -32,7 +32,6 @@ struct HttpCall {
   std::string request_id;  // the client's x-request-id if it is fit to print, else ours
   Principal principal;     // set by HttpHandler::Admit
   bool http_10 = false;
-  bool has_body = false;
 };
 
 struct HttpReply {

@@ -24,6 +24,7 @@ HttpServer::HttpServer(asio::io_context& io, const HttpLimits& limits, HttpHandl
                        const Clock& clock, std::function<std::string()> new_id)
     : io_(io),
       limits_(limits),
+      budget_(limits.bodies_bytes),
       handler_(handler),
       clock_(clock),
       new_id_(std::move(new_id)),
@@ -108,7 +109,7 @@ void HttpServer::Adopt(tcp::socket socket) {
   }
   using Session = HttpSession<tcp::socket>;
   const std::shared_ptr<Session> session(new Session(std::move(socket), peer.address().to_string(),
-                                                     limits_, handler_, clock_, new_id_),
+                                                     limits_, budget_, handler_, clock_, new_id_),
                                          [this, number](Session* gone) {
                                            delete gone;
                                            Forget(number);

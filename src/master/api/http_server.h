@@ -56,6 +56,7 @@ class HttpServer {
 
   boost::asio::io_context& io_;
   const HttpLimits limits_;
+  BodyBudget budget_;
   HttpHandler& handler_;
   const Clock& clock_;
   const std::function<std::string()> new_id_;

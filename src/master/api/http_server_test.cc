@@ -231,6 +231,26 @@ TEST_F(HttpServerTest, OversizeIsRefusedWithItsStatus) {
   }
 }
 
+TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
+  Start({.body_bytes = 100, .bodies_bytes = 150});
+  SocketClient first(port());
+  first.Send("POST /wait HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n");
+  first.Send(std::string(100, 'x'));
+  const auto exchange = handler_.WaitExchange();
+  const std::string post = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\n";
+  {
+    SocketClient second(port());
+    second.Send(post);
+    EXPECT_TRUE(absl::StartsWith(second.ReadAll(), "HTTP/1.1 503"));
+  }
+  asio::post(exchange->strand(), [exchange] { exchange->Reply({.body = "done"}); });
+  first.ReadAnswer();
+  EXPECT_EQ(handler_.WaitDone(), 503);
+  EXPECT_EQ(handler_.WaitDone(), 200);
+  first.Send(post + std::string(60, 'y'));
+  EXPECT_TRUE(absl::StartsWith(first.ReadAnswer(), "HTTP/1.1 200"));
+}
+
 TEST_F(HttpServerTest, GarbageIsABadRequestAndTheServerGoesOn) {
   Start();
   for (const std::string& garbage :

@@ -54,12 +54,13 @@ template <class Stream>
 class HttpSession final : public HttpSessionBase,
                           public std::enable_shared_from_this<HttpSession<Stream>> {
  public:
-  // `handler` and `limits` outlive it; `new_id` makes request ids.
-  HttpSession(Stream stream, std::string peer, const HttpLimits& limits, HttpHandler& handler,
-              const Clock& clock, std::function<std::string()> new_id)
+  // All references outlive it; `new_id` makes request ids.
+  HttpSession(Stream stream, std::string peer, const HttpLimits& limits, BodyBudget& budget,
+              HttpHandler& handler, const Clock& clock, std::function<std::string()> new_id)
       : stream_(std::move(stream)),
         peer_(std::move(peer)),
         limits_(limits),
+        budget_(budget),
         handler_(handler),
         clock_(clock),
         new_id_(std::move(new_id)),
@@ -137,6 +138,12 @@ class HttpSession final : public HttpSessionBase,
       refusal = handler_.Admit(call, exchange->record());
     }
     if (call.request_id.empty()) call.request_id = new_id_();
+    BodyBudget::Share share;
+    if (!refusal && !parser.is_done()) {
+      // A chunked body may grow as large as allowed.
+      share = budget_.Take(parser.content_length_remaining().value_or(limits_.body_bytes));
+      if (!share) refusal = handler_.Complaint(503, "too many bodies are being read; try again");
+    }
     if (!refusal && !parser.is_done()) {
       const bool sent = co_await ContinueIfAsked(parser);
       if (!sent) co_return false;
@@ -153,10 +160,8 @@ class HttpSession final : public HttpSessionBase,
       if (!parser.is_done()) keep_alive_ = false;
       exchange->Reply(*std::move(refusal));
     } else {
-      call.body = std::move(parser.get().body());
-      // A copy without the body: the record of it is wanted at the end.
-      HttpCall handed = call;
-      call.body.clear();
+      HttpCall handed = call;  // the rest is wanted for the record, the body only once
+      handed.body = std::move(parser.get().body());
       exchange_ = exchange;
       handler_.Handle(std::move(handed), exchange);
     }
@@ -174,7 +179,6 @@ class HttpSession final : public HttpSessionBase,
     const auto id = message["x-request-id"];
     call.request_id = UsableRequestId({id.data(), id.size()});
     call.headers = message.base();
-    call.has_body = !parser.is_done();
     call.http_10 = http_10_;
   }
 
@@ -340,6 +344,8 @@ class HttpSession final : public HttpSessionBase,
     keep_alive_ = false;
     boost::system::error_code ignored;
     boost::beast::get_lowest_layer(stream_).close(ignored);
+    const std::shared_ptr<HttpExchange> exchange = exchange_;
+    if (exchange != nullptr) exchange->Gone(absl::UnavailableError("the server is shutting down"));
     arrival_.cancel();
   }
 
@@ -365,6 +371,7 @@ class HttpSession final : public HttpSessionBase,
   Stream stream_;
   const std::string peer_;
   const HttpLimits& limits_;
+  BodyBudget& budget_;
   HttpHandler& handler_;
   const Clock& clock_;
   const std::function<std::string()> new_id_;

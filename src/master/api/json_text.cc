@@ -175,6 +175,8 @@ std::optional<std::string_view> RawMember(std::string_view json, std::string_vie
     const std::string_view name = walker.Value();
     if (name.size() < 2 || !walker.Take(':')) break;
     const std::string_view value = walker.Value();
+    // An escaped name may be this one spelled otherwise: the parser knows, this walk does not.
+    if (name.find('\\') != std::string_view::npos) return std::nullopt;
     if (name.substr(1, name.size() - 2) == key) found = value;
   } while (walker.Take(','));
   return found;

@@ -20,7 +20,7 @@ void AppendJsonNumber(std::string& out, int64_t value);
 std::string ValidUtf8(std::string_view text);
 
 // The bytes of member `key` of the object `json` (the last one of that name, as parsers have it).
-// REQUIRES: `json` is valid JSON. Nothing when it is no object, has no such member, or spells the
+// REQUIRES: `json` is valid JSON. Nothing when it is no object, has no such member, or spells any
 // key with escapes.
 std::optional<std::string_view> RawMember(std::string_view json, std::string_view key);
 

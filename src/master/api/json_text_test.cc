@@ -63,7 +63,7 @@ TEST(JsonTextTest, NumbersThatJsonLacks) {
 
 TEST(JsonTextTest, RawMemberCutsTheClientsOwnBytes) {
   const std::string text =
-      R"( { "a" : [1, {"b": "}],"}, 2.50] , "x\"y": "a\\", "n": -1e5,"o":{ "k" : null } , "e":""})";
+      R"( { "a" : [1, {"b": "}],"}, 2.50] , "xy": "a\\", "n": -1e5,"o":{ "k" : null } , "e":""})";
   EXPECT_EQ(RawMember(text, "a"), R"([1, {"b": "}],"}, 2.50])");
   EXPECT_EQ(RawMember(text, "n"), "-1e5");
   EXPECT_EQ(RawMember(text, "o"), R"({ "k" : null })");
@@ -73,6 +73,7 @@ TEST(JsonTextTest, RawMemberCutsTheClientsOwnBytes) {
   EXPECT_FALSE(RawMember("[1]", "a").has_value());
   EXPECT_EQ(RawMember(R"({"a":1,"a":2})", "a"), "2") << "as parsers have it";
   EXPECT_FALSE(RawMember("{}", "a").has_value());
+  EXPECT_FALSE(RawMember(R"({"a":1,"\u0061":2})", "a").has_value()) << "which one counts?";
 }
 
 // What is cut out of valid JSON is the member's value, whatever the JSON.

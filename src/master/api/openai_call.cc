@@ -51,7 +51,8 @@ OpenAiCall::OpenAiCall(OpenAiKind kind, Serving& serving, const OpenAiOptions& o
       options_(options),
       call_(std::move(call)),
       exchange_(std::move(exchange)),
-      deltas_(options.client_backlog_bytes) {}
+      deltas_(options.client_backlog_bytes),
+      silence_(exchange_->strand()) {}
 
 void OpenAiCall::Start() {
   exchange_->OnGone([self = shared_from_this()](const absl::Status& reason) {
@@ -100,6 +101,13 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
   if (!stream_) choices_.resize(num_choices);
   exchange_->record().model = parsed->model->name;
 
+  if (stream_) {
+    silence_.expires_after(options_.silence_max);
+    silence_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+      const std::shared_ptr<OpenAiCall> self = weak.lock();
+      if (!error && self != nullptr && !self->ended_ && !self->gone_) self->BeginStream();
+    });
+  }
   num_running_ = parsed->generations.size();
   for (size_t i = 0; i < parsed->generations.size(); ++i) {
     GenerationRequest& request = parsed->generations[i];
@@ -118,12 +126,7 @@ absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   delta.choice += prompt * choices_a_prompt_;
   if (stream_) {
     const absl::Status pushed = deltas_.Push(std::move(delta));
-    if (!exchange_->streaming()) {
-      exchange_->Stream({.status = 200,
-                         .content_type = "text/event-stream; charset=utf-8",
-                         .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}},
-                        shared_from_this());
-    }
+    BeginStream();
     exchange_->Wake();
     return pushed;
   }
@@ -136,6 +139,15 @@ absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   if (!delta.prompt_logprobs.empty()) choice.prompt_logprobs = std::move(delta.prompt_logprobs);
   choice.finish = delta.finish;
   return absl::OkStatus();
+}
+
+void OpenAiCall::BeginStream() {
+  if (exchange_->streaming()) return;
+  silence_.cancel();
+  exchange_->Stream({.status = 200,
+                     .content_type = "text/event-stream; charset=utf-8",
+                     .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}},
+                    shared_from_this());
 }
 
 void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage) {
@@ -156,6 +168,7 @@ void OpenAiCall::CancelAll(const absl::Status& status) {
 
 void OpenAiCall::Finish() {
   ended_ = true;
+  silence_.cancel();
   generations_.clear();
   HttpRecord& record = exchange_->record();
   record.prompt_tokens = usage_.prompt_tokens;

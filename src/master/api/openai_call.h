@@ -4,6 +4,8 @@
 // prompt, gathers or streams what comes. Lives on the exchange's strand; parsing of large bodies
 // runs on the CPU pool.
 
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +24,9 @@ namespace fathom::master {
 struct OpenAiOptions {
   OpenAiBounds bounds;
   size_t client_backlog_bytes = size_t{4} << 20;
+  // A stream that has nothing to say for so long begins anyway, lest something between here and the
+  // client gives up. Until then a failure still has its own status.
+  std::chrono::milliseconds silence_max{15'000};
 };
 
 class OpenAiCall final : public BodySource, public std::enable_shared_from_this<OpenAiCall> {
@@ -42,6 +47,7 @@ class OpenAiCall final : public BodySource, public std::enable_shared_from_this<
   void HandleParsed(absl::StatusOr<OpenAiRequest> parsed);
   absl::Status OnDelta(int32_t prompt, GenerationDelta delta);
   void OnEnd(const absl::Status& status, const GenerationUsage& usage);
+  void BeginStream();
   void CancelAll(const absl::Status& status);
   void Finish();
 
@@ -63,6 +69,7 @@ class OpenAiCall final : public BodySource, public std::enable_shared_from_this<
   GenerationUsage usage_;
   std::vector<OpenAiChoice> choices_;  // whole answers
   DeltaBuffer deltas_;                 // streams
+  boost::asio::steady_timer silence_;
 };
 
 }  // namespace fathom::master

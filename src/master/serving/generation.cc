@@ -18,7 +18,7 @@ namespace {
 
 namespace asio = boost::asio;
 
-constexpr int32_t kRejectionsMax = 64;
+constexpr int32_t kRefusalsMax = 5;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 constexpr int kHexDigits64Bits = 16;
@@ -160,13 +160,16 @@ void Generation::HandleRejected(const absl::Status& status, absl::Duration retry
     placement_.Reset();
     return End(status);
   }
-  if (static_cast<int32_t>(attempt_) >= kRejectionsMax) {
+  // A full worker has room again some time; other reasons rarely go away.
+  if (!absl::IsResourceExhausted(status) && ++refusals_ >= kRefusalsMax) {
     placement_.Reset();
     return End(
         absl::UnavailableError(absl::StrCat("no worker took the request on: ", status.message())));
   }
   last_rejection_ = status;
-  const absl::Duration wait = std::clamp(retry_after, kRetryMin, kRetryMax);
+  retry_wait_ = std::max({retry_after, 2 * retry_wait_, kRetryMin});
+  retry_wait_ = std::min(retry_wait_, kRetryMax);
+  const absl::Duration wait = retry_wait_;
   services_.dispatcher->Avoid(worker, wait);
   placement_.Reset();
   Enqueue();

@@ -98,6 +98,8 @@ class Generation final : public SubmissionListener,
   Placement placement_;
   uint32_t attempt_ = 0;  // of the last submission
   int32_t losses_ = 0;
+  int32_t refusals_ = 0;  // for reasons other than a full worker
+  absl::Duration retry_wait_;
   std::optional<absl::Status> last_rejection_;
   std::vector<Choice> choices_;
   int32_t num_finished_ = 0;
