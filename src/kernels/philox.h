@@ -12,7 +12,7 @@
 #define FATHOM_HOST_DEVICE
 #endif
 
-namespace fathom {
+namespace fathom::kernels {
 
 struct Philox4x32 {
   uint32_t v[4];
@@ -38,4 +38,4 @@ FATHOM_HOST_DEVICE constexpr Philox4x32 SamplingDraws(uint64_t seed, uint32_t ch
                 static_cast<uint32_t>(seed >> 32));
 }
 
-}  // namespace fathom
+}  // namespace fathom::kernels

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace fathom {
+namespace fathom::kernels {
 namespace {
 
 void ExpectDraws(const Philox4x32& got, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
@@ -30,4 +30,4 @@ TEST(PhiloxTest, EveryPartOfTheKeyMatters) {
 }
 
 }  // namespace
-}  // namespace fathom
+}  // namespace fathom::kernels

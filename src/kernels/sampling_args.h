@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace fathom {
+namespace fathom::kernels {
 
 // One distinct token of a slot's history.
 struct TokenCount {
@@ -81,4 +81,4 @@ struct ScoringArgs {
   float* top_logprobs;  // [num_rows, max_logprobs] out
 };
 
-}  // namespace fathom
+}  // namespace fathom::kernels

@@ -8,7 +8,7 @@
 
 #include "kernels/philox.h"
 
-namespace fathom::cpu {
+namespace fathom::kernels::cpu {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -286,4 +286,4 @@ absl::Status ScoreTokens(const ScoringArgs& args) {
   return absl::OkStatus();
 }
 
-}  // namespace fathom::cpu
+}  // namespace fathom::kernels::cpu

@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "kernels/sampling_args.h"
 
-namespace fathom::cpu {
+namespace fathom::kernels::cpu {
 
 struct Candidate {
   float logit;
@@ -27,4 +27,4 @@ struct SamplingScratch {
 absl::Status SampleTokens(const SamplingArgs& args, SamplingScratch* scratch);
 absl::Status ScoreTokens(const ScoringArgs& args);
 
-}  // namespace fathom::cpu
+}  // namespace fathom::kernels::cpu

@@ -11,7 +11,7 @@
 
 #include "kernels/philox.h"
 
-namespace fathom::cpu {
+namespace fathom::kernels::cpu {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -353,4 +353,4 @@ TEST(ScoringTest, GivesTheTargetsLogprob) {
 }
 
 }  // namespace
-}  // namespace fathom::cpu
+}  // namespace fathom::kernels::cpu

@@ -9,15 +9,15 @@
 namespace fathom::worker {
 namespace {
 
-static_assert(static_cast<uint8_t>(RowStatus::kNotFinite) == kRowNotFinite);
-static_assert(static_cast<uint8_t>(RowStatus::kNoCandidate) == kRowNoCandidate);
+static_assert(static_cast<uint8_t>(RowStatus::kNotFinite) == kernels::kRowNotFinite);
+static_assert(static_cast<uint8_t>(RowStatus::kNoCandidate) == kernels::kRowNoCandidate);
 
 // The distinct tokens of a choice so far, with room for every token it may still add.
-void CountHistory(const SlotSetup& setup, int32_t vocab_size, std::vector<TokenCount>* counts,
-                  int32_t* num_counts) {
+void CountHistory(const SlotSetup& setup, int32_t vocab_size,
+                  std::vector<kernels::TokenCount>* counts, int32_t* num_counts) {
   counts->clear();
   absl::flat_hash_map<TokenId, size_t> seen;
-  const auto at = [&](TokenId token) -> TokenCount& {
+  const auto at = [&](TokenId token) -> kernels::TokenCount& {
     const auto [it, added] = seen.try_emplace(token, counts->size());
     if (added) counts->push_back({token, 0, 0});
     return (*counts)[it->second];
@@ -49,7 +49,7 @@ void Sampler::SetUp(const SlotSetup& setup) {
   }
   slot.end_tokens = setup.end_tokens;
   slot.min_tokens = setup.min_tokens;
-  slot.row = SamplingRow{};
+  slot.row = kernels::SamplingRow{};
   slot.row.slot = setup.slot;
   slot.row.seed = p.seed;
   slot.row.choice = static_cast<uint32_t>(setup.choice);
@@ -98,7 +98,7 @@ absl::Status Sampler::Sample(const SampleInput& input, const float* logits, int3
       return absl::InvalidArgumentError("sampling for a slot that does not exist");
     }
     const Slot& slot = slots_[row.slot];
-    SamplingRow& r = rows_.emplace_back(slot.row);
+    kernels::SamplingRow& r = rows_.emplace_back(slot.row);
     r.logit_row = row.logit_row;
     r.position = static_cast<uint32_t>(row.position);
     if (row.position < slot.min_tokens && !row.may_end) {
@@ -116,7 +116,7 @@ absl::Status Sampler::Sample(const SampleInput& input, const float* logits, int3
   top_logprobs_.resize(n * width);
   output->tokens.resize(n);
 
-  SamplingArgs args{};
+  kernels::SamplingArgs args{};
   args.logits = logits;
   args.num_logit_rows = logit_rows;
   args.vocab = vocab_size_;
@@ -129,12 +129,12 @@ absl::Status Sampler::Sample(const SampleInput& input, const float* logits, int3
   args.logprobs = logprobs_.data();
   args.top_tokens = top_tokens_.data();
   args.top_logprobs = top_logprobs_.data();
-  RETURN_IF_ERROR(cpu::SampleTokens(args, &scratch_));
+  RETURN_IF_ERROR(kernels::cpu::SampleTokens(args, &scratch_));
 
   output->logprobs.resize(n);
   for (size_t i = 0; i < n; ++i) {
     output->rows.push_back({static_cast<RowStatus>(status_[i]), static_cast<int32_t>(i), 1});
-    if (rows_[i].num_logprobs < 0 || status_[i] != kRowOk) continue;
+    if (rows_[i].num_logprobs < 0 || status_[i] != kernels::kRowOk) continue;
     output->logprobs[i] = TakeLogprobs(i * width, output->tokens[i], rows_[i].num_logprobs);
     output->logprobs[i].chosen.logprob = logprobs_[i];
   }
@@ -156,7 +156,7 @@ absl::Status Sampler::Score(const SampleInput& input, const float* logits, int32
   top_tokens_.resize(n * width);
   top_logprobs_.resize(n * width);
 
-  ScoringArgs args{};
+  kernels::ScoringArgs args{};
   args.logits = logits;
   args.num_logit_rows = logit_rows;
   args.vocab = vocab_size_;
@@ -167,12 +167,12 @@ absl::Status Sampler::Score(const SampleInput& input, const float* logits, int32
   args.logprobs = logprobs_.data();
   args.top_tokens = top_tokens_.data();
   args.top_logprobs = top_logprobs_.data();
-  RETURN_IF_ERROR(cpu::ScoreTokens(args));
+  RETURN_IF_ERROR(kernels::cpu::ScoreTokens(args));
 
   output->scores.resize(n);
   for (size_t i = 0; i < n; ++i) {
     output->score_status.push_back(static_cast<RowStatus>(status_[i]));
-    if (status_[i] != kRowOk) continue;
+    if (status_[i] != kernels::kRowOk) continue;
     output->scores[i] = TakeLogprobs(i * width, score_rows_[i].target, score_rows_[i].num_logprobs);
     output->scores[i].chosen.logprob = logprobs_[i];
   }

@@ -25,11 +25,11 @@ class Sampler {
 
  private:
   struct Slot {
-    SamplingRow row{};  // everything but the fields of one step
+    kernels::SamplingRow row{};  // everything but the fields of one step
     std::vector<int32_t> bias_tokens;
     std::vector<float> bias_values;
     std::vector<TokenId> end_tokens;
-    std::vector<TokenCount> counts;
+    std::vector<kernels::TokenCount> counts;
     int32_t num_counts = 0;
     int32_t min_tokens = 0;
   };
@@ -45,9 +45,9 @@ class Sampler {
   std::vector<Slot> slots_;  // [max_slots]
 
   // Memory that runs reuse.
-  cpu::SamplingScratch scratch_;
-  std::vector<SamplingRow> rows_;
-  std::vector<ScoringRow> score_rows_;
+  kernels::cpu::SamplingScratch scratch_;
+  std::vector<kernels::SamplingRow> rows_;
+  std::vector<kernels::ScoringRow> score_rows_;
   std::vector<uint8_t> status_;
   std::vector<float> logprobs_;
   std::vector<int32_t> top_tokens_;
