@@ -23,7 +23,7 @@ absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments,
 }
 
 std::string WriteConfig(const std::string& yaml) {
-  const std::string path = testing::TempDir() + "/worker_command_line_test.yaml";
+  std::string path = testing::TempDir() + "/worker_command_line_test.yaml";
   EXPECT_TRUE(WriteFileAtomically(path, yaml).ok());
   return path;
 }

@@ -21,7 +21,6 @@ namespace {
 
 using master::LinkServer;
 using master::WorkerInfo;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 std::string Environment(const char* name) {
