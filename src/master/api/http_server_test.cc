@@ -123,9 +123,9 @@ class HttpServerTest : public testing::Test {
   }
   uint16_t port() const { return server_->port(); }
 
-  TestHandler handler_;
   asio::io_context io_{2};
   asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
+  TestHandler handler_;  // goes before io_: exchanges it keeps have timers there
   std::unique_ptr<HttpServer> server_;
   std::vector<std::thread> threads_;
 };
