@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - templates keep their lines
 """One-line templates: what Jinja and Python do with single expressions, as models' templates use them.
 
 Rendered with the variables below besides what every template sees.

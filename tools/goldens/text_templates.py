@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - templates keep their lines
 """Chat templates in the idioms of the big model families, written for the goldens.
 
 None is a copy of a model's template; each uses what those templates use: how they pick the system
