@@ -10,6 +10,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ def own_sources(build):
     for entry in json.loads((build / "compile_commands.json").read_text()):
         file = Path(entry["directory"], entry["file"]).resolve()
         if file.is_relative_to(ROOT / "src") or file.is_relative_to(ROOT / "benchmarks"):
-            sources[file] = entry.get("output", "")
+            words = shlex.split(entry["command"])
+            sources[file] = words[words.index("-o") + 1]
     return sources
 
 

@@ -228,7 +228,7 @@ TEST(TextFuzzTest, HostileTemplatesAreBounded) {
       Repeat("{%", 50000),
       Repeat("{#", 50000),
       Repeat("{{ '", 50000),
-      std::string("{{ '\0' }}\0", 11),
+      std::string("{{ '\0' }}\0", 10),
       Repeat("x", 1 << 20),
   };
   for (const std::string& source : sources) {

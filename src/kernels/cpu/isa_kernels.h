@@ -9,6 +9,7 @@
 
 namespace fathom::kernels::cpu::FATHOM_ISA {
 
+// NOLINTNEXTLINE(misc-definitions-in-headers): one file an instruction set, one namespace a file.
 constinit const KernelTable kKernels = {
     .gemm_f32 = GemmF32,
     .gemm_bf16_panel = GemmBf16Panel,
