@@ -12,7 +12,7 @@ PACKAGES=(
   build-essential ca-certificates ccache clang-format clang-tidy cmake curl g++ git mold ninja-build pkg-config
   python3-venv shellcheck
   libabsl-dev libbenchmark-dev libboost-json1.81-dev libboost1.81-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev
-  libgtest-dev libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev protobuf-compiler
+  libgtest-dev libomp-dev libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
 )
 # The first release whose compiler builds the locked crates of src/text.
@@ -26,7 +26,7 @@ CUDA_WHEELS=(
 # True when version $1 is at least $2.
 at_least() { printf '%s\n%s\n' "$2" "$1" | sort --check=quiet --version-sort; }
 
-# True for a package that is installed, or whose job a program of the machine's own already does.
+# True for a package that is installed whole.
 package_present() {
   local status
   status=$(dpkg-query --show --showformat='${db:Status-Abbrev}' "$1" 2>/dev/null) && [ "${status:0:2}" = ii ]
