@@ -103,11 +103,10 @@ void EngineCore::Activate(RequestState* request) {
   for (const auto& s : request->sequences) {
     if (s->state == SequenceState::kEnded) continue;
     const bool some = s->num_output() > 0;
-    if (some && Among(request->end_tokens, s->tokens.back())) {
-      End(s.get(), FinishReason::kStop, "");
-    } else if (s->grammar != nullptr &&
-               (s->grammar->IsFinished() ||
-                (some && Among(options_.eos_token_ids, s->tokens.back())))) {
+    const bool stopped = some && Among(request->end_tokens, s->tokens.back());
+    if (stopped ||
+        (s->grammar != nullptr &&
+         (s->grammar->IsFinished() || (some && Among(options_.eos_token_ids, s->tokens.back()))))) {
       End(s.get(), FinishReason::kStop, "");
     } else if (s->length() >= s->max_len) {
       End(s.get(), FinishReason::kLength, "");

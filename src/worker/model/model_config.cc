@@ -238,8 +238,9 @@ absl::Status AddEndTokens(const JsonFields& json, ModelConfig& out) {
     if (token >= 0 && token < out.vocab_size) out.eos_token_ids.push_back(token);
   }
   std::ranges::sort(out.eos_token_ids);
-  const auto repeated = std::ranges::unique(out.eos_token_ids);
-  out.eos_token_ids.erase(repeated.begin(), repeated.end());
+  // Not the one of std::ranges: clang-tidy 14 cannot read its result's type.
+  out.eos_token_ids.erase(std::unique(out.eos_token_ids.begin(), out.eos_token_ids.end()),
+                          out.eos_token_ids.end());
   return absl::OkStatus();
 }
 
