@@ -12,8 +12,10 @@ PACKAGES=(
   build-essential ca-certificates ccache clang-format clang-tidy cmake curl g++ git mold ninja-build pkg-config
   python3-venv shellcheck
   libabsl-dev libbenchmark-dev libboost-json1.81-dev libboost1.81-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev
-  libgtest-dev libomp-dev libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev protobuf-compiler
+  libgtest-dev libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
+  ocl-icd-opencl-dev # oneDNN's CMake file asks for OpenCL
+  libomp-dev         # the omp.h that clang-tidy reads
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0

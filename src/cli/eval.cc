@@ -100,11 +100,10 @@ absl::Status Run(const EvalFlags& flags, ShutdownSignal& shutdown) {
   if (grades.interrupted) return absl::CancelledError("interrupted");
   const TaskScore total = grades.total();
   if (total.errors > 0) {
-    const absl::Status error(
+    return absl::Status(
         total.errors == total.count ? grades.first_error.code() : absl::StatusCode::kInternal,
         absl::StrCat(total.errors, " of ", total.count,
                      " requests failed: ", grades.first_error.message()));
-    return error;
   }
   if (grades.exact_match() < flags.min) {
     return absl::FailedPreconditionError(

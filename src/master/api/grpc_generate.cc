@@ -55,7 +55,7 @@ class GenerateCall final : public GenerationSink,
   const boost::asio::any_io_executor& strand() const { return strand_; }
 
   absl::Status OnDelta(GenerationDelta delta) override {
-    const absl::Status pushed = deltas_.Push(std::move(delta));
+    absl::Status pushed = deltas_.Push(std::move(delta));
     SchedulePump();
     return pushed;
   }

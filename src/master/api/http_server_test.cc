@@ -254,7 +254,7 @@ TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
 TEST_F(HttpServerTest, GarbageIsABadRequestAndTheServerGoesOn) {
   Start();
   for (const std::string& garbage :
-       {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls hello\r\n\r\n", 26),
+       {std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls hello\r\n\r\n", 25),
         std::string("GET\r\n\r\n"), std::string("GET / HTTP/9.9\r\n\r\n"),
         std::string("GET / HTTP/1.1\r\nBad Header: x\r\n\r\n"),
         std::string("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n"),

@@ -125,7 +125,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
 absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   delta.choice += prompt * choices_a_prompt_;
   if (stream_) {
-    const absl::Status pushed = deltas_.Push(std::move(delta));
+    absl::Status pushed = deltas_.Push(std::move(delta));
     BeginStream();
     exchange_->Wake();
     return pushed;

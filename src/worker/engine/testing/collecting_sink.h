@@ -33,7 +33,7 @@ class CollectingSink final : public OutputSink {
     std::string id;
     uint32_t attempt;
     int32_t choice;
-    auto operator<=>(const Key&) const = default;
+    auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr)
   };
 
   void OnStep(std::vector<SequenceOutput> outputs) override {
