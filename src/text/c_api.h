@@ -97,6 +97,8 @@ int32_t fathom_chat_template_from_directory(fathom_bytes directory, fathom_chat_
 int32_t fathom_chat_template_from_source(fathom_bytes source, fathom_bytes variables_json,
                                          fathom_chat_template** out, fathom_buffer* error);
 void fathom_chat_template_free(fathom_chat_template* chat_template);
+// Whether any of the model's templates spells `word`.
+bool fathom_chat_template_mentions(const fathom_chat_template* chat_template, fathom_bytes word);
 int32_t fathom_chat_template_render(const fathom_chat_template* chat_template,
                                     const fathom_chat_template_input* input, fathom_buffer* out,
                                     fathom_buffer* error);

@@ -27,6 +27,10 @@ absl::StatusOr<std::shared_ptr<const ChatTemplate>> ChatTemplate::FromSource(
   return std::shared_ptr<const ChatTemplate>(new ChatTemplate(handle));
 }
 
+bool ChatTemplate::Mentions(std::string_view word) const {
+  return fathom_chat_template_mentions(handle_.get(), Borrow(word));
+}
+
 absl::StatusOr<std::string> ChatTemplate::Render(const ChatTemplateInput& input) const {
   const fathom_chat_template_input c_input = {
       .messages_json = Borrow(input.messages_json),

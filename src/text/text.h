@@ -118,6 +118,8 @@ class ChatTemplate {
   static absl::StatusOr<std::shared_ptr<const ChatTemplate>> FromSource(
       std::string_view source, std::string_view variables_json);
 
+  // Whether the template's source spells `word`: a hint at what it knows of.
+  bool Mentions(std::string_view word) const;
   // INVALID_ARGUMENT with the template's own words for raise_exception.
   absl::StatusOr<std::string> Render(const ChatTemplateInput& input) const;
   ~ChatTemplate();

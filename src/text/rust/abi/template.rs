@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{free_handle, guard, Buffer, Bytes};
+use crate::panic_guard;
 use crate::template::{ChatTemplate, Input};
 
 /// `fathom_chat_template_input`.
@@ -53,6 +54,17 @@ pub unsafe extern "C" fn fathom_chat_template_from_source(
 #[no_mangle]
 pub unsafe extern "C" fn fathom_chat_template_free(template: *mut ChatTemplate) {
     free_handle(template);
+}
+
+/// # Safety
+/// As above.
+#[no_mangle]
+pub unsafe extern "C" fn fathom_chat_template_mentions(
+    template: *const ChatTemplate,
+    word: Bytes,
+) -> bool {
+    let mentions = panic_guard::run(|| Ok((*template).mentions(word.as_text("the word")?)));
+    mentions.unwrap_or(false)
 }
 
 /// # Safety

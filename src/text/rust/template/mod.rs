@@ -90,6 +90,11 @@ impl ChatTemplate {
         })
     }
 
+    /// Whether any of the templates spells `word`.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.environment.templates().any(|(_, template)| template.source().contains(word))
+    }
+
     pub fn render(&self, input: &Input) -> Result<String> {
         let mut messages = parse_json(input.messages, "messages")?;
         if messages.kind() != minijinja::value::ValueKind::Seq {
