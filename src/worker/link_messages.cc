@@ -147,6 +147,7 @@ v1::StepOutput ToMessage(const SequenceOutput& output) {
   }
   message.set_finish(static_cast<int32_t>(output.finish));
   message.set_error(output.error);
+  message.set_bad_request(output.bad_request);
   message.set_cached_tokens(output.cached_tokens);
   return message;
 }

@@ -83,6 +83,7 @@ TEST(LinkMessagesTest, OutputsComeBackAsTheyWere) {
   SequenceOutput output = TestOutput("r1", 3, 5, {7, 8}, FinishReason::kError);
   output.choice = 2;
   output.error = "why";
+  output.bad_request = true;
   output.cached_tokens = 16;
   output.logprobs = {{{7, -0.5F}, {{7, -0.5F}, {9, -1.0F}}}, {{8, -0.25F}, {{8, -0.25F}}}};
   const auto back = master::FromMessage(ToMessage(output));
@@ -93,6 +94,7 @@ TEST(LinkMessagesTest, OutputsComeBackAsTheyWere) {
   EXPECT_THAT(back->tokens, ElementsAre(7, 8));
   EXPECT_EQ(back->finish, FinishReason::kError);
   EXPECT_EQ(back->error, "why");
+  EXPECT_TRUE(back->bad_request);
   EXPECT_EQ(back->cached_tokens, 16);
   ASSERT_EQ(back->logprobs.size(), 2u);
   EXPECT_EQ(back->logprobs[0].top[1].token, 9);

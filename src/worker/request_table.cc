@@ -54,6 +54,7 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
   choice->tokens.insert(choice->tokens.end(), output.tokens.begin(), output.tokens.end());
   choice->finish = output.finish;
   choice->error = output.error;
+  choice->bad_request = output.bad_request;
   if (held) held_bytes_ += output.tokens.size() * sizeof(TokenId);
   Route route{entry.owner, std::all_of(entry.choices.begin(), entry.choices.end(),
                                        [](auto& c) { return c.finish != FinishReason::kNone; })};
@@ -128,6 +129,7 @@ RequestTable::Handover RequestTable::Claim(const v1::Claim& claim, LinkId owner)
     output->mutable_tokens()->Add(from, choice.tokens.end());
     output->set_finish(static_cast<int32_t>(choice.finish));
     output->set_error(choice.error);
+    output->set_bad_request(choice.bad_request);
     if (entry.owner != kNoLink && choice.finish == FinishReason::kNone) {
       v1::StepOutput& farewell = handover.farewell.emplace_back();
       farewell.set_request_id(claim.request_id());

@@ -94,6 +94,7 @@ class RequestTable {
     std::vector<TokenId> tokens;
     FinishReason finish = FinishReason::kNone;
     std::string error;
+    bool bad_request = false;
   };
   struct Entry {
     uint32_t attempt = 0;

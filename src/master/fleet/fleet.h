@@ -92,6 +92,7 @@ struct SubmissionOutput {
   std::vector<PositionLogprobs> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   std::string error;
+  bool bad_request = false;  // with kError: it would fail on any worker
   int32_t cached_tokens = 0;
 };
 

@@ -109,6 +109,7 @@ absl::StatusOr<SubmissionOutput> FromMessage(const v1::StepOutput& message) {
   output.tokens.assign(message.tokens().begin(), message.tokens().end());
   output.finish = static_cast<FinishReason>(message.finish());
   output.error = message.error();
+  output.bad_request = message.bad_request();
   output.cached_tokens = message.cached_tokens();
   if (message.has_logprobs()) {
     ASSIGN_OR_RETURN(output.logprobs, Positions(message.logprobs(), &output.tokens));

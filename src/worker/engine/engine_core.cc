@@ -92,6 +92,7 @@ void EngineCore::OnCompiled(const std::string& id, uint32_t attempt,
       status = s->grammar->Accept(s->tokens[i]);
     }
     if (!status.ok() && s->state != SequenceState::kEnded) {
+      OutputOf(s.get()).bad_request = absl::IsInvalidArgument(status);
       End(s.get(), FinishReason::kError, std::string(Message(status)));
     }
   }

@@ -51,6 +51,8 @@ struct SequenceOutput {
                         // was migrated with tokens
   FinishReason finish = FinishReason::kNone;
   std::string error;  // with kError
+  // With kError: the request itself is at fault and would fail anywhere (its grammar, say).
+  bool bad_request = false;
   int32_t cached_tokens =
       0;  // prompt tokens from the prefix cache; on the first output of the choice
 };
