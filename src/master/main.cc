@@ -26,6 +26,7 @@ constexpr absl::Duration kDrainGrace = absl::Minutes(10);
 struct Flags {
   std::string config;
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
+  std::optional<std::string> reasoning_parser, tool_parser;
   std::optional<int32_t> http_port, grpc_port, link_port, metrics_port;
   bool open = false;
   bool insecure_listen = false;
@@ -44,6 +45,10 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--metrics-port", flags.metrics_port, "Health, metrics (9090); 0 any, -1 off");
   app.add_option("--model", flags.model, "Model directory in Hugging Face layout");
   app.add_option("--model-name", flags.model_name, "Name clients use (the directory's name)");
+  app.add_option("--reasoning-parser", flags.reasoning_parser,
+                 "How the model marks reasoning: auto, none or think");
+  app.add_option("--tool-parser", flags.tool_parser,
+                 "How the model writes tool calls: auto, none or hermes");
   app.add_option("--keys-file", flags.keys_file, "File of hashed API keys");
   app.add_option("--ports-file", flags.ports_file, "Write the ports that were bound here (JSON)");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error");
@@ -63,6 +68,8 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.metrics_port) master.set_metrics_port(*flags.metrics_port);
   if (flags.model) master.set_model_path(*flags.model);
   if (flags.model_name) master.set_model_name(*flags.model_name);
+  if (flags.reasoning_parser) master.set_reasoning_parser(*flags.reasoning_parser);
+  if (flags.tool_parser) master.set_tool_parser(*flags.tool_parser);
   if (flags.keys_file) master.set_keys_file(*flags.keys_file);
   if (flags.ports_file) master.set_ports_file(*flags.ports_file);
   if (flags.open) master.set_open(true);

@@ -52,8 +52,10 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   } else {
     ASSIGN_OR_RETURN(keys_, ApiKeys::FromFile(settings_.keys_file));
   }
-  ASSIGN_OR_RETURN(ModelPtr model,
-                   LoadServedModel(settings_.model_path, settings_.model_name, clock->Now()));
+  ASSIGN_OR_RETURN(
+      ModelPtr model,
+      LoadServedModel(settings_.model_path, settings_.model_name, clock->Now(),
+                      {.reasoning = settings_.reasoning_parser, .tools = settings_.tool_parser}));
   catalog_.emplace(std::vector<ModelPtr>{model});
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
   ASSIGN_OR_RETURN(fleet_, fleet(settings_, *model));

@@ -100,6 +100,8 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   out.model_name =
       master.model_name().empty() ? DirectoryName(out.model_path) : master.model_name();
   if (out.model_name.empty()) return Bad("model_name", "is needed");
+  out.reasoning_parser = master.reasoning_parser();
+  out.tool_parser = master.tool_parser();
   out.ports_file = master.ports_file();
   out.grpc_reflection = master.grpc_reflection();
   RETURN_IF_ERROR(ReadLimits(master.limits(), out));

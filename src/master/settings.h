@@ -27,6 +27,8 @@ struct MasterSettings {
   std::string keys_file;
   std::string model_path;
   std::string model_name;
+  std::string reasoning_parser;  // empty: auto
+  std::string tool_parser;
   std::string ports_file;
   bool grpc_reflection = false;
   int io_threads = 2;

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "common/json_text.h"
 #include "common/strings.h"
-#include "master/api/json_text.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {

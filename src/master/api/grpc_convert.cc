@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "master/api/openai_messages.h"
+#include "master/api/openai_tools.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -93,18 +95,18 @@ absl::StatusOr<std::optional<GrammarSpec>> ReadGrammar(v1::Grammar grammar) {
   return std::optional<GrammarSpec>(std::move(spec));
 }
 
-absl::StatusOr<PromptInput> ReadInput(v1::GenerateRequest& request) {
+absl::Status ReadInput(v1::GenerateRequest& request, GenerationRequest& out) {
   switch (request.input_case()) {
     case v1::GenerateRequest::kChat: {
-      v1::ChatInput& chat = *request.mutable_chat();
-      return ChatPrompt{.messages_json = std::move(*chat.mutable_messages_json()),
-                        .tools_json = std::move(*chat.mutable_tools_json()),
-                        .template_args_json = std::move(*chat.mutable_template_args_json())};
+      ASSIGN_OR_RETURN(out.prompt, ReadChatInput(request.chat(), *out.model, out.tool_use));
+      return absl::OkStatus();
     }
     case v1::GenerateRequest::kText:
-      return TextPrompt{std::move(*request.mutable_text())};
+      out.prompt = TextPrompt{std::move(*request.mutable_text())};
+      return absl::OkStatus();
     case v1::GenerateRequest::kTokens:
-      return TokenPrompt{{request.tokens().ids().begin(), request.tokens().ids().end()}};
+      out.prompt = TokenPrompt{{request.tokens().ids().begin(), request.tokens().ids().end()}};
+      return absl::OkStatus();
     case v1::GenerateRequest::INPUT_NOT_SET:
       break;
   }
@@ -128,6 +130,17 @@ v1::PositionLogprobs ToProto(const PositionLogprobs& position, const ServedModel
 
 }  // namespace
 
+absl::StatusOr<PromptInput> ReadChatInput(const v1::ChatInput& chat, const ServedModelInfo& model,
+                                          ToolUse& tool_use) {
+  ChatPrompt prompt{.template_args_json = chat.template_args_json()};
+  ASSIGN_OR_RETURN(prompt.messages_json, RewriteMessages(chat.messages_json(), model));
+  ASSIGN_OR_RETURN(ChatTools tools,
+                   ReadTools(chat.tools_json(), chat.tool_choice(), !chat.single_tool_call()));
+  prompt.tools_json = std::move(tools.shown_json);
+  tool_use = std::move(tools.use);
+  return PromptInput(std::move(prompt));
+}
+
 absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& name) {
   ModelPtr model = catalog.Find(name);
   if (model != nullptr) return model;
@@ -142,7 +155,7 @@ absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const C
   if (request.request_id().size() > kRequestIdBytesMax) {
     return BadField("request_id", absl::StrCat("at most ", kRequestIdBytesMax, " bytes"));
   }
-  ASSIGN_OR_RETURN(out.prompt, ReadInput(request));
+  RETURN_IF_ERROR(ReadInput(request, out));
   ASSIGN_OR_RETURN(out.sampling, ReadSampling(request.sampling(), out.model->defaults));
   if (request.sampling().has_seed()) out.seed = request.sampling().seed();
   RETURN_IF_ERROR(ReadStop(request.stop(), out));
@@ -171,6 +184,13 @@ v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
   out.set_choice(delta.choice);
   out.set_text_delta(std::move(delta.text));
   out.set_reasoning_delta(std::move(delta.reasoning));
+  for (ToolCallDelta& call : delta.tool_calls) {
+    v1::ToolCallDelta& piece = *out.add_tool_calls();
+    piece.set_index(call.index);
+    piece.set_id(std::move(call.id));
+    piece.set_name(std::move(call.name));
+    piece.set_arguments(std::move(call.arguments));
+  }
   out.mutable_token_ids()->Add(delta.tokens.begin(), delta.tokens.end());
   for (const PositionLogprobs& position : delta.logprobs) {
     *out.add_logprobs() = ToProto(position, model);
@@ -203,6 +223,7 @@ v1::Usage ToProto(const GenerationUsage& usage) {
   out.set_prompt_tokens(usage.prompt_tokens);
   out.set_completion_tokens(usage.completion_tokens);
   out.set_cached_tokens(usage.cached_tokens);
+  out.set_reasoning_tokens(usage.reasoning_tokens);
   return out;
 }
 

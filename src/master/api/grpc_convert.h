@@ -22,6 +22,10 @@ struct GrpcBounds {
 absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const Catalog& catalog,
                                             const GrpcBounds& bounds);
 
+// A chat as the template is to see it, and which calls its answer may hold.
+absl::StatusOr<PromptInput> ReadChatInput(const v1::ChatInput& chat, const ServedModelInfo& model,
+                                          ToolUse& tool_use);
+
 absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& name);
 
 v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,

@@ -93,14 +93,13 @@ grpc::ServerUnaryReactor* GrpcInference::Tokenize(grpc::CallbackServerContext* c
     ASSIGN_OR_RETURN(const ModelPtr model, FindModel(serving_->catalog(), request->model()));
     PromptInput input = TextPrompt{request->text()};
     if (request->has_chat()) {
-      input = ChatPrompt{.messages_json = request->chat().messages_json(),
-                         .tools_json = request->chat().tools_json(),
-                         .template_args_json = request->chat().template_args_json()};
+      ToolUse unused;
+      ASSIGN_OR_RETURN(input, ReadChatInput(request->chat(), *model, unused));
     } else if (!request->has_text()) {
       return BadField("input", "the request has no input");
     }
-    ASSIGN_OR_RETURN(const std::vector<TokenId> ids, TokenizePrompt(*model, input));
-    response->mutable_token_ids()->Add(ids.begin(), ids.end());
+    ASSIGN_OR_RETURN(const TokenizedPrompt prompt, TokenizePrompt(*model, input));
+    response->mutable_token_ids()->Add(prompt.tokens.begin(), prompt.tokens.end());
     return absl::OkStatus();
   });
 }

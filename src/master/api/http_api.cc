@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/json_text.h"
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/strings.h"
@@ -14,7 +15,7 @@
 #include "master/api/errors.h"
 #include "master/api/http_head.h"
 #include "master/api/http_metrics.h"
-#include "master/api/json_text.h"
+#include "master/api/tokenize_call.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -33,7 +34,9 @@ enum class Place {
   kModels,
   kModel,
   kChat,
-  kCompletion
+  kCompletion,
+  kTokenize,
+  kDetokenize
 };
 
 Place PlaceOf(std::string_view path) {
@@ -44,6 +47,8 @@ Place PlaceOf(std::string_view path) {
   if (path == "/v1/models") return Place::kModels;
   if (path == "/v1/chat/completions") return Place::kChat;
   if (path == "/v1/completions") return Place::kCompletion;
+  if (path == "/tokenize") return Place::kTokenize;
+  if (path == "/detokenize") return Place::kDetokenize;
   if (path.starts_with(kModelsPrefix)) return Place::kModel;
   return Place::kNone;
 }
@@ -53,7 +58,10 @@ bool NeedsKey(Place place) {
          place != Place::kVersion;
 }
 
-bool IsPost(Place place) { return place == Place::kChat || place == Place::kCompletion; }
+bool IsPost(Place place) {
+  return place == Place::kChat || place == Place::kCompletion || place == Place::kTokenize ||
+         place == Place::kDetokenize;
+}
 
 std::string_view Header(const http::fields& fields, http::field name) {
   const auto value = fields[name];
@@ -130,6 +138,10 @@ void HttpApi::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) {
           ->Start();
       return;
     }
+    case Place::kTokenize:
+      return AnswerOnPool(TokenizeBody, *serving_, std::move(call), exchange);
+    case Place::kDetokenize:
+      return AnswerOnPool(DetokenizeBody, *serving_, std::move(call), exchange);
     case Place::kModels:
       return exchange->Reply(Models());
     case Place::kModel:

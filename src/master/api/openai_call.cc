@@ -85,6 +85,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
     return;
   }
   stream_ = parsed->stream;
+  only_echo_ = parsed->only_echo;
   choices_a_prompt_ = parsed->generations.front().n;
   const size_t num_choices = parsed->generations.size() * choices_a_prompt_;
   const std::string id = serving_.NewId();
@@ -99,6 +100,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
                       .prompt_logprobs = parsed->prompt_logprobs},
       num_choices);
   if (!stream_) choices_.resize(num_choices);
+  for (const std::string& text : parsed->echo) echo_.insert(echo_.end(), choices_a_prompt_, text);
   exchange_->record().model = parsed->model->name;
 
   if (stream_) {
@@ -124,6 +126,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
 
 absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   delta.choice += prompt * choices_a_prompt_;
+  if (!echo_.empty()) Echo(prompt, delta);
   if (stream_) {
     absl::Status pushed = deltas_.Push(std::move(delta));
     BeginStream();
@@ -136,9 +139,28 @@ absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   MergeToolCalls(choice.tool_calls, std::move(delta.tool_calls));
   choice.logprobs.insert(choice.logprobs.end(), std::make_move_iterator(delta.logprobs.begin()),
                          std::make_move_iterator(delta.logprobs.end()));
-  if (!delta.prompt_logprobs.empty()) choice.prompt_logprobs = std::move(delta.prompt_logprobs);
+  if (reply_->info().prompt_logprobs && !delta.prompt_logprobs.empty()) {
+    choice.prompt_logprobs = std::move(delta.prompt_logprobs);
+  }
   choice.finish = delta.finish;
   return absl::OkStatus();
+}
+
+void OpenAiCall::Echo(int32_t prompt, GenerationDelta& delta) {
+  if (only_echo_) {
+    delta.text.clear();
+    delta.logprobs.clear();
+    if (delta.finish == FinishReason::kStop) delta.finish = FinishReason::kLength;
+  }
+  delta.text.insert(0, std::exchange(echo_[delta.choice], {}));
+  if (stream_ || !reply_->info().logprobs || delta.prompt_tokens.empty()) return;
+  // Known with choice 0; the others have the same prompt.
+  for (int32_t i = 0; i < choices_a_prompt_; ++i) {
+    OpenAiChoice& choice = choices_[prompt * choices_a_prompt_ + i];
+    choice.first_token = delta.prompt_tokens.front();
+    choice.logprobs.insert(choice.logprobs.begin(), delta.prompt_logprobs.begin(),
+                           delta.prompt_logprobs.end());
+  }
 }
 
 void OpenAiCall::BeginStream() {
@@ -154,6 +176,8 @@ void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage)
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.completion_tokens += usage.completion_tokens;
   usage_.cached_tokens += usage.cached_tokens;
+  usage_.reasoning_tokens += usage.reasoning_tokens;
+  if (only_echo_) usage_.completion_tokens = 0;
   if (!status.ok() && failure_.ok()) {
     failure_ = status;
     // One answer, one fate: the other prompts' work has no reader.

@@ -46,6 +46,8 @@ class OpenAiCall final : public BodySource, public std::enable_shared_from_this<
 
   void HandleParsed(absl::StatusOr<OpenAiRequest> parsed);
   absl::Status OnDelta(int32_t prompt, GenerationDelta delta);
+  // Puts the prompt before the answer, and drops the answer where only the prompt is wanted.
+  void Echo(int32_t prompt, GenerationDelta& delta);
   void OnEnd(const absl::Status& status, const GenerationUsage& usage);
   void BeginStream();
   void CancelAll(const absl::Status& status);
@@ -62,6 +64,8 @@ class OpenAiCall final : public BodySource, public std::enable_shared_from_this<
   std::optional<OpenAiReply> reply_;
   bool stream_ = false;
   int32_t choices_a_prompt_ = 1;
+  std::vector<std::string> echo_;  // one a choice, until its first delta
+  bool only_echo_ = false;
   size_t num_running_ = 0;
   bool ended_ = false;
   bool gone_ = false;

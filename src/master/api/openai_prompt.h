@@ -11,10 +11,11 @@
 
 namespace fathom::master {
 
-// Reads messages, tools, tool_choice and chat_template_kwargs. `body` is the text the fields were
-// parsed from: the template sees messages and tools as the client wrote them, with its key order
-// and its numbers. Content given as text parts becomes one string, parts joined by newlines.
-ChatPrompt ReadChatPrompt(Fields& fields, std::string_view body);
+// Reads messages, tools, tool_choice, parallel_tool_calls, chat_template_kwargs and
+// reasoning_effort into `request`, whose model is set. `body` is the text the fields were parsed
+// from: the template sees messages and tools as the client wrote them, with its key order and its
+// numbers (see openai_messages.h for what is changed).
+void ReadChat(Fields& fields, std::string_view body, GenerationRequest& request);
 
 // Reads prompt: a text, token ids, or a list of either; at most `prompts_max` of them.
 std::vector<PromptInput> ReadPrompts(Fields& fields, size_t prompts_max);

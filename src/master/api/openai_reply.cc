@@ -4,28 +4,21 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/json_text.h"
 #include "master/api/errors.h"
-#include "master/api/json_text.h"
 
 namespace fathom::master {
 namespace {
 
-std::string_view FinishText(FinishReason finish) {
+std::string_view FinishText(FinishReason finish, bool called) {
   switch (finish) {
     case FinishReason::kStop:
-      return R"("stop")";
+      return called ? R"("tool_calls")" : R"("stop")";
     case FinishReason::kLength:
       return R"("length")";
     default:
       return "null";
   }
-}
-
-void AppendUsage(std::string& out, const GenerationUsage& usage) {
-  const int64_t total = int64_t{usage.prompt_tokens} + usage.completion_tokens;
-  out += absl::StrCat(R"({"prompt_tokens":)", usage.prompt_tokens, R"(,"completion_tokens":)",
-                      usage.completion_tokens, R"(,"total_tokens":)", total,
-                      R"(,"prompt_tokens_details":{"cached_tokens":)", usage.cached_tokens, "}}");
 }
 
 int64_t CodePoints(std::string_view text) {
@@ -76,10 +69,14 @@ void AppendDeltaMembers(std::string& out, const GenerationDelta& delta) {
   }
 }
 
-// OpenAI's reply to a chat that has nothing to say is an empty text, not null.
+// OpenAI's reply to a chat that has nothing to say is an empty text, and null only beside calls.
 void AppendMessage(std::string& out, const OpenAiChoice& choice) {
   out += R"("message":{"role":"assistant","content":)";
-  AppendJsonString(out, choice.text);
+  if (choice.text.empty() && !choice.tool_calls.empty()) {
+    out += "null";
+  } else {
+    AppendJsonString(out, choice.text);
+  }
   if (!choice.reasoning.empty()) {
     out += R"(,"reasoning_content":)";
     AppendJsonString(out, choice.reasoning);
@@ -136,9 +133,10 @@ void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
     AppendJsonString(out, delta.text);
   }
   out += R"(,"logprobs":)";
-  AppendLogprobs(out, delta.logprobs, progress);
+  AppendLogprobs(out, std::nullopt, delta.logprobs, progress);
+  progress.called = progress.called || !delta.tool_calls.empty();
   out += R"(,"finish_reason":)";
-  out += FinishText(delta.finish);
+  out += FinishText(delta.finish, progress.called);
   out += '}';
   out += tail;
   out += "\n\n";
@@ -172,9 +170,9 @@ std::string OpenAiReply::Body(const std::vector<OpenAiChoice>& choices,
       AppendJsonString(out, choice.text);
     }
     out += R"(,"logprobs":)";
-    AppendLogprobs(out, choice.logprobs, progress_[i]);
+    AppendLogprobs(out, choice.first_token, choice.logprobs, progress_[i]);
     out += R"(,"finish_reason":)";
-    out += FinishText(choice.finish);
+    out += FinishText(choice.finish, !choice.tool_calls.empty());
     if (info_.prompt_logprobs && !chat) {
       out += R"(,"prompt_logprobs":)";
       AppendPromptLogprobs(out, choice.prompt_logprobs);
@@ -191,7 +189,20 @@ std::string OpenAiReply::Body(const std::vector<OpenAiChoice>& choices,
   return out;
 }
 
-void OpenAiReply::AppendLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions,
+void OpenAiReply::AppendUsage(std::string& out, const GenerationUsage& usage) const {
+  const int64_t total = int64_t{usage.prompt_tokens} + usage.completion_tokens;
+  out += absl::StrCat(R"({"prompt_tokens":)", usage.prompt_tokens, R"(,"completion_tokens":)",
+                      usage.completion_tokens, R"(,"total_tokens":)", total,
+                      R"(,"prompt_tokens_details":{"cached_tokens":)", usage.cached_tokens, "}");
+  if (info_.kind == OpenAiKind::kChat) {
+    out += absl::StrCat(R"(,"completion_tokens_details":{"reasoning_tokens":)",
+                        usage.reasoning_tokens, "}");
+  }
+  out += '}';
+}
+
+void OpenAiReply::AppendLogprobs(std::string& out, std::optional<TokenId> first,
+                                 const std::vector<PositionLogprobs>& positions,
                                  Progress& progress) const {
   if (!info_.logprobs) {
     out += "null";
@@ -202,14 +213,23 @@ void OpenAiReply::AppendLogprobs(std::string& out, const std::vector<PositionLog
   std::string chosen;
   std::string top;
   std::string offsets;
-  for (size_t i = 0; i < positions.size(); ++i) {
-    const PositionLogprobs& position = positions[i];
-    const std::string text = ValidUtf8(info_.model->tokenizer->TokenBytes(position.chosen.token));
-    for (std::string* list : {&tokens, &chosen, &top, &offsets}) *list += i == 0 ? "" : ",";
+  const auto begin_token = [&](TokenId token) {
+    const std::string text = ValidUtf8(info_.model->tokenizer->TokenBytes(token));
+    for (std::string* list : {&tokens, &chosen, &top, &offsets}) {
+      if (!list->empty()) *list += ',';
+    }
     AppendJsonString(tokens, text);
-    AppendJsonNumber(chosen, position.chosen.logprob);
     AppendJsonNumber(offsets, progress.text_offset);
     progress.text_offset += CodePoints(text);
+  };
+  if (first) {
+    begin_token(*first);
+    chosen += "null";
+    top += "null";
+  }
+  for (const PositionLogprobs& position : positions) {
+    begin_token(position.chosen.token);
+    AppendJsonNumber(chosen, position.chosen.logprob);
     top += '{';
     for (size_t k = 0; k < position.top.size(); ++k) {
       top += k == 0 ? "" : ",";

@@ -4,6 +4,7 @@
 // the same bytes. One reply belongs to one strand.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,7 @@ struct OpenAiChoice {
   std::vector<ToolCallDelta> tool_calls;  // one a call, whole
   std::vector<PositionLogprobs> logprobs;
   std::vector<PositionLogprobs> prompt_logprobs;
+  std::optional<TokenId> first_token;  // echoed with logprobs: it stands first and has none
   FinishReason finish = FinishReason::kNone;
 };
 
@@ -55,12 +57,14 @@ class OpenAiReply {
  private:
   struct Progress {
     bool begun = false;       // the role is out
+    bool called = false;      // a tool
     int64_t text_offset = 0;  // code points of the tokens so far
   };
 
   void AppendHead(std::string& out, std::string_view object) const;
-  void AppendLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions,
-                      Progress& progress) const;
+  void AppendLogprobs(std::string& out, std::optional<TokenId> first,
+                      const std::vector<PositionLogprobs>& positions, Progress& progress) const;
+  void AppendUsage(std::string& out, const GenerationUsage& usage) const;
   void AppendChatLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions) const;
   void AppendPromptLogprobs(std::string& out, const std::vector<PositionLogprobs>& positions) const;
   void AppendTokenFields(std::string& out, const TokenLogprob& token) const;

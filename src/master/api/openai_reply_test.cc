@@ -58,7 +58,8 @@ TEST(OpenAiReplyTest, AChatStreamByteForByte) {
           head, R"({"index":0,"delta":{"content":"!"},"logprobs":null,"finish_reason":"stop"}],)",
           R"("usage":null})", "\n\n",  //
           head, R"(],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,)",
-          R"("prompt_tokens_details":{"cached_tokens":4}}})", "\n\n",  //
+          R"("prompt_tokens_details":{"cached_tokens":4},)",
+          R"("completion_tokens_details":{"reasoning_tokens":0}}})", "\n\n",  //
           "data: [DONE]\n\n"));
 }
 
@@ -98,7 +99,61 @@ TEST(OpenAiReplyTest, WholeBodies) {
             R"("logprobs":null,"finish_reason":"stop"},{"index":1,"message":{"role":"assistant",)"
             R"("content":"","refusal":null},"logprobs":null,"finish_reason":"length"}],"usage":)"
             R"({"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":)"
-            R"({"cached_tokens":0}}})");
+            R"({"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}})");
+}
+
+TEST(OpenAiReplyTest, CallsOfTools) {
+  OpenAiReply chat(Info(OpenAiKind::kChat), 1);
+  const OpenAiChoice choice{
+      .reasoning = "hm",
+      .tool_calls = {{.index = 0, .id = "c1", .name = "f", .arguments = R"({"a": 1})"}},
+      .finish = FinishReason::kStop};
+  const json::value body = json::parse(chat.Body({choice}, {.reasoning_tokens = 7}));
+  const json::value& message = body.at("choices").at(0).at("message");
+  EXPECT_TRUE(message.at("content").is_null());
+  EXPECT_EQ(message.at("reasoning_content").as_string(), "hm");
+  EXPECT_EQ(json::serialize(message.at("tool_calls")),
+            R"([{"id":"c1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}}])");
+  EXPECT_EQ(body.at("choices").at(0).at("finish_reason").as_string(), "tool_calls");
+  EXPECT_EQ(body.at("usage").at("completion_tokens_details").at("reasoning_tokens").as_int64(), 7);
+}
+
+TEST(OpenAiReplyTest, StreamedCallsSayTheirNameOnce) {
+  OpenAiReply chat(Info(OpenAiKind::kChat), 1);
+  std::string out;
+  GenerationDelta delta;
+  delta.tool_calls = {{.index = 0, .id = "c1", .name = "f", .arguments = "{"}};
+  chat.AppendChunk(out, delta);
+  delta.tool_calls = {{.index = 0, .arguments = "}"}};
+  chat.AppendChunk(out, delta);
+  delta.tool_calls.clear();
+  delta.finish = FinishReason::kStop;
+  chat.AppendChunk(out, delta);
+  EXPECT_NE(out.find(R"("delta":{"tool_calls":[{"index":0,"id":"c1","type":"function",)"
+                     R"("function":{"name":"f","arguments":"{"}}]})"),
+            std::string::npos)
+      << out;
+  EXPECT_NE(out.find(R"("delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]})"),
+            std::string::npos)
+      << out;
+  EXPECT_NE(out.find(R"("finish_reason":"tool_calls")"), std::string::npos) << out;
+}
+
+TEST(OpenAiReplyTest, EchoedPromptsHaveLogprobsFromTheSecondTokenOn) {
+  OpenAiReplyInfo info = Info(OpenAiKind::kCompletion);
+  info.logprobs = true;
+  info.top_logprobs = 1;
+  OpenAiReply reply(info, 1);
+  const PositionLogprobs position{.chosen = {.token = 11, .logprob = -0.5f},
+                                  .top = {{.token = 11, .logprob = -0.5f}}};
+  const json::value body =
+      json::parse(reply.Body({{.text = "xy", .logprobs = {position}, .first_token = 10}}, {}));
+  const json::value& logprobs = body.at("choices").at(0).at("logprobs");
+  EXPECT_EQ(logprobs.at("tokens").as_array().size(), 2u);
+  EXPECT_TRUE(logprobs.at("token_logprobs").at(0).is_null());
+  EXPECT_TRUE(logprobs.at("top_logprobs").at(0).is_null());
+  EXPECT_EQ(logprobs.at("token_logprobs").at(1).to_number<double>(), -0.5);
+  EXPECT_EQ(logprobs.at("text_offset").at(1).as_int64(), 1);
 }
 
 TEST(OpenAiReplyTest, LogprobsCarryTokensAndTheirBytes) {

@@ -8,10 +8,10 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/json_text.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/api/fields.h"
-#include "master/api/json_text.h"
 #include "master/api/openai_prompt.h"
 #include "master/serving/failure.h"
 
@@ -72,10 +72,10 @@ void ReadSampling(Fields& fields, const SamplingDefaults& defaults, GenerationRe
   }
 }
 
-void ReadStop(Fields& fields, OpenAiKind kind, GenerationRequest& request) {
+void ReadStop(Fields& fields, OpenAiKind kind, bool echo, GenerationRequest& request) {
   StopConditions& stop = request.stop;
   if (kind == OpenAiKind::kCompletion) stop.max_tokens = kCompletionTokensDefault;
-  fields.Read("max_tokens", int64_t{1}, int64_t{kTokensMax}, stop.max_tokens);
+  fields.Read("max_tokens", int64_t{echo ? 0 : 1}, int64_t{kTokensMax}, stop.max_tokens);
   if (kind == OpenAiKind::kChat) {
     fields.Read("max_completion_tokens", int64_t{1}, int64_t{kTokensMax}, stop.max_tokens);
   }
@@ -111,7 +111,7 @@ void ReadStop(Fields& fields, OpenAiKind kind, GenerationRequest& request) {
   }
 }
 
-void ReadLogprobs(Fields& fields, OpenAiRequest& out, LogprobParams& logprobs) {
+void ReadLogprobs(Fields& fields, bool echo, OpenAiRequest& out, LogprobParams& logprobs) {
   if (out.kind == OpenAiKind::kChat) {
     fields.Read("logprobs", out.logprobs);
     if (fields.Read("top_logprobs", int64_t{0}, int64_t{kTopLogprobsMax}, out.top_logprobs) &&
@@ -126,6 +126,10 @@ void ReadLogprobs(Fields& fields, OpenAiRequest& out, LogprobParams& logprobs) {
     out.prompt_logprobs = true;
     logprobs.prompt = prompt;
     if (out.stream) fields.Fail("prompt_logprobs", "is not served in streams");
+  }
+  if (echo && out.logprobs) {
+    logprobs.prompt = std::max(prompt, out.top_logprobs);
+    if (out.stream) fields.Fail("echo", "is not served with logprobs in streams");
   }
   logprobs.output = out.logprobs;
   logprobs.output_top = out.top_logprobs;
@@ -224,7 +228,7 @@ void ReadForeign(Fields& fields, OpenAiKind kind) {
                  "prompt_cache_retention"});
   bool flag = false;
   if (kind == OpenAiKind::kChat) {
-    fields.Ignore({"parallel_tool_calls", "reasoning_effort", "verbosity"});
+    fields.Ignore({"verbosity"});
     fields.Read("store", flag);
     if (flag) fields.Fail("store", "answers are not stored here");
     for (const std::string_view name : {"functions", "function_call"}) {
@@ -240,11 +244,29 @@ void ReadForeign(Fields& fields, OpenAiKind kind) {
     return;
   }
   fields.Refuse("suffix", "is not served here");
-  fields.Read("echo", flag);
-  if (flag) fields.Fail("echo", "is not served here");
+}
+
+std::string EchoOf(const ServedModelInfo& model, const PromptInput& prompt) {
+  if (const auto* text = std::get_if<TextPrompt>(&prompt)) return text->text;
+  // Ids out of the vocabulary are refused later, with a better message.
+  auto text = model.tokenizer->Decode(std::get<TokenPrompt>(prompt).ids,
+                                      /*skip_special_tokens=*/false);
+  return text.ok() ? *std::move(text) : std::string();
 }
 
 }  // namespace
+
+absl::StatusOr<ModelPtr> ReadModel(Fields& fields, const Catalog& catalog) {
+  std::string name;
+  if (!fields.Read("model", kNameBytesMax, name)) fields.Fail("model", "is required");
+  RETURN_IF_ERROR(fields.status());
+  ModelPtr model = name.empty() ? nullptr : catalog.Find(name);
+  if (model != nullptr) return model;
+  return WithCode(
+      WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
+                "model"),
+      "model_not_found");
+}
 
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
                                                  const Catalog& catalog,
@@ -253,23 +275,20 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_vi
   Fields fields(object);
   OpenAiRequest out;
   out.kind = kind;
-  std::string name;
-  if (!fields.Read("model", kNameBytesMax, name)) fields.Fail("model", "is required");
-  RETURN_IF_ERROR(fields.status());
-  out.model = catalog.Find(name);
-  if (out.model == nullptr || name.empty()) {
-    return WithCode(
-        WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
-                  "model"),
-        "model_not_found");
-  }
+  ASSIGN_OR_RETURN(out.model, ReadModel(fields, catalog));
 
   GenerationRequest request;
   request.model = out.model;
   ReadStream(fields, out);
   ReadSampling(fields, out.model->defaults, request);
-  ReadStop(fields, kind, request);
-  ReadLogprobs(fields, out, request.logprobs);
+  bool echo = false;
+  if (kind == OpenAiKind::kCompletion) fields.Read("echo", echo);
+  ReadStop(fields, kind, echo, request);
+  if (echo && request.stop.max_tokens == 0) {
+    out.only_echo = true;
+    request.stop.max_tokens = 1;
+  }
+  ReadLogprobs(fields, echo, out, request.logprobs);
   ReadConstraint(fields, body, request);
   fields.Read("n", int64_t{1}, int64_t{bounds.choices}, request.n);
   if (kind == OpenAiKind::kCompletion) {
@@ -288,13 +307,15 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_vi
 
   std::vector<PromptInput> prompts;
   if (kind == OpenAiKind::kChat) {
-    prompts.emplace_back(ReadChatPrompt(fields, body));
+    ReadChat(fields, body, request);
+    prompts.push_back(std::exchange(request.prompt, PromptInput()));
   } else {
     prompts = ReadPrompts(fields, static_cast<size_t>(bounds.choices / std::max(request.n, 1)));
   }
   fields.CheckUnread();
   RETURN_IF_ERROR(fields.status());
   for (PromptInput& prompt : prompts) {
+    if (echo) out.echo.push_back(EchoOf(*out.model, prompt));
     out.generations.push_back(request);
     out.generations.back().prompt = std::move(prompt);
   }

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "master/api/fields.h"
 #include "master/models/catalog.h"
 #include "master/serving/generation_request.h"
 
@@ -33,7 +34,14 @@ struct OpenAiRequest {
   bool logprobs = false;
   int32_t top_logprobs = 0;
   bool prompt_logprobs = false;
+  // Completions: the answer begins with the prompt, one text a prompt. Empty: no echo.
+  std::vector<std::string> echo;
+  // max_tokens was 0: only the prompt is wanted, and what is generated is dropped.
+  bool only_echo = false;
 };
+
+// Reads "model". NOT_FOUND for one that is not served.
+absl::StatusOr<ModelPtr> ReadModel(Fields& fields, const Catalog& catalog);
 
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
                                                  const Catalog& catalog,

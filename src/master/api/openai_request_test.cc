@@ -106,18 +106,40 @@ TEST(OpenAiRequestTest, TextPartsBecomeOneText) {
             R"([{"name":"x","role":"user","content":"a\nb"}])");
 }
 
-TEST(OpenAiRequestTest, ToolChoiceDecidesWhatTheTemplateSees) {
-  const std::string f = R"({"type":"function","function":{"name":"f"}})";
-  const std::string g = R"({"type":"function","function":{"name":"g"}})";
-  const std::string tools = absl::StrCat(R"("tools":[)", f, ",", g, "]");
-  const auto shown = [&](const std::string& choice) {
-    const auto chat = Chat(absl::StrCat(tools, R"(,"tool_choice":)", choice));
+TEST(OpenAiRequestTest, ToolsArriveWithTheirChoice) {
+  const auto chat = Chat(R"("tools":[{"type":"function","function":{"name":"f"}}],)"
+                         R"("tool_choice":"required","parallel_tool_calls":false)");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  const GenerationRequest& request = chat->generations.at(0);
+  EXPECT_EQ(request.tool_use.choice, ToolChoice::kRequired);
+  EXPECT_FALSE(request.tool_use.parallel);
+  EXPECT_EQ(request.tool_use.tools.at(0).name, "f");
+  EXPECT_NE(std::get<ChatPrompt>(request.prompt).tools_json, "");
+}
+
+TEST(OpenAiRequestTest, TheTemplateHearsHowHardToThink) {
+  const auto arguments = [](const std::string& rest) {
+    const auto chat = Chat(rest);
     EXPECT_TRUE(chat.ok()) << chat.status();
-    return std::get<ChatPrompt>(chat->generations.at(0).prompt).tools_json;
+    return std::get<ChatPrompt>(chat->generations.at(0).prompt).template_args_json;
   };
-  EXPECT_EQ(shown(R"("none")"), "");
-  EXPECT_EQ(shown(R"("auto")"), absl::StrCat("[", f, ",", g, "]"));
-  EXPECT_EQ(shown(g), absl::StrCat("[", g, "]"));
+  EXPECT_EQ(arguments(""), "");
+  EXPECT_EQ(arguments(R"("reasoning_effort":"low")"), R"({"reasoning_effort":"low"})");
+  EXPECT_EQ(arguments(R"("reasoning_effort":"low","chat_template_kwargs":{})"),
+            R"({"reasoning_effort":"low"})");
+  EXPECT_EQ(arguments(R"("reasoning_effort":"low","chat_template_kwargs": {"a":1.0})"),
+            R"({"reasoning_effort":"low","a":1.0})");
+}
+
+TEST(OpenAiRequestTest, EchoKnowsThePrompt) {
+  const auto echoed = Completion(R"("echo":true,"max_tokens":0,"logprobs":2)", R"(["a","b"])");
+  ASSERT_TRUE(echoed.ok()) << echoed.status();
+  EXPECT_EQ(echoed->echo, (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(echoed->only_echo);
+  EXPECT_EQ(echoed->generations.at(0).stop.max_tokens, 1);
+  EXPECT_EQ(echoed->generations.at(0).logprobs.prompt, 2);
+  EXPECT_FALSE(echoed->prompt_logprobs);
+  EXPECT_TRUE(Completion(R"("echo":false)")->echo.empty());
 }
 
 TEST(OpenAiRequestTest, PromptsInAllTheirForms) {
@@ -230,10 +252,14 @@ TEST(OpenAiRequestTest, BadMessagesAreNamed) {
 }
 
 TEST(OpenAiRequestTest, BadCompletionsAreNamed) {
-  const Bad bad[] = {
-      {"suffix", R"("suffix":"x")"},    {"echo", R"("echo":true)"},
-      {"best_of", R"("best_of":2)"},    {"logprobs", R"("logprobs":true)"},
-      {"messages", R"("messages":[])"}, {"max_completion_tokens", R"("max_completion_tokens":5)"}};
+  const Bad bad[] = {{"suffix", R"("suffix":"x")"},
+                     {"echo", R"("echo":1)"},
+                     {"max_tokens", R"("max_tokens":0)"},
+                     {"echo", R"("echo":true,"logprobs":1,"stream":true)"},
+                     {"best_of", R"("best_of":2)"},
+                     {"logprobs", R"("logprobs":true)"},
+                     {"messages", R"("messages":[])"},
+                     {"max_completion_tokens", R"("max_completion_tokens":5)"}};
   for (const Bad& entry : bad) {
     const auto parsed = Completion(entry.json);
     ASSERT_FALSE(parsed.ok()) << entry.json;

@@ -7,6 +7,7 @@
 #include "common/digest.h"
 #include "common/files.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 
 namespace fathom::master {
 namespace {
@@ -66,10 +67,31 @@ SamplingDefaults ReadDefaults(const json::object& object) {
   return defaults;
 }
 
+// transformers hands a call's arguments to the template as an object; some templates (DeepSeek's)
+// join them to text and take nothing but text.
+bool WantsArgumentsAsText(const text::ChatTemplate& chat_template) {
+  const auto renders = [&chat_template](std::string_view arguments) {
+    const std::string messages = absl::StrCat(
+        R"([{"role":"user","content":"a"},{"role":"assistant","content":"","tool_calls":[{"id":)",
+        R"("abcdefghi","type":"function","function":{"name":"f","arguments":)", ToAbsl(arguments),
+        R"(}}]},{"role":"tool","tool_call_id":"abcdefghi","name":"f",)",
+        R"("content":"b"},{"role":"user","content":"c"}])");
+    return chat_template.Render({.messages_json = messages, .now_unix_seconds = 0}).ok();
+  };
+  return !renders(R"({"x":1})") && renders(R"("{\"x\":1}")");
+}
+
+TemplateTraits ProbeTemplate(const text::ChatTemplate& chat_template) {
+  return {.knows_developer = chat_template.Mentions("developer"),
+          .arguments_as_text =
+              chat_template.Mentions("tool_calls") && WantsArgumentsAsText(chat_template),
+          .knows_reasoning = chat_template.Mentions(kThinkEnd)};
+}
+
 }  // namespace
 
 absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
-                                         absl::Time now) {
+                                         absl::Time now, const OutputFormatChoice& format) {
   auto model = std::make_shared<ServedModelInfo>();
   model->name = name;
   model->created = now;
@@ -98,9 +120,11 @@ absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std
 
   ASSIGN_OR_RETURN(model->tokenizer, text::Tokenizer::FromDirectory(directory));
   model->tokenizer_digest = model->tokenizer->digest();
+  ASSIGN_OR_RETURN(model->output_format, ChooseOutputFormat(format, *model->tokenizer));
   auto chat_template = text::ChatTemplate::FromDirectory(directory);
   if (chat_template.ok()) {
     model->chat_template = *std::move(chat_template);
+    model->template_traits = ProbeTemplate(*model->chat_template);
   } else if (!absl::IsNotFound(chat_template.status())) {
     return chat_template.status();
   }

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/domain.h"
+#include "master/models/output_format.h"
 #include "text/text.h"
 
 namespace fathom::master {
@@ -27,12 +28,21 @@ struct SamplingDefaults {
   std::optional<float> repetition_penalty;
 };
 
+// What the chat template expects of messages, beyond what all do.
+struct TemplateTraits {
+  bool knows_developer = false;    // the role; elsewhere it is the system's
+  bool arguments_as_text = false;  // a tool call's arguments are JSON text, not an object
+  bool knows_reasoning = false;    // it writes or cuts out </think>: the model reasons by habit
+};
+
 struct ServedModelInfo {
   std::string name;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
-  int32_t context_length = 0;                               // tokens, prompt and output together
-  int32_t vocab_size = 0;                                   // of the logits
+  TemplateTraits template_traits;
+  OutputFormat output_format;
+  int32_t context_length = 0;  // tokens, prompt and output together
+  int32_t vocab_size = 0;      // of the logits
   SamplingDefaults defaults;
   std::string config_digest;     // SHA-256 of config.json, hex
   std::string tokenizer_digest;  // SHA-256 of tokenizer.json, hex
@@ -44,7 +54,7 @@ using ModelPtr = std::shared_ptr<const ServedModelInfo>;
 // Reads a directory in Hugging Face layout. Errors name the file. `do_sample: false` in
 // generation_config.json counts as temperature 0.
 absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
-                                         absl::Time now);
+                                         absl::Time now, const OutputFormatChoice& format = {});
 
 class Catalog {
  public:

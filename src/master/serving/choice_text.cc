@@ -16,8 +16,10 @@ ChoiceText::ChoiceText(std::shared_ptr<const text::Tokenizer> tokenizer,
 
 absl::Status ChoiceText::Push(TokenId token, GenerationDelta& delta) {
   ++num_tokens_;
+  const bool reasoned = parsers_.reasoning->reasoning();
   ASSIGN_OR_RETURN(std::string text, decoder_.Push(token));
   Split(num_tokens_ < min_tokens_ ? std::move(text) : stops_.Push(text), delta);
+  if (reasoned || parsers_.reasoning->reasoning()) ++reasoning_tokens_;
   return absl::OkStatus();
 }
 

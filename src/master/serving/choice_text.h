@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -27,6 +28,8 @@ class ChoiceText {
   // Adds what was held back, at the end of the choice.
   absl::Status Finish(GenerationDelta& delta);
   bool stopped() const { return stops_.stopped(); }
+  // Tokens of reasoning, its tags included, since the last call.
+  int32_t TakeReasoningTokens() { return std::exchange(reasoning_tokens_, 0); }
 
  private:
   void Split(std::string text, GenerationDelta& delta);
@@ -38,6 +41,7 @@ class ChoiceText {
   OutputParsers parsers_;
   const int32_t min_tokens_;
   int32_t num_tokens_ = 0;
+  int32_t reasoning_tokens_ = 0;
 };
 
 }  // namespace fathom::master

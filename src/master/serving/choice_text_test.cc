@@ -28,6 +28,7 @@ class UpperCaseReasoning final : public ReasoningParser {
     return out;
   }
   ReasoningSplit Flush() override { return Split(std::exchange(held_, {})); }
+  bool reasoning() const override { return false; }
 
  private:
   static ReasoningSplit Split(const std::string& text) {

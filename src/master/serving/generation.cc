@@ -86,8 +86,10 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   }
   choices_.reserve(request_.n);
   for (int32_t i = 0; i < request_.n; ++i) {
-    choices_.push_back(Choice{.text = ChoiceText(request_.model->tokenizer, request_.stop_strings,
-                                                 request_.stop.min_tokens)});
+    choices_.push_back(
+        Choice{.text = ChoiceText(request_.model->tokenizer, request_.stop_strings,
+                                  request_.stop.min_tokens,
+                                  MakeOutputParsers(request_, prompt_.reasoning_start, i))});
   }
   Enqueue();
 }
@@ -138,7 +140,7 @@ Submission Generation::MakeSubmission() const {
   submission.stop = request_.stop;
   submission.stop.max_tokens = prompt_.max_tokens;
   submission.logprobs = request_.logprobs;
-  submission.grammar = request_.grammar;
+  if (prompt_.constraint) submission.grammar = prompt_.constraint->grammar;
   return submission;
 }
 
@@ -249,6 +251,7 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
                         .finish = output.finish};
   if (choice.tokens.empty()) {
     usage_.cached_tokens = std::max(usage_.cached_tokens, output.cached_tokens);
+    if (request_.logprobs.prompt && output.choice == 0) delta.prompt_tokens = prompt_.tokens;
   }
   size_t num_used = 0;
   while (num_used < output.tokens.size() && !choice.text.stopped()) {
@@ -265,6 +268,7 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   if (delta.finish != FinishReason::kNone) RETURN_IF_ERROR(choice.text.Finish(delta));
   choice.tokens.insert(choice.tokens.end(), output.tokens.begin(), output.tokens.end());
   usage_.completion_tokens += static_cast<int32_t>(num_used);
+  usage_.reasoning_tokens += choice.text.TakeReasoningTokens();
   delta.tokens = std::move(output.tokens);
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
   Measure(choice, num_used);
@@ -276,6 +280,11 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
 }
 
 absl::Status Generation::FailureOf(const SubmissionOutput& output) const {
+  if (output.bad_request && prompt_.constraint) {
+    // What follows is the worker's view of a grammar that we composed.
+    const std::string reason = output.error.substr(0, output.error.find('\n'));
+    return BadField(prompt_.constraint->field, reason);
+  }
   if (output.finish == FinishReason::kError) {
     return absl::InternalError(output.error.empty() ? "the worker failed to run this request"
                                                     : output.error);

@@ -29,6 +29,22 @@ struct TokenPrompt {
 };
 using PromptInput = std::variant<ChatPrompt, TextPrompt, TokenPrompt>;
 
+// A function the model may call.
+struct Tool {
+  std::string name;
+  std::string parameters_json;  // JSON schema of its arguments; empty: it takes none
+  bool strict = false;          // arguments must follow the schema
+};
+
+enum class ToolChoice : uint8_t { kNone, kAuto, kRequired };
+
+// Which calls an answer may hold. The template's view of the tools is in ChatPrompt.
+struct ToolUse {
+  ToolChoice choice = ToolChoice::kNone;
+  bool parallel = true;     // more than one call
+  std::vector<Tool> tools;  // that may be called
+};
+
 struct GenerationRequest {
   std::string id;  // unique in the cluster
   ModelPtr model;
@@ -40,7 +56,8 @@ struct GenerationRequest {
   StopConditions stop;           // max_tokens 0: what the context leaves
   std::vector<std::string> stop_strings;
   LogprobParams logprobs;
-  std::optional<GrammarSpec> grammar;
+  std::optional<GrammarSpec> grammar;  // of the answer, what follows the reasoning
+  ToolUse tool_use;                    // chats
   int32_t n = 1;
   bool include_raw_output = false;  // neither reasoning nor tool calls are split off
   absl::Duration timeout = absl::Minutes(10);
@@ -50,6 +67,7 @@ struct GenerationUsage {
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;  // all choices, up to the stop
   int32_t cached_tokens = 0;      // of the prompt
+  int32_t reasoning_tokens = 0;   // of the completion; 0 where reasoning is not split off
 };
 
 // A piece of a tool call; pieces of one index belong together. Id and name come on the first only.
@@ -69,7 +87,8 @@ struct GenerationDelta {
   std::vector<ToolCallDelta> tool_calls;
   std::vector<TokenId> tokens;
   std::vector<PositionLogprobs> logprobs;         // one a token, when asked for
-  std::vector<PositionLogprobs> prompt_logprobs;  // once, on choice 0
+  std::vector<PositionLogprobs> prompt_logprobs;  // once, on choice 0; the first token has none
+  std::vector<TokenId> prompt_tokens;             // beside prompt_logprobs
   FinishReason finish = FinishReason::kNone;      // set on the last delta of the choice
 };
 

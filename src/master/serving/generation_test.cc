@@ -320,5 +320,19 @@ TEST_F(GenerationTest, ErrorsOfTheEngineReachTheClient) {
   EXPECT_EQ(sink_->status.message(), "the grammar allows no token");
 }
 
+TEST_F(GenerationTest, AGrammarThatDoesNotCompileIsTheClientsFault) {
+  GenerationRequest request = Request();
+  request.grammar = GrammarSpec{GrammarKind::kJsonSchema, R"({"type":"colour"})"};
+  Start(std::move(request));
+  SubmissionOutput output = FakeFleet::Output(0, 0, {}, FinishReason::kError);
+  output.error = "no such type\n 1 | colour";
+  output.bad_request = true;
+  RunUntilSent().listener->OnOutput(std::move(output));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(sink_->status.message(), "no such type");
+  EXPECT_EQ(FailureParam(sink_->status), "response_format");
+}
+
 }  // namespace
 }  // namespace fathom::master

@@ -1,15 +1,15 @@
 #pragma once
 
 // The seams where a model's own output language is read: what is reasoning, what is a tool call.
-// Every model family has its own; so far there is the pass-through alone, which leaves `<think>`
-// and
-// `<tool_call>` in the text. One parser a choice; one thread at a time.
+// Every model family has its own; the pass-through leaves everything in the text. One parser a
+// choice; one thread at a time.
 
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "master/serving/constraint.h"
 #include "master/serving/generation_request.h"
 
 namespace fathom::master {
@@ -25,6 +25,8 @@ class ReasoningParser {
   virtual ReasoningSplit Push(std::string text) = 0;
   // What was held back, at the end of the choice.
   virtual ReasoningSplit Flush() = 0;
+  // Whether what comes next is reasoning, as far as is known.
+  virtual bool reasoning() const = 0;
 };
 
 struct ToolSplit {
@@ -43,6 +45,7 @@ class PassThroughReasoning final : public ReasoningParser {
  public:
   ReasoningSplit Push(std::string text) override { return {.content = std::move(text)}; }
   ReasoningSplit Flush() override { return {}; }
+  bool reasoning() const override { return false; }
 };
 
 class PassThroughTools final : public ToolParser {
@@ -56,5 +59,10 @@ struct OutputParsers {
   std::unique_ptr<ReasoningParser> reasoning = std::make_unique<PassThroughReasoning>();
   std::unique_ptr<ToolParser> tools = std::make_unique<PassThroughTools>();
 };
+
+// Those of the model's format. Reasoning is split off in chats, tool calls where the request has
+// tools, neither where raw output is asked for.
+OutputParsers MakeOutputParsers(const GenerationRequest& request, ReasoningStart start,
+                                int32_t choice);
 
 }  // namespace fathom::master

@@ -42,15 +42,18 @@ absl::Status Blame(const absl::Status& status, std::string_view param) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<TokenId>> TokenizePrompt(const ServedModelInfo& model,
-                                                    const PromptInput& input) {
+absl::StatusOr<TokenizedPrompt> TokenizePrompt(const ServedModelInfo& model,
+                                               const PromptInput& input,
+                                               const TokenizeOptions& how) {
+  TokenizedPrompt out;
   const std::string_view param = ParamOf(input);
   if (const auto* tokens = std::get_if<TokenPrompt>(&input)) {
     RETURN_IF_ERROR(CheckTokens(model, tokens->ids, param));
-    return tokens->ids;
+    out.tokens = tokens->ids;
+    return out;
   }
   std::string rendered;
-  text::EncodeOptions options;
+  text::EncodeOptions options{.add_special_tokens = how.add_special_tokens};
   const std::string* text = &rendered;
   if (const auto* chat = std::get_if<ChatPrompt>(&input)) {
     if (model.chat_template == nullptr) {
@@ -59,9 +62,10 @@ absl::StatusOr<std::vector<TokenId>> TokenizePrompt(const ServedModelInfo& model
     auto result = model.chat_template->Render({.messages_json = chat->messages_json,
                                                .tools_json = chat->tools_json,
                                                .extra_json = chat->template_args_json,
-                                               .add_generation_prompt = true});
+                                               .add_generation_prompt = how.add_generation_prompt});
     if (!result.ok()) return Blame(result.status(), param);
     rendered = *std::move(result);
+    out.reasoning_start = FindReasoningStart(model, rendered);
     options.add_special_tokens = false;  // the template wrote them
   } else {
     text = &std::get<TextPrompt>(input).text;
@@ -71,14 +75,18 @@ absl::StatusOr<std::vector<TokenId>> TokenizePrompt(const ServedModelInfo& model
   }
   auto tokens = model.tokenizer->Encode(*text, options);
   if (!tokens.ok()) return Blame(tokens.status(), param);
-  return tokens;
+  out.tokens = *std::move(tokens);
+  return out;
 }
 
 absl::StatusOr<PreparedPrompt> PreparePrompt(const GenerationRequest& request) {
   const ServedModelInfo& model = *request.model;
   const std::string_view param = ParamOf(request.prompt);
   PreparedPrompt prepared;
-  ASSIGN_OR_RETURN(prepared.tokens, TokenizePrompt(model, request.prompt));
+  ASSIGN_OR_RETURN(TokenizedPrompt tokenized, TokenizePrompt(model, request.prompt));
+  prepared.tokens = std::move(tokenized.tokens);
+  prepared.reasoning_start = tokenized.reasoning_start;
+  ASSIGN_OR_RETURN(prepared.constraint, BuildConstraint(request, tokenized.reasoning_start));
   if (prepared.tokens.empty()) return BadField(param, "the prompt is empty");
   for (const LogitBias& bias : request.sampling.logit_bias) {
     RETURN_IF_ERROR(CheckTokens(model, {bias.token}, "logit_bias"));

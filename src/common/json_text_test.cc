@@ -1,4 +1,4 @@
-#include "master/api/json_text.h"
+#include "common/json_text.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 
 #include "common/random.h"
 
-namespace fathom::master {
+namespace fathom {
 namespace {
 
 namespace json = boost::json;
@@ -121,4 +121,4 @@ TEST(JsonTextTest, RawMemberAgreesWithTheParser) {
 }
 
 }  // namespace
-}  // namespace fathom::master
+}  // namespace fathom

@@ -1,10 +1,10 @@
-#include "master/api/json_text.h"
+#include "common/json_text.h"
 
 #include <array>
 #include <charconv>
 #include <cmath>
 
-namespace fathom::master {
+namespace fathom {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
@@ -167,19 +167,38 @@ std::string ValidUtf8(std::string_view text) {
   return out;
 }
 
-std::optional<std::string_view> RawMember(std::string_view json, std::string_view key) {
+std::optional<std::vector<RawEntry>> RawMembers(std::string_view json) {
   Walker walker(json);
-  std::optional<std::string_view> found;
-  if (!walker.Take('{')) return found;
+  if (!walker.Take('{')) return std::nullopt;
+  std::vector<RawEntry> members;
+  if (walker.Take('}')) return members;
   do {
     const std::string_view name = walker.Value();
-    if (name.size() < 2 || !walker.Take(':')) break;
-    const std::string_view value = walker.Value();
-    // An escaped name may be this one spelled otherwise: the parser knows, this walk does not.
+    if (name.size() < 2 || !walker.Take(':')) return std::nullopt;
+    // An escaped name may be any other one: the parser knows, this walk does not.
     if (name.find('\\') != std::string_view::npos) return std::nullopt;
-    if (name.substr(1, name.size() - 2) == key) found = value;
+    members.push_back({.key = name.substr(1, name.size() - 2), .value = walker.Value()});
   } while (walker.Take(','));
+  return members;
+}
+
+std::optional<std::vector<std::string_view>> RawElements(std::string_view json) {
+  Walker walker(json);
+  if (!walker.Take('[')) return std::nullopt;
+  std::vector<std::string_view> elements;
+  if (walker.Take(']')) return elements;
+  do {
+    elements.push_back(walker.Value());
+  } while (walker.Take(','));
+  return elements;
+}
+
+std::optional<std::string_view> RawMember(std::string_view json, std::string_view key) {
+  std::optional<std::string_view> found;
+  for (const RawEntry& member : RawMembers(json).value_or(std::vector<RawEntry>())) {
+    if (member.key == key) found = member.value;
+  }
   return found;
 }
 
-}  // namespace fathom::master
+}  // namespace fathom
