@@ -16,6 +16,7 @@ PACKAGES=(
   protobuf-compiler-grpc
   ocl-icd-opencl-dev # oneDNN's CMake file asks for OpenCL
   libomp-dev         # the omp.h that clang-tidy reads
+  chromium chromium-driver # the chat page is tried in it
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0

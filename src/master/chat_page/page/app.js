@@ -345,4 +345,5 @@ addEventListener("hashchange", () => {
 showSettingsCount();
 fitPrompt();
 connect();
-if (matchMedia("(hover: hover)").matches) $("prompt").focus();
+// On a phone it would open the keyboard.
+if (!matchMedia("(pointer: coarse)").matches) $("prompt").focus();
