@@ -119,6 +119,7 @@ def chunk(delta=None, finish=None, **more):
     return f"data: {json.dumps(body | more, ensure_ascii=False)}\n\n".encode()
 
 
+JSON = {"Content-Type": "application/json"}
 DONE = b"data: [DONE]\n\n"
 USAGE = {
     "prompt_tokens": 41,
@@ -131,6 +132,19 @@ USAGE = {
 def stream(*deltas, finish="stop"):
     """The bytes of a whole answer."""
     return b"".join([*map(chunk, deltas), chunk({}, finish), chunk(usage=USAGE), DONE])
+
+
+def call(index, arguments, **first):
+    function = {"arguments": arguments} | ({"name": first.pop("name")} if "name" in first else {})
+    return {"tool_calls": [{"index": index, "function": function, **first}]}
+
+
+def error(status, message, headers=JSON, **more):
+    return (
+        status,
+        headers,
+        json.dumps({"error": {"message": message, "type": "t", "param": None, "code": None} | more}).encode(),
+    )
 
 
 class MockServer:
