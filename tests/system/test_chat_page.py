@@ -35,6 +35,14 @@ def test_headers_are_strict_and_unchanged_files_are_not_sent_again(cluster):
     assert httpx.get(cluster.url + "/page/none.js", headers=cluster.headers()).status_code == 404
 
 
+def test_up_says_where_the_page_is(start_up):
+    up = start_up()
+    url = up.info()["http"] + "/"
+    wait_for(lambda: f"Chat page    {url}" in up.log(), "the address of the page")
+    assert httpx.get(url).headers["content-type"].startswith("text/html")
+    assert up.key() not in up.log()
+
+
 def test_the_policy_holds(chat, page):
     """And a page that violated it would fail its test."""
     chat()
