@@ -16,6 +16,7 @@ PACKAGES=(
   protobuf-compiler-grpc
   ocl-icd-opencl-dev # oneDNN's CMake file asks for OpenCL
   libomp-dev         # the omp.h that clang-tidy reads
+  chromium chromium-driver # the chat page is tried in it
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0
@@ -84,6 +85,17 @@ setup_python() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# OpenAI's client for Node, which the tests try against the server. Any node with npm will do.
+setup_node() {
+  local home="$ROOT/tests/clients/node" wanted
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then install_packages nodejs npm; fi
+  wanted=$(sha256sum <"$home/package-lock.json")
+  if [ "$(cat "$home/node_modules/.lock" 2>/dev/null)" = "$wanted" ]; then return; fi
+  step "installing the Node packages of the tests into tests/clients/node/node_modules"
+  (cd "$home" && npm ci --silent) || die "npm could not install tests/clients/node/package-lock.json"
+  printf '%s\n' "$wanted" >"$home/node_modules/.lock"
+}
+
 find_nvcc() {
   local candidate
   for candidate in "${CUDACXX:-}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$ROOT/.cache/cuda/bin/nvcc"; do
@@ -141,6 +153,7 @@ if command -v flock >/dev/null; then flock 9; fi
 setup_packages
 setup_rust
 setup_python
+setup_node
 if [ "$want_cuda" = yes ]; then setup_cuda; fi
 
 say "setup: all there; g++ $(g++ -dumpfullversion), cmake $(cmake --version | awk 'NR == 1 {print $3}'), rustc $(rust_version)," \

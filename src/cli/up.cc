@@ -25,6 +25,7 @@ void PrintReady(const ClusterInfo& info, const UpFlags& flags, absl::Duration to
               absl::ToDoubleMilliseconds(took), info.model.c_str(), flags.cluster.workers,
               flags.cluster.workers == 1 ? "" : "s", flags.cluster.device.c_str());
   std::printf("  OpenAI HTTP  %s/v1\n", info.http_url.c_str());
+  std::printf("  Chat page    %s/\n", info.http_url.c_str());
   std::printf("  gRPC         %s\n", info.grpc_address.c_str());
   const std::string key_command = absl::StrCat("fathom key", state);
   std::string header;

@@ -12,6 +12,7 @@
 #include "common/metrics.h"
 #include "common/strings.h"
 #include "common/version.h"
+#include "master/api/chat_page.h"
 #include "master/api/errors.h"
 #include "master/api/http_head.h"
 #include "master/api/http_metrics.h"
@@ -27,6 +28,7 @@ constexpr std::string_view kModelsPrefix = "/v1/models/";
 
 enum class Place {
   kNone,
+  kPage,
   kHealth,
   kReady,
   kMetrics,
@@ -50,12 +52,13 @@ Place PlaceOf(std::string_view path) {
   if (path == "/tokenize") return Place::kTokenize;
   if (path == "/detokenize") return Place::kDetokenize;
   if (path.starts_with(kModelsPrefix)) return Place::kModel;
+  if (FindPageFile(path) != nullptr) return Place::kPage;
   return Place::kNone;
 }
 
 bool NeedsKey(Place place) {
   return place != Place::kHealth && place != Place::kReady && place != Place::kMetrics &&
-         place != Place::kVersion;
+         place != Place::kVersion && place != Place::kPage;
 }
 
 bool IsPost(Place place) {
@@ -142,6 +145,9 @@ void HttpApi::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) {
       return AnswerOnPool(TokenizeBody, *serving_, std::move(call), exchange);
     case Place::kDetokenize:
       return AnswerOnPool(DetokenizeBody, *serving_, std::move(call), exchange);
+    case Place::kPage:
+      return exchange->Reply(
+          PageReply(*FindPageFile(call.path), Header(call.headers, http::field::if_none_match)));
     case Place::kModels:
       return exchange->Reply(Models());
     case Place::kModel:

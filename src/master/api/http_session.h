@@ -219,7 +219,7 @@ class HttpSession final : public HttpSessionBase,
       co_await exchange.signal().async_wait(kToken);
     }
     if (exchange.gone()) co_return 499;
-    const bool head_only = call.method == boost::beast::http::verb::head;
+    const bool is_head = call.method == boost::beast::http::verb::head;
     if (exchange.streaming()) {
       const bool sent = co_await AnswerStream(call, exchange);
       co_return sent ? exchange.reply()->status : 499;
@@ -228,7 +228,8 @@ class HttpSession final : public HttpSessionBase,
     keep_alive_ = keep_alive_ && !draining_;
     std::string text = FormatHead(reply, call.request_id, BodyFraming::kLength, reply.body.size(),
                                   keep_alive_, http_10_, clock_.Now());
-    if (!head_only) text += reply.body;
+    // Both state the length of what they leave out.
+    if (!is_head && reply.status != 304) text += reply.body;
     const bool sent = co_await Write(text);
     co_return sent ? reply.status : 499;
   }
