@@ -167,7 +167,7 @@ def test_long_answers_stay_smooth(chat, page):
     text = page.ask("a long program")
     assert text.endswith("x3999 = 3999Done.") and text.count("\n") == 3999
     # Generous: the machine may be busy. Drawing all of it anew for every token takes seconds.
-    assert page.js("return window.longest") < 500
+    assert page.js("return window.longest") < 1000
 
 
 def test_a_phone_shows_it_all_without_scrolling_sideways(chat, page):

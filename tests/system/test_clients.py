@@ -1,12 +1,13 @@
 """Clients that nobody here wrote: OpenAI's for Node, and LangChain."""
 
+import json
 import shutil
 import subprocess
 
 import openai
 import pytest
 from harness import KEY, ROOT, clean_environment, examples
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
@@ -91,3 +92,31 @@ def test_langchain_sees_errors(langchain):
     with pytest.raises(openai.BadRequestError) as error:
         langchain().invoke("word " * 6000)
     assert "4096" in error.value.message
+
+
+def test_tools_with_openai_for_node(cluster):
+    run_node(cluster, "tools.test.mjs")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_langchain_gets_tool_calls(langchain, streamed):
+    for example in examples("tool")[:5]:
+        model = langchain().bind_tools(example["tools"])
+        answer = None
+        if streamed:
+            for chunk in model.stream(example["messages"]):
+                answer = chunk if answer is None else answer + chunk
+        else:
+            answer = model.invoke(example["messages"])
+        wanted = json.loads(example["expected"].removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
+        assert [(c["name"], c["args"]) for c in answer.tool_calls] == [(wanted["name"], wanted["arguments"])]
+        assert "tool_call" not in answer.content
+        assert answer.response_metadata["finish_reason"] == "tool_calls"
+
+
+def test_langchain_sends_results_back(langchain):
+    example = examples("tool")[0]
+    model = langchain(max_tokens=64).bind_tools(example["tools"])
+    call = model.invoke(example["messages"])
+    result = ToolMessage('{"price": 40}', tool_call_id=call.tool_calls[0]["id"])
+    assert isinstance(model.invoke([*example["messages"], call, result]), AIMessage)
