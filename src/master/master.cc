@@ -100,12 +100,15 @@ absl::Status Master::StartListeners() {
         .bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time},
         .client_backlog_bytes = backlog};
     grpc_inference_ = std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_);
+    kserve_ = std::make_unique<KserveService>(
+        KserveGrpcOptions{.timeout_max = settings_.request_time, .client_backlog_bytes = backlog},
+        *io_, serving_.get(), &*keys_);
     ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.bind = settings_.bind,
                                                .port = *settings_.grpc_port,
                                                .message_bytes = settings_.http.body_bytes,
                                                .connections = settings_.http.connections,
                                                .reflection = settings_.grpc_reflection},
-                                              {grpc_inference_.get()}));
+                                              {grpc_inference_.get(), kserve_.get()}));
     ports_.grpc = grpc_->port();
     {
       const std::lock_guard lock(readiness_mutex_);
