@@ -89,6 +89,7 @@ absl::Status Master::StartListeners() {
     options.loopback_only = settings_.loopback;
     options.openai.bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time};
     options.openai.client_backlog_bytes = backlog;
+    options.kserve = {.timeout_max = settings_.request_time, .client_backlog_bytes = backlog};
     http_api_ = std::make_unique<HttpApi>(options, serving_.get(), &*keys_);
     ASSIGN_OR_RETURN(
         http_, HttpServer::Start(*io_, settings_.bind, *settings_.http_port, settings_.http,

@@ -315,7 +315,7 @@ def test_stream_of_deltas(kserve):
     finals = [parameters_of(r)["triton_final_response"] for r in responses]
     assert finals == [False] * (len(responses) - 1) + [True]
     assert [r.as_numpy("finish_reason").tolist() for r in responses[-2:]] == [[b""], [b"stop"]]
-    ids = sum((r.as_numpy("output_ids").tolist() for r in responses), [])
+    ids = [i for r in responses for i in r.as_numpy("output_ids")]
     assert parameters_of(responses[-1])["completion_tokens"] == len(ids)
 
 

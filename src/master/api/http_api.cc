@@ -15,6 +15,8 @@
 #include "master/api/http_head.h"
 #include "master/api/http_metrics.h"
 #include "master/api/json_text.h"
+#include "master/api/kserve_json.h"
+#include "master/api/kserve_path.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -33,7 +35,8 @@ enum class Place {
   kModels,
   kModel,
   kChat,
-  kCompletion
+  kCompletion,
+  kKserve  // everything below /v2
 };
 
 Place PlaceOf(std::string_view path) {
@@ -45,10 +48,12 @@ Place PlaceOf(std::string_view path) {
   if (path == "/v1/chat/completions") return Place::kChat;
   if (path == "/v1/completions") return Place::kCompletion;
   if (path.starts_with(kModelsPrefix)) return Place::kModel;
+  if (IsKservePath(path)) return Place::kKserve;
   return Place::kNone;
 }
 
-bool NeedsKey(Place place) {
+bool NeedsKey(Place place, std::string_view path) {
+  if (place == Place::kKserve) return KserveNeedsKey(ParseKservePath(path).place);
   return place != Place::kHealth && place != Place::kReady && place != Place::kMetrics &&
          place != Place::kVersion;
 }
@@ -84,7 +89,7 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
     return ErrorReply(host);
   }
   const Place place = PlaceOf(call.path);
-  if (NeedsKey(place)) {
+  if (NeedsKey(place, call.path)) {
     const auto header = call.headers.find(http::field::authorization);
     std::optional<std::string_view> value;
     if (header != call.headers.end()) {
@@ -93,12 +98,14 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
     absl::StatusOr<Principal> principal = keys_->AuthenticateHeader(value);
     if (!principal.ok()) {
       record.error = Message(principal.status());
-      return ErrorReply(principal.status());
+      return place == Place::kKserve ? KserveError(principal.status())
+                                     : ErrorReply(principal.status());
     }
     call.principal = *std::move(principal);
     record.key_id = call.principal.key_id;
     record.tenant = call.principal.tenant;
   }
+  if (place == Place::kKserve) return kserve_.Admit(call);
   if (place == Place::kNone) return ErrorReply(404, "there is no such place here");
   const bool get = call.method == http::verb::get || call.method == http::verb::head;
   if (IsPost(place) ? call.method != http::verb::post : !get) {
@@ -130,6 +137,8 @@ void HttpApi::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) {
           ->Start();
       return;
     }
+    case Place::kKserve:
+      return kserve_.Handle(std::move(call), std::move(exchange));
     case Place::kModels:
       return exchange->Reply(Models());
     case Place::kModel:
@@ -193,9 +202,11 @@ void HttpApi::Done(const HttpCall& call, int status, int64_t duration_ns,
                    const HttpRecord& record) {
   const Place place = PlaceOf(call.path);
   const double seconds = static_cast<double>(duration_ns) * 1e-9;
-  HttpMetrics::Get().Count(IsPost(place) ? call.path : std::string("other"), status, seconds);
+  std::string counted = IsPost(place) ? call.path : "other";
+  if (place == Place::kKserve) counted = KservePlaceName(ParseKservePath(call.path).place);
+  HttpMetrics::Get().Count(counted, status, seconds);
   // Probes come every second from everywhere.
-  const bool probe = !NeedsKey(place) && status < 400;
+  const bool probe = !NeedsKey(place, call.path) && status < 400;
   const LogLevel level = probe ? LogLevel::kDebug : LogLevel::kInfo;
   if (!LogEnabled(level)) return;
   const auto verb = http::to_string(call.method);
