@@ -19,6 +19,7 @@ PACKAGES=(
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0
+GRPCURL=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 
 CUDA_WHEELS=(
   nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85
@@ -84,6 +85,16 @@ setup_python() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# For one system test, which is skipped without it: there is no Debian package.
+setup_grpcurl() {
+  local bin="$ROOT/.cache/bin" go="$ROOT/.cache/go"
+  if [ -x "$bin/grpcurl" ] || ! command -v go >/dev/null; then return; fi
+  step "building grpcurl with go into .cache/bin"
+  GOBIN="$bin" GOPATH="$go" GOCACHE="$go/build" GOFLAGS=-modcacherw go install "$GRPCURL" >"$ROOT/.cache/grpcurl.log" 2>&1 ||
+    say "setup: go could not build $GRPCURL (.cache/grpcurl.log says why); its test will be skipped"
+  rm -rf "$go"
+}
+
 find_nvcc() {
   local candidate
   for candidate in "${CUDACXX:-}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$ROOT/.cache/cuda/bin/nvcc"; do
@@ -141,6 +152,7 @@ if command -v flock >/dev/null; then flock 9; fi
 setup_packages
 setup_rust
 setup_python
+setup_grpcurl
 if [ "$want_cuda" = yes ]; then setup_cuda; fi
 
 say "setup: all there; g++ $(g++ -dumpfullversion), cmake $(cmake --version | awk 'NR == 1 {print $3}'), rustc $(rust_version)," \

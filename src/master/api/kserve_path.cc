@@ -73,6 +73,8 @@ KservePath ParseKservePath(std::string_view path) {
     path.remove_prefix(kModels.size());
     out.place = TakeVerb(kVerbs, path).value_or(KservePlace::kModel);
     out.version = TakeVersion(path);
+  } else {
+    return {};
   }
   out.model = DecodePath(path);
   return out.model.empty() ? KservePath() : out;
