@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda]
+# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--grpcurl]
 #
-#   --cuda   also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --cuda     also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --grpcurl  also build grpcurl into .cache/bin, which one system test uses, where there is Go
 #
 # What is already there is left alone; a second run takes a moment. Debian packages are installed with apt-get (as root, or
 # with sudo); Python tools go into .venv; nothing else outside the project is touched.
@@ -136,9 +137,11 @@ setup_cuda() {
 }
 
 want_cuda=no
+want_grpcurl=no
 for argument in "$@"; do
   case $argument in
     --cuda) want_cuda=yes ;;
+    --grpcurl) want_grpcurl=yes ;;
     -h | --help) usage && exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
@@ -152,7 +155,7 @@ if command -v flock >/dev/null; then flock 9; fi
 setup_packages
 setup_rust
 setup_python
-setup_grpcurl
+if [ "$want_grpcurl" = yes ]; then setup_grpcurl; fi
 if [ "$want_cuda" = yes ]; then setup_cuda; fi
 
 say "setup: all there; g++ $(g++ -dumpfullversion), cmake $(cmake --version | awk 'NR == 1 {print $3}'), rustc $(rust_version)," \
