@@ -14,7 +14,7 @@ import numpy
 import pytest
 import tritonclient.grpc as triton
 from google.protobuf import descriptor_pb2, descriptor_pool
-from harness import KEY, ROOT, wait_for
+from harness import KEY, ROOT, Cluster, wait_for
 from tritonclient.grpc import model_config_pb2, service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -372,6 +372,37 @@ def test_a_client_that_leaves_a_stream_stops_the_engine(kserve, cluster):
     kserve.stop_stream(cancel_requests=True)
     wait_for(lambda: worker_requests(cluster) == 0, "an idle engine", 5)
     assert time.monotonic() - left_at < 3
+
+
+def test_a_client_that_reads_too_slowly_is_cut_off(tmp_path):
+    config = tmp_path / "master.yaml"
+    config.write_text("master:\n  limits:\n    client_backlog_bytes: 4096\n")
+    # The transport shall hold little on its own.
+    window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+    with Cluster(tmp_path, master_extra=("--config", config)) as own:
+        with grpc.insecure_channel(own.master.grpc_address, options=window) as channel:
+            infer = channel.stream_stream(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
+            )
+            requests = queue.Queue()
+            for i in range(16):
+                request = service_pb2.ModelInferRequest(model_name="tiny", id=f"{i}-{'x' * 100}")
+                request.inputs.add(name="messages", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
+                    MESSAGES.encode()
+                )
+                request.parameters["max_tokens"].int64_param = 2000
+                request.parameters["ignore_eos"].bool_param = True
+                requests.put(request)
+            call = infer(iter(requests.get, None), metadata=tuple(AUTH.items()))
+            next(call)
+            # Nothing is read meanwhile.
+            wait_for(lambda: worker_requests(own) == 0, "every request cut off", 30)
+            requests.put(None)
+            errors = [m.error_message for m in call if m.error_message]
+        assert errors
+        assert all("reads too slowly" in e for e in errors)
 
 
 def test_a_cancelled_infer_stops_the_engine(kserve, cluster):
