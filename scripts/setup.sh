@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda]
+# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--grpcurl]
 #
-#   --cuda   also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --cuda     also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --grpcurl  also build grpcurl into .cache/bin, which one system test uses, where there is Go
 #
 # What is already there is left alone; a second run takes a moment. Debian packages are installed with apt-get (as root, or
 # with sudo); Python tools go into .venv; nothing else outside the project is touched.
@@ -20,6 +21,7 @@ PACKAGES=(
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0
+GRPCURL=github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3
 
 CUDA_WHEELS=(
   nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85
@@ -96,6 +98,16 @@ setup_node() {
   printf '%s\n' "$wanted" >"$home/node_modules/.lock"
 }
 
+# For one system test, which is skipped without it: there is no Debian package.
+setup_grpcurl() {
+  local bin="$ROOT/.cache/bin" go="$ROOT/.cache/go"
+  if [ -x "$bin/grpcurl" ] || ! command -v go >/dev/null; then return; fi
+  step "building grpcurl with go into .cache/bin"
+  GOBIN="$bin" GOPATH="$go" GOCACHE="$go/build" GOFLAGS=-modcacherw go install "$GRPCURL" >"$ROOT/.cache/grpcurl.log" 2>&1 ||
+    say "setup: go could not build $GRPCURL (.cache/grpcurl.log says why); its test will be skipped"
+  rm -rf "$go"
+}
+
 find_nvcc() {
   local candidate
   for candidate in "${CUDACXX:-}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$ROOT/.cache/cuda/bin/nvcc"; do
@@ -137,9 +149,11 @@ setup_cuda() {
 }
 
 want_cuda=no
+want_grpcurl=no
 for argument in "$@"; do
   case $argument in
     --cuda) want_cuda=yes ;;
+    --grpcurl) want_grpcurl=yes ;;
     -h | --help) usage && exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
@@ -154,6 +168,7 @@ setup_packages
 setup_rust
 setup_python
 setup_node
+if [ "$want_grpcurl" = yes ]; then setup_grpcurl; fi
 if [ "$want_cuda" = yes ]; then setup_cuda; fi
 
 say "setup: all there; g++ $(g++ -dumpfullversion), cmake $(cmake --version | awk 'NR == 1 {print $3}'), rustc $(rust_version)," \

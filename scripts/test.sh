@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$ROOT"
-"$ROOT/scripts/setup.sh"
+"$ROOT/scripts/setup.sh" --grpcurl
 step "building ($preset)"
 build_preset "$preset"
 

@@ -91,6 +91,7 @@ absl::Status Master::StartListeners() {
     options.loopback_only = settings_.loopback;
     options.openai.bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time};
     options.openai.client_backlog_bytes = backlog;
+    options.kserve = {.timeout_max = settings_.request_time, .client_backlog_bytes = backlog};
     http_api_ = std::make_unique<HttpApi>(options, serving_.get(), &*keys_);
     ASSIGN_OR_RETURN(
         http_, HttpServer::Start(*io_, settings_.bind, *settings_.http_port, settings_.http,
@@ -102,12 +103,15 @@ absl::Status Master::StartListeners() {
         .bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time},
         .client_backlog_bytes = backlog};
     grpc_inference_ = std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_);
+    kserve_ = std::make_unique<KserveService>(
+        KserveGrpcOptions{.timeout_max = settings_.request_time, .client_backlog_bytes = backlog},
+        *io_, serving_.get(), &*keys_);
     ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.bind = settings_.bind,
                                                .port = *settings_.grpc_port,
                                                .message_bytes = settings_.http.body_bytes,
                                                .connections = settings_.http.connections,
                                                .reflection = settings_.grpc_reflection},
-                                              {grpc_inference_.get()}));
+                                              {grpc_inference_.get(), kserve_.get()}));
     ports_.grpc = grpc_->port();
     {
       const std::lock_guard lock(readiness_mutex_);

@@ -26,6 +26,7 @@
 #include "master/api/grpc_server.h"
 #include "master/api/http_api.h"
 #include "master/api/http_server.h"
+#include "master/api/kserve_service.h"
 #include "master/fleet/fleet.h"
 #include "master/identity/api_keys.h"
 #include "master/models/catalog.h"
@@ -90,6 +91,7 @@ class Master {
   std::vector<std::thread> io_threads_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<GrpcInference> grpc_inference_;
+  std::unique_ptr<KserveService> kserve_;
   std::unique_ptr<GrpcServer> grpc_;
   std::unique_ptr<HealthServer> health_;
   std::mutex readiness_mutex_;

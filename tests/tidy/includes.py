@@ -90,7 +90,7 @@ def check(tree):
 def _check_include(tree, table, tops, inner, row, match, where):
     bracket, target = match.groups()
     top = target.split("/")[0]
-    if top == "fathom" and target.endswith(".pb.h"):
+    if top in ("fathom", "inference") and target.endswith(".pb.h"):
         other = "proto"
     elif top in tops and "/" in target:
         if bracket == "<":

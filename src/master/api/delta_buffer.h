@@ -41,6 +41,7 @@ class DeltaBuffer {
   }
 
   bool empty() const { return deltas_.empty(); }
+  size_t bytes() const { return bytes_; }
 
  private:
   // About what it takes on the wire; logprobs are by far the largest part.

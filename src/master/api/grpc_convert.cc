@@ -227,10 +227,4 @@ v1::Usage ToProto(const GenerationUsage& usage) {
   return out;
 }
 
-// The codes of both are google.rpc.Code.
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return {static_cast<grpc::StatusCode>(status.code()), std::string(Message(status))};
-}
-
 }  // namespace fathom::master

@@ -2,8 +2,6 @@
 
 // The public gRPC messages to and from the structs of serving. Pure.
 
-#include <grpcpp/support/status.h>
-
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -31,7 +29,5 @@ absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& na
 v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
                              const ServedModelInfo& model);
 v1::Usage ToProto(const GenerationUsage& usage);
-
-grpc::Status ToGrpc(const absl::Status& status);
 
 }  // namespace fathom::master

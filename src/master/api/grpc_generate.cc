@@ -3,12 +3,8 @@
 #include <boost/asio/post.hpp>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "common/logging.h"
-#include "common/metrics.h"
-#include "common/strings.h"
+#include "master/api/grpc_call.h"
 #include "master/api/grpc_convert.h"
-#include "master/serving/failure.h"
 
 namespace fathom::master {
 namespace {
@@ -166,33 +162,6 @@ GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
   AddRetryAfter(context, status);
   reactor->Finish(ToGrpc(status));
   return reactor;
-}
-
-void AddRetryAfter(grpc::CallbackServerContext* context, const absl::Status& status) {
-  if (const auto after = FailureRetryAfter(status)) {
-    context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(*after)));
-  }
-}
-
-void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,
-                    const absl::Status& status, int64_t duration_ns, const GenerationUsage& usage,
-                    const std::string& peer) {
-  const std::string code = absl::StatusCodeToString(status.code());
-  AddCounter("fathom_master_grpc_requests_total", "gRPC calls answered",
-             {{"method", method}, {"code", code}})
-      .Increment();
-  LogInfo("access", "grpc call",
-          {{"http.request.id", id},
-           {"rpc.method", method},
-           {"rpc.grpc.status_code", code},
-           {"event.duration", duration_ns},
-           {"event.outcome", std::string(status.ok() ? "success" : "failure")},
-           {"source.address", peer},
-           {"user.id", principal.key_id},
-           {"labels.tenant", principal.tenant},
-           {"labels.prompt_tokens", int64_t{usage.prompt_tokens}},
-           {"labels.completion_tokens", int64_t{usage.completion_tokens}},
-           {"error.message", std::string(Message(status).substr(0, 256))}});
 }
 
 }  // namespace fathom::master

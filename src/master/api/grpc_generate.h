@@ -11,7 +11,6 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <cstddef>
 #include <memory>
-#include <string>
 
 #include "absl/status/status.h"
 #include "fathom/v1/inference.pb.h"
@@ -32,13 +31,5 @@ GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
 // A call that ends at once.
 GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
                                     const absl::Status& status);
-
-// Retry-After of the failure, in trailing metadata.
-void AddRetryAfter(grpc::CallbackServerContext* context, const absl::Status& status);
-
-// Counts the call and writes its line in the access log.
-void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,
-                    const absl::Status& status, int64_t duration_ns, const GenerationUsage& usage,
-                    const std::string& peer);
 
 }  // namespace fathom::master

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "master/api/grpc_call.h"
 #include "master/api/grpc_generate.h"
 #include "master/serving/failure.h"
 #include "master/serving/prompt.h"
@@ -17,21 +18,13 @@ constexpr int kDetokenizeMax = 1 << 20;
 
 }  // namespace
 
-absl::StatusOr<Principal> GrpcInference::Authenticate(
-    const grpc::CallbackServerContext& context) const {
-  const auto& metadata = context.client_metadata();
-  const auto found = metadata.find("authorization");
-  if (found == metadata.end()) return keys_->AuthenticateHeader(std::nullopt);
-  return keys_->AuthenticateHeader(std::string_view(found->second.data(), found->second.size()));
-}
-
 grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const auto refuse = [&](const absl::Status& status, const Principal& principal) {
     RecordGrpcCall("Generate", "", principal, status, 0, {}, context->peer());
     return RefuseGrpcGenerate(context, status);
   };
-  const absl::StatusOr<Principal> principal = Authenticate(*context);
+  const absl::StatusOr<Principal> principal = AuthenticateGrpc(*context, *keys_);
   if (!principal.ok()) return refuse(principal.status(), {});
   if (serving_->draining()) {
     return refuse(
@@ -44,10 +37,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
   parsed->id = serving_->NewId();
   parsed->tenant = principal->tenant;
   parsed->priority = principal->priority_ceiling;
-  // The caller's own deadline counts too.
-  const auto left = context->deadline() - std::chrono::system_clock::now();
-  parsed->timeout =
-      std::max(std::min(parsed->timeout, absl::FromChrono(left)), absl::Milliseconds(1));
+  parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
                            *principal, options_.client_backlog_bytes);
 }
@@ -56,7 +46,7 @@ grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext*
                                                     const v1::ListModelsRequest* /*request*/,
                                                     v1::ListModelsResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (const auto principal = Authenticate(*context); !principal.ok()) {
+  if (const auto principal = AuthenticateGrpc(*context, *keys_); !principal.ok()) {
     reactor->Finish(ToGrpc(principal.status()));
     return reactor;
   }
@@ -74,7 +64,7 @@ grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* GrpcInference::OnPool(grpc::CallbackServerContext* context,
                                                 std::function<absl::Status()> work) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  if (const auto principal = Authenticate(*context); !principal.ok()) {
+  if (const auto principal = AuthenticateGrpc(*context, *keys_); !principal.ok()) {
     reactor->Finish(ToGrpc(principal.status()));
     return reactor;
   }

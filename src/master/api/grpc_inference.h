@@ -40,7 +40,6 @@ class GrpcInference final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  absl::StatusOr<Principal> Authenticate(const grpc::CallbackServerContext& context) const;
   // Runs `work`, whose status ends the call, on the CPU pool.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);

@@ -39,6 +39,13 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ", address));
   }
   server->port_ = static_cast<uint16_t>(port);
+  if (grpc::HealthCheckServiceInterface* health = server->server_->GetHealthCheckService()) {
+    // Known by name from now on: SetReady speaks for all of them at once, so that a watcher hears
+    // of every change once.
+    for (const char* name : {"fathom.v1.Inference", "inference.GRPCInferenceService"}) {
+      health->SetServingStatus(name, false);
+    }
+  }
   server->SetReady(false);
   return server;
 }
@@ -50,7 +57,6 @@ GrpcServer::~GrpcServer() {
 void GrpcServer::SetReady(bool ready) {
   if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) {
     health->SetServingStatus(ready);
-    health->SetServingStatus("fathom.v1.Inference", ready);
   }
 }
 

@@ -16,6 +16,8 @@
 #include "master/api/errors.h"
 #include "master/api/http_head.h"
 #include "master/api/http_metrics.h"
+#include "master/api/kserve_json.h"
+#include "master/api/kserve_path.h"
 #include "master/api/tokenize_call.h"
 #include "master/serving/failure.h"
 
@@ -38,7 +40,8 @@ enum class Place {
   kChat,
   kCompletion,
   kTokenize,
-  kDetokenize
+  kDetokenize,
+  kKserve  // everything below /v2
 };
 
 Place PlaceOf(std::string_view path) {
@@ -53,10 +56,12 @@ Place PlaceOf(std::string_view path) {
   if (path == "/detokenize") return Place::kDetokenize;
   if (path.starts_with(kModelsPrefix)) return Place::kModel;
   if (FindPageFile(path) != nullptr) return Place::kPage;
+  if (IsKservePath(path)) return Place::kKserve;
   return Place::kNone;
 }
 
-bool NeedsKey(Place place) {
+bool NeedsKey(Place place, std::string_view path) {
+  if (place == Place::kKserve) return KserveNeedsKey(ParseKservePath(path).place);
   return place != Place::kHealth && place != Place::kReady && place != Place::kMetrics &&
          place != Place::kVersion && place != Place::kPage;
 }
@@ -95,7 +100,7 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
     return ErrorReply(host);
   }
   const Place place = PlaceOf(call.path);
-  if (NeedsKey(place)) {
+  if (NeedsKey(place, call.path)) {
     const auto header = call.headers.find(http::field::authorization);
     std::optional<std::string_view> value;
     if (header != call.headers.end()) {
@@ -104,12 +109,14 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
     absl::StatusOr<Principal> principal = keys_->AuthenticateHeader(value);
     if (!principal.ok()) {
       record.error = Message(principal.status());
-      return ErrorReply(principal.status());
+      return place == Place::kKserve ? KserveError(principal.status())
+                                     : ErrorReply(principal.status());
     }
     call.principal = *std::move(principal);
     record.key_id = call.principal.key_id;
     record.tenant = call.principal.tenant;
   }
+  if (place == Place::kKserve) return kserve_.Admit(call);
   if (place == Place::kNone) return ErrorReply(404, "there is no such place here");
   const bool get = call.method == http::verb::get || call.method == http::verb::head;
   if (IsPost(place) ? call.method != http::verb::post : !get) {
@@ -148,6 +155,8 @@ void HttpApi::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) {
     case Place::kPage:
       return exchange->Reply(
           PageReply(*FindPageFile(call.path), Header(call.headers, http::field::if_none_match)));
+    case Place::kKserve:
+      return kserve_.Handle(std::move(call), std::move(exchange));
     case Place::kModels:
       return exchange->Reply(Models());
     case Place::kModel:
@@ -211,9 +220,11 @@ void HttpApi::Done(const HttpCall& call, int status, int64_t duration_ns,
                    const HttpRecord& record) {
   const Place place = PlaceOf(call.path);
   const double seconds = static_cast<double>(duration_ns) * 1e-9;
-  HttpMetrics::Get().Count(IsPost(place) ? call.path : std::string("other"), status, seconds);
+  std::string counted = IsPost(place) ? call.path : "other";
+  if (place == Place::kKserve) counted = KservePlaceName(ParseKservePath(call.path).place);
+  HttpMetrics::Get().Count(counted, status, seconds);
   // Probes come every second from everywhere.
-  const bool probe = !NeedsKey(place) && status < 400;
+  const bool probe = !NeedsKey(place, call.path) && status < 400;
   const LogLevel level = probe ? LogLevel::kDebug : LogLevel::kInfo;
   if (!LogEnabled(level)) return;
   const auto verb = http::to_string(call.method);

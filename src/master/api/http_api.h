@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "master/api/http_exchange.h"
+#include "master/api/kserve_http.h"
 #include "master/api/openai_call.h"
 #include "master/identity/api_keys.h"
 #include "master/serving/serving.h"
@@ -16,6 +17,7 @@ namespace fathom::master {
 
 struct HttpApiOptions {
   OpenAiOptions openai;
+  KserveHttpOptions kserve;
   bool loopback_only = true;  // Host must name loopback
 };
 
@@ -23,7 +25,7 @@ class HttpApi final : public HttpHandler {
  public:
   // `serving` and `keys` outlive it.
   HttpApi(const HttpApiOptions& options, Serving* serving, const ApiKeys* keys)
-      : options_(options), serving_(serving), keys_(keys) {}
+      : options_(options), kserve_(options.kserve, serving), serving_(serving), keys_(keys) {}
 
   std::optional<HttpReply> Admit(HttpCall& call, HttpRecord& record) override;
   void Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) override;
@@ -37,6 +39,7 @@ class HttpApi final : public HttpHandler {
   HttpReply Ready() const;
 
   const HttpApiOptions options_;
+  const KserveHttp kserve_;
   Serving* const serving_;
   const ApiKeys* const keys_;
 };

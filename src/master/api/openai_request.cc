@@ -13,6 +13,7 @@
 #include "common/strings.h"
 #include "master/api/fields.h"
 #include "master/api/openai_prompt.h"
+#include "master/api/sampling_fields.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -20,36 +21,14 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr int32_t kTokensMax = 1 << 26;
-constexpr size_t kStopStringsMax = 16;
-constexpr size_t kStopBytesMax = 4096;
 constexpr size_t kStopTokensMax = 64;
 constexpr size_t kLogitBiasMax = 1024;
 constexpr size_t kGrammarBytesMax = 256 * 1024;
 constexpr size_t kNameBytesMax = 256;
 constexpr int32_t kTopLogprobsMax = 20;
 constexpr int32_t kCompletionTokensDefault = 16;
-constexpr float kTemperatureMax = 100;
-constexpr float kPositive = 1e-6f;
 
-void ReadSampling(Fields& fields, const SamplingDefaults& defaults, GenerationRequest& request) {
-  SamplingParams& sampling = request.sampling;
-  sampling.temperature = defaults.temperature.value_or(1.0f);
-  sampling.top_k = defaults.top_k.value_or(0);
-  sampling.top_p = defaults.top_p.value_or(1.0f);
-  sampling.min_p = defaults.min_p.value_or(0.0f);
-  sampling.repetition_penalty = defaults.repetition_penalty.value_or(1.0f);
-  fields.Read("temperature", 0, kTemperatureMax, sampling.temperature);
-  fields.Read("top_p", kPositive, 1, sampling.top_p);
-  fields.Read("min_p", 0, 1, sampling.min_p);
-  fields.Read("presence_penalty", -2, 2, sampling.presence_penalty);
-  fields.Read("frequency_penalty", -2, 2, sampling.frequency_penalty);
-  fields.Read("repetition_penalty", kPositive, 100, sampling.repetition_penalty);
-  // Others write -1 for "off".
-  if (fields.Read("top_k", int64_t{-1}, int64_t{kTokensMax}, sampling.top_k)) {
-    sampling.top_k = std::max(sampling.top_k, 0);
-  }
-  fields.Read("seed", request.seed);
+void ReadLogitBias(Fields& fields, SamplingParams& sampling) {
   const json::object* bias = fields.Object("logit_bias");
   if (bias == nullptr) return;
   if (bias->size() > kLogitBiasMax) {
@@ -72,15 +51,14 @@ void ReadSampling(Fields& fields, const SamplingDefaults& defaults, GenerationRe
   }
 }
 
-void ReadStop(Fields& fields, OpenAiKind kind, bool echo, GenerationRequest& request) {
+void ReadEnd(Fields& fields, OpenAiKind kind, bool echo, GenerationRequest& request) {
   StopConditions& stop = request.stop;
   if (kind == OpenAiKind::kCompletion) stop.max_tokens = kCompletionTokensDefault;
   fields.Read("max_tokens", int64_t{echo ? 0 : 1}, int64_t{kTokensMax}, stop.max_tokens);
   if (kind == OpenAiKind::kChat) {
     fields.Read("max_completion_tokens", int64_t{1}, int64_t{kTokensMax}, stop.max_tokens);
   }
-  fields.Read("min_tokens", int64_t{0}, int64_t{kTokensMax}, stop.min_tokens);
-  fields.Read("ignore_eos", stop.ignore_eos);
+  ReadStop(fields, request);
   if (const json::array* ids = fields.Array("stop_token_ids")) {
     if (ids->size() > kStopTokensMax) {
       return fields.Fail("stop_token_ids",
@@ -93,21 +71,6 @@ void ReadStop(Fields& fields, OpenAiKind kind, bool echo, GenerationRequest& req
       }
       stop.stop_token_ids.push_back(static_cast<TokenId>(id.as_int64()));
     }
-  }
-  const json::value* strings = fields.Find("stop");
-  if (strings == nullptr) return;
-  const json::array one{*strings};
-  const json::array& list = strings->is_array() ? strings->as_array() : one;
-  if (list.size() > kStopStringsMax) {
-    return fields.Fail("stop",
-                       absl::StrCat("must not have more than ", kStopStringsMax, " strings"));
-  }
-  for (const json::value& text : list) {
-    if (!text.is_string() || text.as_string().empty() || text.as_string().size() > kStopBytesMax) {
-      return fields.Fail("stop", absl::StrCat("must be a string or an array of strings of 1 to ",
-                                              kStopBytesMax, " bytes"));
-    }
-    request.stop_strings.emplace_back(text.as_string());
   }
 }
 
@@ -281,9 +244,10 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_vi
   request.model = out.model;
   ReadStream(fields, out);
   ReadSampling(fields, out.model->defaults, request);
+  ReadLogitBias(fields, request.sampling);
   bool echo = false;
   if (kind == OpenAiKind::kCompletion) fields.Read("echo", echo);
-  ReadStop(fields, kind, echo, request);
+  ReadEnd(fields, kind, echo, request);
   if (echo && request.stop.max_tokens == 0) {
     out.only_echo = true;
     request.stop.max_tokens = 1;

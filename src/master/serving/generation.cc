@@ -22,6 +22,8 @@ constexpr int32_t kRefusalsMax = 5;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 constexpr int kHexDigits64Bits = 16;
+// The worker has the same limit in whole milliseconds, so it may give up a moment before us.
+constexpr int64_t kDeadlineSlackNs = 5'000'000;
 
 // The tenant's name never leaves the master. The secret that keys the hash comes with the cluster's
 // identity; until then the hash separates tenants but is not secret.
@@ -80,6 +82,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   if (sink_ == nullptr) return;
   if (!prepared.ok()) return End(prepared.status());
   prompt_ = *std::move(prepared);
+  times_.prepare_ns = services_.clock->MonotonicNs() - started_ns_;
   usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
@@ -114,8 +117,9 @@ void Generation::HandleGrant(Placement placement) {
   if (sink_ == nullptr) return;  // the placement goes back
   placement_ = std::move(placement);
   ++attempt_;
-  ServingMetrics::Get().queue_seconds.Observe(
-      static_cast<double>(services_.clock->MonotonicNs() - queued_ns_) * 1e-9);
+  granted_ns_ = services_.clock->MonotonicNs();
+  times_.queue_ns += granted_ns_ - queued_ns_;
+  ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
   const absl::Status submitted =
       services_.fleet->Submit(placement_.worker(), MakeSubmission(), shared_from_this());
   if (!submitted.ok()) HandleRejected(submitted, kRetryMin);
@@ -285,12 +289,12 @@ absl::Status Generation::FailureOf(const SubmissionOutput& output) const {
     const std::string reason = output.error.substr(0, output.error.find('\n'));
     return BadField(prompt_.constraint->field, reason);
   }
+  if (services_.clock->MonotonicNs() + kDeadlineSlackNs >= deadline_ns_) {
+    return absl::DeadlineExceededError("the request took longer than its time limit");
+  }
   if (output.finish == FinishReason::kError) {
     return absl::InternalError(output.error.empty() ? "the worker failed to run this request"
                                                     : output.error);
-  }
-  if (services_.clock->MonotonicNs() >= deadline_ns_) {
-    return absl::DeadlineExceededError("the request took longer than its time limit");
   }
   return absl::UnavailableError("the worker gave the request up");
 }
@@ -308,6 +312,13 @@ void Generation::Measure(Choice& choice, size_t num_tokens) {
         static_cast<double>(num_tokens));
   }
   choice.last_output_ns = now_ns;
+}
+
+void Generation::RecordTimes(bool ok) {
+  const int64_t now_ns = services_.clock->MonotonicNs();
+  times_.total_ns = now_ns - started_ns_;
+  if (granted_ns_ != 0) times_.compute_ns = now_ns - granted_ns_;
+  services_.statistics->Record(request_.model->name, ok, times_, services_.clock->Now());
 }
 
 void Generation::HandleDeadline() {
@@ -340,6 +351,7 @@ void Generation::End(const absl::Status& status) {
   retry_timer_.cancel();
   ServingMetrics& metrics = ServingMetrics::Get();
   metrics.in_flight.Decrement();
+  RecordTimes(status.ok());
   metrics.prompt_tokens.Increment(usage_.prompt_tokens);
   metrics.cached_tokens.Increment(usage_.cached_tokens);
   metrics.completion_tokens.Increment(usage_.completion_tokens);

@@ -24,6 +24,7 @@
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation_request.h"
+#include "master/serving/model_statistics.h"
 #include "master/serving/prompt.h"
 
 namespace fathom::master {
@@ -34,6 +35,7 @@ struct GenerationServices {
   Admission* admission = nullptr;
   Dispatcher* dispatcher = nullptr;
   CpuPool* pool = nullptr;
+  StatisticsBook* statistics = nullptr;
   const Clock* clock = nullptr;
 };
 
@@ -78,6 +80,7 @@ class Generation final : public SubmissionListener,
   absl::Status Emit(Choice& choice, SubmissionOutput output);
   absl::Status FailureOf(const SubmissionOutput& output) const;
   void Measure(Choice& choice, size_t num_tokens);
+  void RecordTimes(bool ok);
   void HandleDeadline();
   void End(const absl::Status& status);
 
@@ -92,6 +95,8 @@ class Generation final : public SubmissionListener,
   int64_t started_ns_ = 0;
   int64_t deadline_ns_ = 0;
   int64_t queued_ns_ = 0;
+  int64_t granted_ns_ = 0;
+  GenerationTimes times_;
   Admission::Ticket ticket_;
   PreparedPrompt prompt_;
   std::optional<Dispatcher::Handle> queued_;

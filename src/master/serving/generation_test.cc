@@ -311,6 +311,39 @@ TEST_F(GenerationTest, WhatDoesNotFitTheContextIsRefusedBeforeAnyWorker) {
   EXPECT_EQ(fleet_.num_sent(), 0u);
 }
 
+TEST_F(GenerationTest, StatisticsTellWhereTheTimeWent) {
+  Start(Request());
+  const auto sent = RunUntilSent();
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, Encode("yes"), FinishReason::kStop));
+  RunUntilEnd();
+  Start(Request());
+  RunUntilSent(1).listener->OnOutput(FakeFleet::Output(0, 0, {}, FinishReason::kError));
+  RunUntilEnd();
+  const ModelStatistics statistics = serving_.statistics().Of("tiny");
+  EXPECT_EQ(statistics.success.count, 1u);
+  EXPECT_EQ(statistics.failure.count, 1u);
+  EXPECT_GT(statistics.failure.ns, 0u);
+  EXPECT_GT(statistics.prepare.ns, 0u);
+  EXPECT_GT(statistics.queue.ns, 0u);
+  EXPECT_GT(statistics.compute.ns, 0u);
+  EXPECT_LE(statistics.prepare.ns + statistics.queue.ns + statistics.compute.ns,
+            statistics.success.ns);
+  EXPECT_EQ(serving_.statistics().Of("other").success.count, 0u);
+}
+
+TEST_F(GenerationTest, AWorkerThatGivesUpAtTheDeadlineIsTheDeadline) {
+  GenerationRequest request = Request();
+  request.timeout = absl::Milliseconds(50);
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  absl::SleepFor(absl::Milliseconds(48));
+  SubmissionOutput output = FakeFleet::Output(0, 0, {}, FinishReason::kError);
+  output.error = "the deadline passed";
+  sent.listener->OnOutput(std::move(output));
+  RunUntilEnd();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(sink_->status)) << sink_->status;
+}
+
 TEST_F(GenerationTest, ErrorsOfTheEngineReachTheClient) {
   Start(Request());
   SubmissionOutput output = FakeFleet::Output(0, 0, {}, FinishReason::kError);

@@ -37,6 +37,7 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .admission = &admission_,
                                     .dispatcher = &dispatcher_,
                                     .pool = &pool_,
+                                    .statistics = &statistics_,
                                     .clock = clock_};
   std::shared_ptr<Generation> generation;
   {

@@ -19,6 +19,7 @@
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation.h"
+#include "master/serving/model_statistics.h"
 
 namespace fathom::master {
 
@@ -64,6 +65,7 @@ class Serving {
 
   const Catalog& catalog() const { return *catalog_; }
   CpuPool& pool() { return pool_; }
+  const StatisticsBook& statistics() const { return statistics_; }
   const Clock& clock() const { return *clock_; }
 
  private:
@@ -73,6 +75,7 @@ class Serving {
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;
+  StatisticsBook statistics_;
   std::mutex mutex_;
   Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_
