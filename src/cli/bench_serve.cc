@@ -45,6 +45,7 @@ struct ServeFlags {
   std::string trace;
   uint64_t seed = 0;
   bool ignore_eos = false;
+  bool unary = false;
   int64_t warmup = 0;
   std::string goodput;
   bool check_simulated = false;
@@ -103,7 +104,9 @@ RunnerOptions MakeRunnerOptions(const ServeFlags& flags, const Workload& workloa
 }
 
 absl::StatusOr<std::unique_ptr<LoadTransport>> Connect(const ServeFlags& flags, Server& server) {
-  RequestOptions request{.ignore_eos = flags.ignore_eos, .check_simulated = flags.check_simulated};
+  RequestOptions request{.ignore_eos = flags.ignore_eos,
+                         .unary = flags.unary,
+                         .check_simulated = flags.check_simulated};
   if (flags.protocol == "grpc") {
     request.model = server.model;  // empty: the one that is served
     return MakeGrpcTransport(server.grpc_address, server.key, request);
@@ -140,6 +143,7 @@ std::string SetupJson(const ServeFlags& flags, const Server& server, const Runne
       {"duration_s", flags.duration_s},
       {"seed", flags.seed},
       {"ignore_eos", flags.ignore_eos},
+      {"unary", flags.unary},
       {"warmup", flags.warmup}};
   if (!flags.trace.empty()) {
     setup["trace"] = flags.trace;
@@ -170,6 +174,9 @@ absl::Status Judge(const LoadOutcome& outcome) {
 }
 
 absl::Status Run(const ServeFlags& flags, ShutdownSignal& shutdown) {
+  if (flags.unary && flags.protocol == "grpc") {
+    return absl::InvalidArgumentError("--unary: our gRPC API knows streams only");
+  }
   Goodput goodput;
   if (!flags.goodput.empty()) {
     ASSIGN_OR_RETURN(goodput, Named("--goodput", ParseGoodput(flags.goodput)));
@@ -290,6 +297,8 @@ void AddBenchServeCommand(CLI::App& bench, CommandContext& context) {
   command->add_option("--threads", flags->threads, "Threads of the HTTP client")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));
+  command->add_flag("--unary", flags->unary,
+                    "OpenAI protocols: whole answers instead of streams; TTFT is then E2E");
   command->add_flag("--check-simulated", flags->check_simulated,
                     "The workers are fathom-sim-worker: check every token of every answer");
   command->add_option("--json", flags->json_path, "Also write the result there")->type_name("FILE");

@@ -41,7 +41,7 @@ using tcp = asio::ip::tcp;
 
 constexpr auto kToken = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 16 * 1024;
-constexpr size_t kErrorBodyMax = 64 * 1024;
+constexpr size_t kBodyMax = size_t{16} << 20;  // of errors and whole answers
 
 int64_t NowNs() { return Clock::Real()->MonotonicNs(); }
 
@@ -237,8 +237,9 @@ class HttpTransport final : public LoadTransport {
         outcome.status = absl::InternalError(absl::StrCat("malformed HTTP: ", wrong.message()));
         co_return;
       }
-      if (!parser.is_header_done() || parser.get().result_int() != 200) {
-        if (parser.get().body().size() > kErrorBodyMax) break;
+      if (!parser.is_header_done() || parser.get().result_int() != 200 ||
+          self->options_.request.unary) {
+        if (parser.get().body().size() > kBodyMax) break;
         continue;
       }
       outcome.status = stream.Push(parser.get().body(), now_ns);
@@ -247,7 +248,9 @@ class HttpTransport final : public LoadTransport {
     }
     outcome.keep = parser.is_done() && parser.keep_alive();
     if (parser.get().result_int() == 200) {
-      outcome.status = stream.Finish();
+      outcome.status = self->options_.request.unary
+                           ? ReadChunk(parser.get().body(), NowNs(), job->meter)
+                           : stream.Finish();
     } else {
       outcome.status = ErrorOf(
           {.status = static_cast<int>(parser.get().result_int()), .body = parser.get().body()});

@@ -80,6 +80,17 @@ TEST(HttpTransportTest, TellsWhatTheServerAnswered) {
   EXPECT_EQ(refused.status.message(), "later");
 }
 
+TEST(HttpTransportTest, ReadsWholeAnswers) {
+  CannedServer server(
+      {{{CannedAnswer(200, R"({"choices":[{"text":"ab"}],"usage":{"completion_tokens":2}})")}}});
+  const auto transport =
+      MakeHttpTransport({.url = server.url(), .request = {.model = "m", .unary = true}}).value();
+  const Answer answer = Ask(*transport).get();
+  ASSERT_TRUE(answer.status.ok()) << answer.status;
+  EXPECT_EQ(answer.output_tokens, 2);
+  EXPECT_EQ(server.requests().at(0).find("stream"), std::string::npos);
+}
+
 TEST(HttpTransportTest, RefusesWhatIsNoHttp) {
   CannedServer server({{{"garbage\r\n\r\n"}}});
   const auto transport = To(server.url());

@@ -123,6 +123,16 @@ TEST(OpenAiStreamTest, TellsBrokenStreams) {
   }
 }
 
+TEST(OpenAiStreamTest, ReadsWholeAnswersAlike) {
+  AnswerMeter meter(0, std::nullopt);
+  const std::string body =
+      R"({"choices": [{"message": {"content": "hi"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})";
+  ASSERT_TRUE(ReadChunk(body, kMs, meter).ok());
+  const Answer answer = meter.Finish(absl::OkStatus(), kMs);
+  EXPECT_EQ(answer.pieces, 1);
+  EXPECT_EQ(answer.output_tokens, 2);
+}
+
 TEST(GoodputTest, ReadsItsLimits) {
   const Goodput goodput = ParseGoodput("ttft:200,e2e:5000.5").value();
   EXPECT_EQ(goodput.ttft_ms, 200);

@@ -32,6 +32,7 @@ int64_t NumberAt(const json::object& object, std::string_view name) {
 std::string_view OutputOf(const json::object& choice) {
   if (const std::string_view text = TextAt(choice, "text"); !text.empty()) return text;
   const json::object* delta = ObjectAt(choice, "delta");
+  if (delta == nullptr) delta = ObjectAt(choice, "message");
   if (delta == nullptr) return {};
   for (const std::string_view name : {"content", "reasoning_content", "reasoning"}) {
     if (const std::string_view text = TextAt(*delta, name); !text.empty()) return text;
@@ -51,15 +52,24 @@ absl::Status OpenAiStream::OnEvent(const SseEvent& event, int64_t now_ns) {
     done_ = true;
     return absl::OkStatus();
   }
+  return ReadChunk(event.data, now_ns, meter_);
+}
+
+absl::Status OpenAiStream::Finish() const {
+  if (done_) return absl::OkStatus();
+  return absl::UnavailableError("the stream ended before the answer did");
+}
+
+absl::Status ReadChunk(std::string_view body, int64_t now_ns, AnswerMeter& meter) {
   // Most chunks fit: no allocation for each of their members.
   std::array<unsigned char, 4096> memory;
   json::monotonic_resource resource(memory.data(), memory.size());
   boost::system::error_code error;
-  const json::value chunk = json::parse(event.data, error, &resource);
-  const json::object* object = chunk.if_object();
+  const json::value answer = json::parse(body, error, &resource);
+  const json::object* object = answer.if_object();
   if (error || object == nullptr) {
-    return absl::InternalError(absl::StrCat("the server sent no JSON: ",
-                                            ToAbsl(std::string_view(event.data)).substr(0, 100)));
+    return absl::InternalError(
+        absl::StrCat("the server sent no JSON: ", ToAbsl(body.substr(0, 100))));
   }
   if (const json::object* said = ObjectAt(*object, "error")) {
     return absl::AbortedError(
@@ -70,18 +80,13 @@ absl::Status OpenAiStream::OnEvent(const SseEvent& event, int64_t now_ns) {
     for (const json::value& choice : choices->get_array()) {
       const json::object* inner = choice.if_object();
       const std::string_view text = inner == nullptr ? std::string_view() : OutputOf(*inner);
-      if (!text.empty()) meter_.OnPiece(now_ns, text);
+      if (!text.empty()) meter.OnPiece(now_ns, text);
     }
   }
   if (const json::object* usage = ObjectAt(*object, "usage")) {
-    meter_.OnUsage(NumberAt(*usage, "prompt_tokens"), NumberAt(*usage, "completion_tokens"));
+    meter.OnUsage(NumberAt(*usage, "prompt_tokens"), NumberAt(*usage, "completion_tokens"));
   }
   return absl::OkStatus();
-}
-
-absl::Status OpenAiStream::Finish() const {
-  if (done_) return absl::OkStatus();
-  return absl::UnavailableError("the stream ended before the answer did");
 }
 
 }  // namespace fathom::cli

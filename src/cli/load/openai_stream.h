@@ -1,7 +1,7 @@
 #pragma once
 
-// What a stream of OpenAI's chunks says, read for measuring: when output came and how many tokens
-// the server counted. Chats and completions alike. One thread.
+// What OpenAI's answers say, read for measuring: when output came and how many tokens the server
+// counted. Chats and completions alike. One thread.
 
 #include <cstdint>
 #include <string>
@@ -29,5 +29,8 @@ class OpenAiStream {
   SseParser parser_;
   bool done_ = false;
 };
+
+// A chunk that came at `now_ns`, or a whole answer, which is read alike.
+absl::Status ReadChunk(std::string_view body, int64_t now_ns, AnswerMeter& meter);
 
 }  // namespace fathom::cli

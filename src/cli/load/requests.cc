@@ -34,10 +34,9 @@ std::optional<SimulatedTextCheck> CheckFor(const LoadItem& item, const RequestOp
 OpenAiRequest ToOpenAi(const LoadItem& item, const RequestOptions& options, bool as_chat) {
   const bool chat = std::holds_alternative<ChatPrompt>(item.prompt) ||
                     (as_chat && std::holds_alternative<TextPrompt>(item.prompt));
-  std::string body =
-      absl::StrCat(R"({"model":)", json::serialize(json::string(options.model)), ",",
-                   PromptMember(item, as_chat),
-                   R"(,"stream":true,"stream_options":{"include_usage":true},"temperature":0)");
+  std::string body = absl::StrCat(R"({"model":)", json::serialize(json::string(options.model)), ",",
+                                  PromptMember(item, as_chat), R"(,"temperature":0)");
+  if (!options.unary) body += R"(,"stream":true,"stream_options":{"include_usage":true})";
   if (item.output_len > 0) absl::StrAppend(&body, R"(,"max_tokens":)", item.output_len);
   if (options.ignore_eos) body += R"(,"ignore_eos":true)";
   body += '}';

@@ -10,8 +10,8 @@
 
 namespace fathom::cli {
 
-// A streamed request, greedy, with the usage at its end. A chat goes to chat/completions, and so
-// does text when `as_chat`; token ids and text to completions.
+// A greedy request, streamed with the usage at its end unless it is unary. A chat goes to
+// chat/completions, and so does text when `as_chat`; token ids and text to completions.
 struct OpenAiRequest {
   std::string_view target;
   std::string body;

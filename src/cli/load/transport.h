@@ -16,6 +16,7 @@ namespace fathom::cli {
 struct RequestOptions {
   std::string model;
   bool ignore_eos = false;
+  bool unary = false;            // OpenAI: whole answers instead of streams
   bool check_simulated = false;  // the workers are simulated ones: check every token
 };
 
