@@ -21,7 +21,7 @@ namespace {
 int Main(int argc, char** argv) {
   ShutdownSignal shutdown;
   CommandContext context{shutdown};
-  CLI::App app{"Fathom: a distributed inference server for large language models"};
+  CLI::App app{"Fathom: a distributed inference server for large language models", "fathom"};
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no server answers, 4 key refused, "
@@ -30,7 +30,9 @@ int Main(int argc, char** argv) {
   AddChatCommand(app, context);
   AddEvalCommand(app, context);
   AddBenchCommand(app, context);
+  AddTokenizeCommand(app, context);
   AddKeyCommand(app, context);
+  AddCompletionCommand(app, context);
   AddVersionCommand(app, context);
   try {
     app.parse(argc, argv);
