@@ -21,7 +21,7 @@ namespace {
 int Main(int argc, char** argv) {
   ShutdownSignal shutdown;
   CommandContext context{shutdown};
-  CLI::App app{"Fathom: a distributed inference server for large language models"};
+  CLI::App app{"Fathom: a distributed inference server for large language models", "fathom"};
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no server answers, 4 key refused, "
@@ -29,7 +29,10 @@ int Main(int argc, char** argv) {
   AddUpCommand(app, context);
   AddChatCommand(app, context);
   AddEvalCommand(app, context);
+  AddBenchCommand(app, context);
+  AddTokenizeCommand(app, context);
   AddKeyCommand(app, context);
+  AddCompletionCommand(app, context);
   AddVersionCommand(app, context);
   try {
     app.parse(argc, argv);

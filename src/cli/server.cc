@@ -37,12 +37,14 @@ absl::StatusOr<Server> FindServer(const ServerFlags& flags) {
   server.model = flags.model;
   if (!flags.url.empty()) {
     ASSIGN_OR_RETURN(server.url, ParseUrl(flags.url));
+    server.grpc_address = server.url.authority();
     return server;
   }
   ASSIGN_OR_RETURN(const std::string path, StateDirPath(flags.state_dir));
   ASSIGN_OR_RETURN(const StateDir state, StateDir::Open(path));
   ASSIGN_OR_RETURN(const ClusterInfo info, state.RunningCluster());
   ASSIGN_OR_RETURN(server.url, ParseUrl(info.http_url));
+  server.grpc_address = info.grpc_address;
   if (server.model.empty()) server.model = info.model;
   if (server.key.empty() && !info.open) {
     ASSIGN_OR_RETURN(server.key, state.ReadKey());

@@ -20,8 +20,9 @@ struct ServerFlags {
 
 struct Server {
   Url url;
-  std::string key;    // empty: none
-  std::string model;  // empty: ask the server
+  std::string grpc_address;  // host:port; what the URL names where it is given
+  std::string key;           // empty: none
+  std::string model;         // empty: ask the server
 };
 
 void AddStateDirFlag(CLI::App& command, std::string& state_dir);

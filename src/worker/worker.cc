@@ -81,10 +81,11 @@ int64_t MilliSince(const Clock* clock, int64_t start_ns) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Worker>> Worker::Start(const config::Worker& config,
-                                                      const Clock* clock, Random* random) {
+                                                      const Clock* clock, Random* random,
+                                                      const Device& device) {
   std::unique_ptr<Worker> worker(new Worker(clock, random));
   RETURN_IF_ERROR(worker->StartHealth(config));
-  RETURN_IF_ERROR(worker->StartEngine(config));
+  RETURN_IF_ERROR(worker->StartEngine(config, device));
   RETURN_IF_ERROR(worker->StartLink());
   worker->started_ = true;
   return worker;
@@ -102,13 +103,13 @@ absl::Status Worker::StartHealth(const config::Worker& config) {
                              absl::StrCat("{\"metrics\": ", metrics_port(), "}\n"));
 }
 
-absl::Status Worker::StartEngine(const config::Worker& config) {
+absl::Status Worker::StartEngine(const config::Worker& config, const Device& device) {
   const int64_t start_ns = clock_->MonotonicNs();
   auto tokenizer_loading = std::async(std::launch::async, [path = config.model_path()] {
     return text::Tokenizer::FromDirectory(path);
   });
   const ModelOptions model_options = ModelOptionsOf(config);
-  absl::StatusOr<std::unique_ptr<Model>> loaded = LoadModel(model_options);
+  absl::StatusOr<std::unique_ptr<Model>> loaded = device.load(model_options);
   auto tokenizer = tokenizer_loading.get();
   RETURN_IF_ERROR(loaded.status());
   RETURN_IF_ERROR(tokenizer.status());
@@ -153,7 +154,7 @@ absl::Status Worker::StartEngine(const config::Worker& config) {
   link_ = std::make_unique<LinkClient>(link_options_);
   ASSIGN_OR_RETURN(engine_,
                    Engine::Create(std::move(options),
-                                  MakeModelExecutor(std::move(model), config.max_sequences()),
+                                  device.make_executor(std::move(model), config.max_sequences()),
                                   MakeGrammarFactory(std::move(compiler)), link_.get(), clock_));
   LogInfo("worker", "model loaded",
           {{"labels.model", config.model_name()},

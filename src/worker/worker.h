@@ -18,6 +18,7 @@
 #include "common/health_server.h"
 #include "common/random.h"
 #include "fathom/config.pb.h"
+#include "worker/device.h"
 #include "worker/engine/engine.h"
 #include "worker/link_client.h"
 #include "worker/worker_metrics.h"
@@ -31,7 +32,8 @@ class Worker {
   // memory does not suffice, UNAVAILABLE when the health port is taken, PERMISSION_DENIED for a
   // plaintext link beyond loopback.
   static absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
-                                                       const Clock* clock, Random* random);
+                                                       const Clock* clock, Random* random,
+                                                       const Device& device = {});
   // Ends at once: what runs is cancelled, and its masters are told.
   ~Worker();
   Worker(const Worker&) = delete;
@@ -51,7 +53,7 @@ class Worker {
  private:
   Worker(const Clock* clock, Random* random) : clock_(clock), random_(random) {}
   absl::Status StartHealth(const config::Worker& config);
-  absl::Status StartEngine(const config::Worker& config);
+  absl::Status StartEngine(const config::Worker& config, const Device& device);
   absl::Status StartLink();
   void RefreshMetrics();
 

@@ -19,7 +19,17 @@ def to(cluster):
 
 
 def test_help_and_version():
-    for command in ((), ("up",), ("chat",), ("key",), ("eval",), ("version",)):
+    for command in (
+        (),
+        ("up",),
+        ("chat",),
+        ("key",),
+        ("eval",),
+        ("version",),
+        ("bench", "serve"),
+        ("tokenize",),
+        ("completion",),
+    ):
         shown = fathom(*command, "--help")
         assert shown.returncode == 0
         assert "Usage" in shown.stdout

@@ -308,7 +308,7 @@ def test_stream_of_deltas(kserve):
     with Stream(kserve) as stream:
         stream.send(chat(temperature=0.0), "a")
         responses = stream.until_final()["a"]
-    assert len(responses) > 3
+    assert len(responses) > 1, "what is ready together may come together, but not all of it"
     assert "".join(map(text_of, responses)).strip() == ANSWER
     finals = [parameters_of(r)["triton_final_response"] for r in responses]
     assert finals == [False] * (len(responses) - 1) + [True]
@@ -452,7 +452,7 @@ def test_statistics_are_real(kserve, client):
     kserve.infer("tiny", chat(max_tokens=20, ignore_eos=True), headers=AUTH)
     client.chat.completions.create(model="tiny", messages=json.loads(MESSAGES), max_tokens=20)
     with pytest.raises(InferenceServerException):
-        kserve.infer("tiny", chat("no json"), headers=AUTH)
+        kserve.infer("tiny", chat(max_tokens=5000), headers=AUTH)
     after = statistics()
     assert (after.name, after.version) == ("tiny", "1")
     assert after.inference_count - before.inference_count == 2

@@ -173,14 +173,14 @@ TEST(KserveJsonTest, BinaryTensorsFollowTheJson) {
 }
 
 TEST(KserveJsonTest, FlatBodiesKeepTheClientsChat) {
-  auto message =
-      ReadGenerateBody(R"({"messages":[{"z":1,"role":"user"}],"stop":["a","b"],"id":"i"})");
+  auto message = ReadGenerateBody(
+      R"({"messages":[{"z":1,"role":"user","content":"x"}],"stop":["a","b"],"id":"i"})");
   ASSERT_TRUE(message.ok()) << message.status();
   message->set_model_name("m");
   const auto request = Read(*message);
   ASSERT_TRUE(request.ok()) << request.status();
   EXPECT_EQ(std::get<ChatPrompt>(request->generation.prompt).messages_json,
-            R"([{"z":1,"role":"user"}])");
+            R"([{"z":1,"role":"user","content":"x"}])");
   EXPECT_EQ(request->generation.stop_strings, (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(request->id, "i");
   ExpectBad(ReadGenerateBody(R"({"text_input":["a",["b",2]]})").status(), "strings");

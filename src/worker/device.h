@@ -1,0 +1,23 @@
+#pragma once
+
+// What a worker runs its steps on. The two functions belong together: `make_executor` gets what
+// `load` made, its KV allocated. fathom-worker takes the defaults; the simulated device of the
+// benchmarks brings its own.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "worker/engine/executor.h"
+#include "worker/model/model.h"
+
+namespace fathom::worker {
+
+struct Device {
+  std::function<absl::StatusOr<std::unique_ptr<Model>>(const ModelOptions&)> load = LoadModel;
+  std::function<std::unique_ptr<Executor>(std::unique_ptr<Model>, int32_t max_sequences)>
+      make_executor = MakeModelExecutor;
+};
+
+}  // namespace fathom::worker
