@@ -22,7 +22,11 @@ int Report(const absl::Status& status);
 void AddUpCommand(CLI::App& app, CommandContext& context);
 void AddChatCommand(CLI::App& app, CommandContext& context);
 void AddEvalCommand(CLI::App& app, CommandContext& context);
+void AddBenchCommand(CLI::App& app, CommandContext& context);
 void AddKeyCommand(CLI::App& app, CommandContext& context);
 void AddVersionCommand(CLI::App& app, CommandContext& context);
+
+// Adds its command to the group `bench`.
+void AddBenchEngineCommand(CLI::App& bench, CommandContext& context);
 
 }  // namespace fathom::cli

@@ -29,6 +29,7 @@ int Main(int argc, char** argv) {
   AddUpCommand(app, context);
   AddChatCommand(app, context);
   AddEvalCommand(app, context);
+  AddBenchCommand(app, context);
   AddKeyCommand(app, context);
   AddVersionCommand(app, context);
   try {

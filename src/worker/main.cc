@@ -1,17 +1,19 @@
-// The worker process: `fathom-worker --config FILE`, or flags alone.
+// The worker process: `fathom-worker --config FILE`, or flags alone. `fathom-worker bench` measures
+// the engine instead.
 
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <array>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "common/logging.h"
 #include "common/shutdown.h"
 #include "common/strings.h"
+#include "worker/bench/bench_command.h"
 #include "worker/command_line.h"
+#include "worker/parent_tie.h"
 #include "worker/worker.h"
 
 namespace fathom::worker {
@@ -31,32 +33,6 @@ std::string HostName() {
 std::string FromEnvironment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
-}
-
-// False when the parent is gone already. A parent that sets the tie before exec leaves no gap.
-bool TieToParent() {
-  const pid_t parent = getppid();
-  return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
-}
-
-ExitCode ExitCodeOf(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-    case absl::StatusCode::kCancelled:
-      return kExitOk;
-    case absl::StatusCode::kNotFound:
-      return kExitNoModel;
-    case absl::StatusCode::kUnavailable:
-      return kExitUnavailable;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kUnimplemented:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kResourceExhausted:
-      return kExitConfig;
-    default:
-      return kExitInternal;
-  }
 }
 
 int Fail(const absl::Status& status, ExitCode code) {
@@ -84,6 +60,7 @@ absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
 }
 
 int Main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "bench") return BenchMain(argc - 1, argv + 1);
   const int64_t start_ns = Clock::Real()->MonotonicNs();
   ShutdownSignal shutdown;
   const auto line = ParseCommandLine(argc, argv, FromEnvironment("MASTER_NODE"), HostName());

@@ -6,6 +6,7 @@
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/stream_kernels.h"
 
 namespace fathom::kernels::cpu::FATHOM_ISA {
 
@@ -13,6 +14,7 @@ namespace fathom::kernels::cpu::FATHOM_ISA {
 constinit const KernelTable kKernels = {
     .gemm_f32 = GemmF32,
     .gemm_bf16_panel = GemmBf16Panel,
+    .read_stream = ReadStream,
     .to_float = ToFloat,
     .rms_norm = {RmsNorm<float>, RmsNorm<Bf16>},
     .rotate_heads = {RotateHeads<float>, RotateHeads<Bf16>},

@@ -60,8 +60,9 @@ struct AttentionScratch {
 
 // Index 0: F32 storage, 1: BF16.
 struct KernelTable {
-  void (*gemm_f32)(const GemmTile&) = nullptr;         // panel F32
-  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // panel BF16
+  void (*gemm_f32)(const GemmTile&) = nullptr;                      // panel F32
+  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;               // panel BF16
+  float (*read_stream)(const void* data, int64_t bytes) = nullptr;  // bytes: a multiple of 256
   void (*to_float)(float* out, const void* bf16, int64_t count) = nullptr;
   void (*rms_norm[2])(void* out, const void* x, void* residual, const float* weight, int32_t dim,
                       float eps) = {};
