@@ -40,7 +40,7 @@ struct F32Panel {
   template <int kRows, int kVecs>
   FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
                               Vec (&acc)[kRows][kVecs]) {
-    const float* a = t.a + row * t.lda;
+    const float* a = static_cast<const float*>(t.a) + row * t.lda;
     const float* panel = static_cast<const float*>(t.panel) + vec * kLanes;
     for (int k = begin; k < end; ++k) {
 #pragma GCC unroll 8
@@ -57,7 +57,7 @@ struct Bf16Panel {
   template <int kRows, int kVecs>
   FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
                               Vec (&acc)[kRows][kVecs]) {
-    const float* a = t.a + row * t.lda;
+    const float* a = static_cast<const float*>(t.a) + row * t.lda;
     const Bf16* panel = static_cast<const Bf16*>(t.panel) + 2 * vec * kLanes;
     int k = begin;
     for (; k + 1 < end; k += 2) {
@@ -87,6 +87,43 @@ struct Bf16Panel {
     }
   }
 };
+
+#if defined(__AVX512BF16__)
+// Rows in BF16 as well: one instruction multiplies two values of k and sums in FP32.
+struct Bf16DotPanel {
+  template <int kRows, int kVecs>
+  FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
+                              Vec (&acc)[kRows][kVecs]) {
+    const auto* a = static_cast<const Bf16*>(t.a) + row * t.lda;
+    const Bf16* panel = static_cast<const Bf16*>(t.panel) + 2 * vec * kLanes;
+    int k = begin;
+    for (; k + 1 < end; k += 2) {
+      __m512bh x[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) x[r] = (__m512bh)SetPair(a + r * t.lda + k);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) {
+        const auto w =
+            (__m512bh)LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w, x[r]);
+      }
+    }
+    if (k < end) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) {
+        const auto w =
+            (__m512bh)LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const auto x = (__m512bh)_mm512_set1_epi32(a[r * t.lda + k].bits);
+          acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w, x);
+        }
+      }
+    }
+  }
+};
+#endif
 
 // One tile over k in [begin, end). The sums start from `sums` unless begin is 0, and go there
 // unless end is the last k.
@@ -157,5 +194,8 @@ FATHOM_INLINE void Gemm(const GemmTile& t) {
 
 static void GemmF32(const GemmTile& t) { Gemm<F32Panel>(t); }
 static void GemmBf16Panel(const GemmTile& t) { Gemm<Bf16Panel>(t); }
+#if defined(__AVX512BF16__)
+static void GemmBf16Dot(const GemmTile& t) { Gemm<Bf16DotPanel>(t); }
+#endif
 
 }  // namespace fathom::kernels::cpu::FATHOM_ISA

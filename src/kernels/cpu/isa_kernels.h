@@ -13,6 +13,9 @@ namespace fathom::kernels::cpu::FATHOM_ISA {
 // NOLINTNEXTLINE(misc-definitions-in-headers): one file an instruction set, one namespace a file.
 constinit const KernelTable kKernels = {
     .gemm_f32 = GemmF32,
+#if defined(__AVX512BF16__)
+    .gemm_bf16_dot = GemmBf16Dot,
+#endif
     .gemm_bf16_panel = GemmBf16Panel,
     .read_stream = ReadStream,
     .to_float = ToFloat,

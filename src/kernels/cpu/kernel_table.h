@@ -25,7 +25,7 @@ inline constexpr int32_t kQueryRows = 32;
 
 // c = a * panel^T + bias, for one panel.
 struct GemmTile {
-  const float* a = nullptr;     // [rows, k], rows lda apart
+  const void* a = nullptr;      // [rows, k] F32, or BF16 for gemm_bf16_dot; rows lda apart
   const void* panel = nullptr;  // one panel
   void* c = nullptr;            // [rows, cols], rows ldc apart
   const float* bias = nullptr;  // [cols], or null
@@ -60,8 +60,9 @@ struct AttentionScratch {
 
 // Index 0: F32 storage, 1: BF16.
 struct KernelTable {
-  void (*gemm_f32)(const GemmTile&) = nullptr;                      // panel F32
-  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;               // panel BF16
+  void (*gemm_f32)(const GemmTile&) = nullptr;         // panel F32
+  void (*gemm_bf16_dot)(const GemmTile&) = nullptr;    // rows and panel BF16; null: none
+  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // panel BF16
   float (*read_stream)(const void* data, int64_t bytes) = nullptr;  // bytes: a multiple of 256
   void (*to_float)(float* out, const void* bf16, int64_t count) = nullptr;
   void (*rms_norm[2])(void* out, const void* x, void* residual, const float* weight, int32_t dim,
@@ -80,8 +81,20 @@ namespace avx512 {
 extern const KernelTable kKernels;
 }
 
+namespace avx512_bf16 {
+extern const KernelTable kKernels;
+}
+
 inline const KernelTable& KernelsFor(Isa isa) {
-  return isa == Isa::kAvx512 ? avx512::kKernels : avx2::kKernels;
+  switch (isa) {
+    case Isa::kAvx2:
+      return avx2::kKernels;
+    case Isa::kAvx512:
+      return avx512::kKernels;
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::kKernels;
+  }
+  return avx2::kKernels;
 }
 
 }  // namespace fathom::kernels::cpu

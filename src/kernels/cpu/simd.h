@@ -59,6 +59,11 @@ FATHOM_INLINE Vec Load(const Bf16* p) {
 }
 FATHOM_INLINE void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 // To nearest even; NaN becomes the quiet one.
+#if defined(__AVX512BF16__)
+FATHOM_INLINE void Store(Bf16* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+}
+#else
 FATHOM_INLINE void Store(Bf16* p, Vec v) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -68,10 +73,17 @@ FATHOM_INLINE void Store(Bf16* p, Vec v) {
   const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(wide, 16));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
 }
+#endif
 
 // Sixteen columns of a pair of BF16 rows, kept as 32-bit words.
 using Pairs = __m512i;
 FATHOM_INLINE Pairs LoadPairs(const Bf16* p) { return _mm512_loadu_si512(p); }
+// The same two values in every word.
+FATHOM_INLINE Pairs SetPair(const Bf16* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  return _mm512_set1_epi32(word);
+}
 FATHOM_INLINE Vec Even(Pairs p) { return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16)); }
 FATHOM_INLINE Vec Odd(Pairs p) {
   return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32(-0x10000)));
