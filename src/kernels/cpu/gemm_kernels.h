@@ -152,10 +152,11 @@ FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* 
   }
 }
 
-// Six rows fill the registers: 6 x 4 sums of 16 lanes with 32 registers, 6 x 2 of 8 with 16. Fewer
-// rows take more columns at a time, so that enough sums are in flight to hide the latency.
-template <typename Panel>
-FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sums) {
+// Calls fn<kRows, kVecs>(row) for groups of at most six rows: they fill the registers, 6 x 4 sums
+// of 16 lanes with 32 registers, 6 x 2 of 8 with 16. Fewer rows take more columns at a time, so
+// that enough sums are in flight to hide the latency.
+template <typename Fn>
+FATHOM_INLINE void ForRowGroups(int rows, const Fn& fn) {
 #if defined(__AVX512F__)
   constexpr int kOne = 4;
   constexpr int kTwo = 4;
@@ -166,29 +167,37 @@ FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sum
   constexpr int kMany = 2;
 #endif
   int row = 0;
-  for (; row + 6 <= t.rows; row += 6) Micro<Panel, 6, kMany>(t, row, begin, end, sums);
-  switch (t.rows - row) {
+  for (; row + 6 <= rows; row += 6) fn.template operator()<6, kMany>(row);
+  switch (rows - row) {
     case 5:
-      return Micro<Panel, 5, kMany>(t, row, begin, end, sums);
+      return fn.template operator()<5, kMany>(row);
     case 4:
-      return Micro<Panel, 4, kMany>(t, row, begin, end, sums);
+      return fn.template operator()<4, kMany>(row);
     case 3:
-      return Micro<Panel, 3, kMany>(t, row, begin, end, sums);
+      return fn.template operator()<3, kMany>(row);
     case 2:
-      return Micro<Panel, 2, kTwo>(t, row, begin, end, sums);
+      return fn.template operator()<2, kTwo>(row);
     case 1:
-      return Micro<Panel, 1, kOne>(t, row, begin, end, sums);
+      return fn.template operator()<1, kOne>(row);
     default:
       return;
   }
 }
 
 template <typename Panel>
+FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sums) {
+  ForRowGroups(
+      t.rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
+        Micro<Panel, kRows, kVecs>(t, row, begin, end, sums);
+      });
+}
+
+template <typename Panel>
 FATHOM_INLINE void Gemm(const GemmTile& t) {
-  if (t.rows <= kMaxDirectRows) return GemmStretch<Panel>(t, 0, t.k, nullptr);
+  const int stretch = t.rows <= kMaxDirectRows ? t.k : kStretch;
   float sums[kRowBlock * kPanelCols];
-  for (int begin = 0; begin < t.k; begin += kStretch) {
-    GemmStretch<Panel>(t, begin, begin + kStretch < t.k ? begin + kStretch : t.k, sums);
+  for (int begin = 0; begin < t.k; begin += stretch) {
+    GemmStretch<Panel>(t, begin, begin + stretch < t.k ? begin + stretch : t.k, sums);
   }
 }
 

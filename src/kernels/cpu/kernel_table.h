@@ -21,7 +21,7 @@ inline constexpr int32_t kPanelCols = 64;
 inline constexpr int32_t kRowBlock = 48;
 inline constexpr int32_t kKeyTile = 64;
 // Query rows (token x head of one KV head) that one attention task takes.
-inline constexpr int32_t kQueryRows = 32;
+inline constexpr int32_t kQueryRows = 48;
 
 // c = a * panel^T + bias, for one panel.
 struct GemmTile {
@@ -53,9 +53,10 @@ struct AttentionScratch {
   float values[kKeyTile * 256];
   float queries[kQueryRows * 256];
   float sums[kQueryRows * 256];
+  float weights[kQueryRows * kKeyTile];  // scores before
   float highest[kQueryRows];
   float totals[kQueryRows];
-  float weights[kKeyTile];
+  float decays[kQueryRows];
 };
 
 // Index 0: F32 storage, 1: BF16.
