@@ -118,6 +118,7 @@ void FastLinear::MultiplyPanels(void (*gemm)(const GemmTile&), const LinearArgs&
   tile.k = weight.cols();
   tile.lda = weight.cols();
   tile.ldc = weight.rows();
+  tile.from_memory = true;
   tile.c_is_bf16 = args.out_dtype == DType::kBF16;
   for (int32_t panel = first_panel; panel < end_panel; ++panel) {
     const int64_t col = int64_t{panel} * kPanelCols;

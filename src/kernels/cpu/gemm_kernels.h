@@ -12,8 +12,17 @@ constexpr int kPanelVecs = kPanelCols / kLanes;
 
 // Many rows walk a panel in stretches of k that stay in the first-level cache. The sums wait in
 // between, so that they are the same as those of one long walk.
+constexpr int kLineBytes = 64;
 constexpr int kStretch = 128;
 constexpr int kMaxDirectRows = 6;
+
+// While a group of rows is multiplied with a stretch, its share of the next stretch comes from
+// memory: so many cache lines after every kAheadStep of k.
+constexpr int kAheadStep = 16;
+struct Ahead {
+  const char* at = nullptr;
+  int lines = 0;
+};
 
 template <int kRows, int kVecs>
 FATHOM_INLINE void StoreTile(const GemmTile& t, int row, int vec, const Vec (&acc)[kRows][kVecs]) {
@@ -37,6 +46,7 @@ FATHOM_INLINE void StoreTile(const GemmTile& t, int row, int vec, const Vec (&ac
 }
 
 struct F32Panel {
+  static constexpr int kValueBytes = 4;
   template <int kRows, int kVecs>
   FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
                               Vec (&acc)[kRows][kVecs]) {
@@ -54,6 +64,7 @@ struct F32Panel {
 };
 
 struct Bf16Panel {
+  static constexpr int kValueBytes = 2;
   template <int kRows, int kVecs>
   FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
                               Vec (&acc)[kRows][kVecs]) {
@@ -91,6 +102,7 @@ struct Bf16Panel {
 #if defined(__AVX512BF16__)
 // Rows in BF16 as well: one instruction multiplies two values of k and sums in FP32.
 struct Bf16DotPanel {
+  static constexpr int kValueBytes = 2;
   template <int kRows, int kVecs>
   FATHOM_INLINE void Multiply(const GemmTile& t, int row, int vec, int begin, int end,
                               Vec (&acc)[kRows][kVecs]) {
@@ -128,7 +140,7 @@ struct Bf16DotPanel {
 // One tile over k in [begin, end). The sums start from `sums` unless begin is 0, and go there
 // unless end is the last k.
 template <typename Panel, int kRows, int kVecs>
-FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* sums) {
+FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* sums, Ahead ahead) {
   for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
     float* waiting = sums + row * kPanelCols + vec * kLanes;
     Vec acc[kRows][kVecs];
@@ -139,7 +151,14 @@ FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* 
         acc[r][v] = begin == 0 ? Zero() : Load(waiting + r * kPanelCols + v * kLanes);
       }
     }
-    Panel::template Multiply<kRows, kVecs>(t, row, vec, begin, end, acc);
+    const int step = ahead.lines > 0 ? kAheadStep : end - begin;
+    for (int k = begin; k < end; k += step) {
+      for (int i = 0; i < ahead.lines; ++i, ahead.at += kLineBytes) {
+        _mm_prefetch(ahead.at, _MM_HINT_T1);
+      }
+      Panel::template Multiply<kRows, kVecs>(t, row, vec, k, k + step < end ? k + step : end, acc);
+    }
+    ahead.lines = 0;
     if (end == t.k) {
       StoreTile<kRows, kVecs>(t, row, vec, acc);
       continue;
@@ -186,12 +205,24 @@ FATHOM_INLINE void ForRowGroups(int rows, const Fn& fn) {
 
 template <typename Panel>
 FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sums) {
+  Ahead ahead;
+  const int groups = (t.rows + 5) / 6;
+  const int steps = (end - begin + kAheadStep - 1) / kAheadStep;
+  constexpr int kRowBytes = kPanelCols * Panel::kValueBytes;  // of one k
+  if (t.from_memory && groups > 1) {
+    ahead.at = static_cast<const char*>(t.panel) + static_cast<int64_t>(end) * kRowBytes;
+    const int shares = groups * steps;
+    ahead.lines = ((end - begin) * kRowBytes / kLineBytes + shares - 1) / shares;
+  }
   ForRowGroups(
       t.rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
-        Micro<Panel, kRows, kVecs>(t, row, begin, end, sums);
+        Micro<Panel, kRows, kVecs>(t, row, begin, end, sums, ahead);
+        ahead.at += static_cast<int64_t>(ahead.lines) * steps * kLineBytes;
       });
 }
 
+// Few rows walk a panel in one go: they are bound by memory, which the processor itself prefetches
+// well along one stream.
 template <typename Panel>
 FATHOM_INLINE void Gemm(const GemmTile& t) {
   const int stretch = t.rows <= kMaxDirectRows ? t.k : kStretch;

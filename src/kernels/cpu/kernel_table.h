@@ -35,6 +35,7 @@ struct GemmTile {
   int32_t k = 0;
   int32_t cols = 0;  // of this panel, <= kPanelCols
   bool c_is_bf16 = false;
+  bool from_memory = false;  // the panel lies in memory, and what is needed next lies behind it
 };
 
 // Rows [first_row, first_row + num_rows) of one sequence and KV head, where row r is query token
