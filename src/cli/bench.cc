@@ -7,9 +7,10 @@
 namespace fathom::cli {
 
 void AddBenchCommand(CLI::App& app, CommandContext& context) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure a server");
+  CLI::App* bench = app.add_subcommand("bench", "Measure a server or an engine");
   bench->require_subcommand(1);
   AddBenchServeCommand(*bench, context);
+  AddBenchEngineCommand(*bench, context);
 }
 
 }  // namespace fathom::cli

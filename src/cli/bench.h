@@ -8,6 +8,8 @@
 
 namespace fathom::cli {
 
+// The engine alone, in a fathom-worker of its own.
+void AddBenchEngineCommand(CLI::App& bench, CommandContext& context);
 // Load on a server that runs.
 void AddBenchServeCommand(CLI::App& bench, CommandContext& context);
 

@@ -15,6 +15,7 @@ namespace fathom::worker {
 namespace {
 
 constexpr char kFooter[] =
+    "`fathom-worker bench` measures the engine of this machine (bench --help).\n"
     "The environment's MASTER_NODE=host:port, when set, is one more master.\n"
     "Exit codes: 0 ended as asked, 64 wrong usage, 66 model missing, 69 port taken, 70 internal "
     "error, 78 wrong configuration";
@@ -122,6 +123,26 @@ absl::Status CheckRange(absl::string_view key, int64_t value, int64_t low, int64
 }
 
 }  // namespace
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+    case absl::StatusCode::kCancelled:
+      return kExitOk;
+    case absl::StatusCode::kNotFound:
+      return kExitNoModel;
+    case absl::StatusCode::kUnavailable:
+      return kExitUnavailable;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kResourceExhausted:
+      return kExitConfig;
+    default:
+      return kExitInternal;
+  }
+}
 
 absl::Status FillDefaults(config::Config& config, const std::string& master_node,
                           const std::string& host) {

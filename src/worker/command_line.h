@@ -19,6 +19,8 @@ enum ExitCode : int {
   kExitConfig = 78,
 };
 
+ExitCode ExitCodeOf(const absl::Status& status);
+
 struct CommandLine {
   config::Config config;  // the worker's part with every default filled in
   bool dump_config = false;

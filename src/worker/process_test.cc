@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -158,6 +159,33 @@ TEST_F(ProcessTest, AKilledWorkerIsLostAndItsSuccessorServes) {
   const auto again = Submit(*worker, "r1", 5);
   ASSERT_TRUE(again->WaitUntil([&] { return !again->finishes.empty(); }));
   EXPECT_EQ(again->tokens.size(), 5u);
+}
+
+// Every core computes; the link must go on all the same, or the master takes the worker for dead
+// after a second of silence.
+TEST_F(ProcessTest, AWorkerWithoutAnIdleCoreStaysAlive) {
+  std::vector<std::string> arguments = Arguments();
+  *(std::find(arguments.begin(), arguments.end(), "--threads") + 1) = "0";  // one a core
+  WorkerProcess process(arguments);
+  const auto worker = watch_->WaitForReady();
+  ASSERT_TRUE(worker.has_value()) << process.Log();
+  std::vector<std::shared_ptr<RecordingListener>> listeners;
+  for (int i = 0; i < 16; ++i) {
+    listeners.push_back(Submit(*worker, "r" + std::to_string(i), 4000));
+  }
+  const absl::Time end = absl::Now() + absl::Seconds(4);
+  while (absl::Now() < end) {
+    for (const auto& listener : listeners) {
+      size_t seen = 0;
+      ASSERT_TRUE(listener->WaitUntil([&] {
+        seen = listener->tokens.size();
+        return !listener->lost.empty() || !listener->tokens.empty();
+      }));
+      ASSERT_THAT(listener->lost, IsEmpty()) << "after " << seen << " tokens";
+    }
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_TRUE(watch_->WaitForWorker([](const WorkerInfo& info) { return info.running > 0; }));
 }
 
 TEST_F(ProcessTest, ItEndsWithItsParent) {

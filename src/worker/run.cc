@@ -1,10 +1,8 @@
 #include "worker/run.h"
 
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <array>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 
@@ -12,6 +10,7 @@
 #include "common/shutdown.h"
 #include "common/strings.h"
 #include "worker/command_line.h"
+#include "worker/parent_tie.h"
 #include "worker/worker.h"
 
 namespace fathom::worker {
@@ -31,32 +30,6 @@ std::string HostName() {
 std::string FromEnvironment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
-}
-
-// False when the parent is gone already. A parent that sets the tie before exec leaves no gap.
-bool TieToParent() {
-  const pid_t parent = getppid();
-  return prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent;
-}
-
-ExitCode ExitCodeOf(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk:
-    case absl::StatusCode::kCancelled:
-      return kExitOk;
-    case absl::StatusCode::kNotFound:
-      return kExitNoModel;
-    case absl::StatusCode::kUnavailable:
-      return kExitUnavailable;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kUnimplemented:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kResourceExhausted:
-      return kExitConfig;
-    default:
-      return kExitInternal;
-  }
 }
 
 int Fail(const absl::Status& status, ExitCode code) {

@@ -152,7 +152,8 @@ std::string BashCompletion(const CLI::App& app) {
       ") path=\"$path ${COMP_WORDS[i]}\" ;;\n    esac\n  done\n"
       "  COMPREPLY=()\n  case \"$path $prev\" in\n",
       values, "  esac\n  case \"$path\" in\n", words,
-      "  esac\n  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\n"
+      // Nothing to offer is no failure.
+      "  esac\n  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n  return 0\n}\n"
       "complete -F _fathom fathom\n");
 }
 

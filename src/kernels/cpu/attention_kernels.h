@@ -3,10 +3,13 @@
 // Paged attention with an online softmax (Milakov and Gimelshein, arXiv:1805.02867). Included only
 // by the kernels_<isa>.cc files.
 //
-// A task walks its sequence's keys in tiles of kKeyTile positions that start at multiples of it. A
-// row takes part in a tile with the positions it sees and skips tiles it sees nothing of, so its
-// result depends on its own position alone: prefill, any chunking and decode agree bit for bit.
+// A task walks its sequence's keys in tiles of kKeyTile positions that start at multiples of it.
+// Keys and values of a tile are packed into the panels of gemm_kernels.h, so that all rows of the
+// task multiply with them in registers: scores = queries * keys^T, sums += weights * values. What a
+// row does not see weighs exactly 0, which changes no sum; so its result depends on its own
+// position alone, and prefill, any chunking and decode agree bit for bit.
 
+#include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/simd.h"
 
@@ -45,138 +48,168 @@ FATHOM_INLINE void FindTile(const KvCacheView& kv, const AttentionTask& task, in
   }
 }
 
-// Heads of whole vectors (kWhole) are read without looking at what is left.
-template <bool kWhole, typename T>
-FATHOM_INLINE Vec Get(const T* p, int left) {
-  return kWhole ? Load(p) : LoadSome(p, left);
-}
+// How a storage type is packed and multiplied: 32-bit words of one value or of two.
+template <typename T>
+struct Storage;
+template <>
+struct Storage<float> {
+  using Query = float;
+  using KeyPanel = F32Panel;
+  using ValuePanel = F32Panel;
+  static constexpr int kPerWord = 1;
+};
+template <>
+struct Storage<Bf16> {
+#if defined(__AVX512BF16__)
+  using Query = Bf16;
+  using KeyPanel = Bf16DotPanel;
+#else
+  using Query = float;
+  using KeyPanel = Bf16Panel;
+#endif
+  using ValuePanel = Bf16Panel;
+  static constexpr int kPerWord = 2;
+};
 
-// Four dot products at once: their sums overlap, and reduce together.
-template <bool kWhole, typename T>
-FATHOM_INLINE void Dot4(const float* query, const T* const (&keys)[4], int dim, float scale,
-                        float* scores) {
-  Vec sums[4] = {Zero(), Zero(), Zero(), Zero()};
-  for (int i = 0; i < dim; i += kLanes) {
-    const Vec q = Get<kWhole>(query + i, dim - i);
-#pragma GCC unroll 4
-    for (int t = 0; t < 4; ++t) sums[t] = Fma(q, Get<kWhole>(keys[t] + i, dim - i), sums[t]);
-  }
-  _mm_storeu_ps(scores, _mm_mul_ps(Sum4(sums), _mm_set1_ps(scale)));
-}
+FATHOM_INLINE int PaddedDim(int dim) { return (dim + kPanelCols - 1) / kPanelCols * kPanelCols; }
 
-// Scores of tokens [begin, end). The last few are computed beside copies of the last: a token's sum
-// must not depend on its neighbours.
-template <bool kWhole, typename T>
-FATHOM_INLINE void Scores(const float* query, const T* const* keys, int begin, int end, int dim,
-                          float scale, float* scores) {
-  int t = begin;
-  for (; t + 4 <= end; t += 4) {
-    const T* const four[4] = {keys[t], keys[t + 1], keys[t + 2], keys[t + 3]};
-    Dot4<kWhole>(query, four, dim, scale, scores + t);
-  }
-  if (t == end) return;
-  const T* const last = keys[end - 1];
-  const T* const four[4] = {keys[t], t + 1 < end ? keys[t + 1] : last,
-                            t + 2 < end ? keys[t + 2] : last, last};
-  float some[4];
-  Dot4<kWhole>(query, four, dim, scale, some);
-  for (int i = 0; t + i < end; ++i) scores[t + i] = some[i];
-}
-
-// sums += weights * values over tokens [begin, end), kVecs vectors of the head at a time.
-template <bool kWhole, int kVecs, typename T>
-FATHOM_INLINE void AddValues(const float* weights, const T* const* values, int begin, int end,
-                             int at, int dim, float decay, float* sums) {
-  Vec acc[kVecs];
-#pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) {
-    acc[v] = Mul(Get<kWhole>(sums + at + v * kLanes, dim - at - v * kLanes), Set(decay));
-  }
-  for (int t = begin; t < end; ++t) {
-    const Vec w = Set(weights[t]);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      const int i = at + v * kLanes;
-      acc[v] = Fma(w, Get<kWhole>(values[t] + i, dim - i), acc[v]);
+// panel[word][token] of tokens [begin, end); the columns of others are left as they are.
+template <typename T>
+FATHOM_INLINE void PackKeys(const T* const* keys, int begin, int end, int dim, float* panel) {
+  constexpr int kPerWord = Storage<T>::kPerWord;
+  const int words = dim / kPerWord;
+  for (int token = begin / kLanes * kLanes; token < end; token += kLanes) {
+    for (int word = 0; word < words; word += kLanes) {
+      Vec rows[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const bool seen = token + i >= begin && token + i < end;
+        rows[i] = seen ? LoadWords(keys[token + i] + word * kPerWord, words - word) : Zero();
+      }
+      Transpose(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) Store(panel + (word + i) * kPanelCols + token, rows[i]);
     }
   }
-#pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) {
-    StoreSome(sums + at + v * kLanes, acc[v], dim - at - v * kLanes);
+}
+
+// panels[dim / 64][token][64], zero where a token is not in [begin, end).
+FATHOM_INLINE void PackValues(const float* const* values, int begin, int end, int dim,
+                              float* panels) {
+  for (int at = 0; at < PaddedDim(dim); at += kLanes) {
+    float* panel = panels + at / kPanelCols * kKeyTile * kPanelCols + at % kPanelCols;
+    for (int token = begin; token < end; ++token) {
+      Store(panel + token * kPanelCols, at < dim ? LoadSome(values[token] + at, dim - at) : Zero());
+    }
   }
 }
 
-// One row over the tokens [begin, end) of a tile.
-template <bool kWhole, typename T>
-FATHOM_INLINE void UpdateRow(const T* const* keys, const T* const* values, int begin, int end,
-                             int dim, float scale, int row, AttentionScratch& s) {
-  const float* query = s.queries + static_cast<int64_t>(row) * dim;
-  float* sums = s.sums + static_cast<int64_t>(row) * dim;
-  // Positions that the row does not see weigh nothing.
-  for (int t = 0; t < kKeyTile; ++t) s.weights[t] = kLowest;
-  Scores<kWhole>(query, keys, begin, end, dim, scale, s.weights);
+// panels[dim / 64][token / 2][64][2]
+FATHOM_INLINE void PackValues(const Bf16* const* values, int begin, int end, int dim,
+                              float* panels) {
+  for (int at = 0; at < PaddedDim(dim); at += kLanes) {
+    float* panel = panels + (at / kPanelCols * kKeyTile / 2 * kPanelCols) + at % kPanelCols;
+    const auto load = [&](int token) __attribute__((always_inline)) {
+      const bool seen = token >= begin && token < end && at < dim;
+      return seen ? LoadSome(values[token] + at, dim - at) : Zero();
+    };
+    for (int token = begin / 2 * 2; token < end; token += 2) {
+      Store(panel + token / 2 * kPanelCols, MakePairs(load(token), load(token + 1)));
+    }
+  }
+}
 
+// From scores to weights, for one row that sees tokens [begin, end) of the tile.
+FATHOM_INLINE void WeighRow(int row, int begin, int end, float scale, AttentionScratch& s) {
+  float* weights = s.weights + row * kKeyTile;
+  if (begin >= end) {
+    for (int i = 0; i < kKeyTile; i += kLanes) Store(weights + i, Zero());
+    s.decays[row] = 1;
+    return;
+  }
+  Vec scores[kKeyTile / kLanes];
   Vec highest = Set(s.highest[row]);
-  for (int i = 0; i < kKeyTile; i += kLanes) highest = Max(Load(s.weights + i), highest);
+  for (int i = 0; i < kKeyTile; i += kLanes) {
+    scores[i / kLanes] =
+        SelectLanes(Mul(Load(weights + i), Set(scale)), Set(kLowest), begin - i, end - i);
+    highest = Max(scores[i / kLanes], highest);
+  }
   const float top = Highest(highest);
   float decay[kLanes];
   Store(decay, Exp(Set(s.highest[row] - top)));
   Vec total = Zero();
   for (int i = 0; i < kKeyTile; i += kLanes) {
-    const Vec w = Exp(Sub(Load(s.weights + i), Set(top)));
-    Store(s.weights + i, w);
+    const Vec w = Exp(Sub(scores[i / kLanes], Set(top)));
+    Store(weights + i, w);
     total = Add(total, w);
   }
   s.highest[row] = top;
+  s.decays[row] = decay[0];
   s.totals[row] = s.totals[row] * decay[0] + Sum(total);
-  int at = 0;
-  for (; at + 4 * kLanes <= dim; at += 4 * kLanes) {
-    AddValues<kWhole, 4>(s.weights, values, begin, end, at, dim, decay[0], sums);
-  }
-  for (; at < dim; at += kLanes) {
-    AddValues<kWhole, 1>(s.weights, values, begin, end, at, dim, decay[0], sums);
+}
+
+// sums = decay * sums + weights * values over tokens [begin, end).
+template <typename Panel, int kRows, int kVecs>
+FATHOM_INLINE void AddValues(const GemmTile& t, int row, int begin, int end, int stride,
+                             const float* decays, float* sums) {
+  for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
+    float* out = sums + row * stride + vec * kLanes;
+    Vec acc[kRows][kVecs];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) {
+        acc[r][v] = Mul(Load(out + r * stride + v * kLanes), Set(decays[row + r]));
+      }
+    }
+    Panel::template Multiply<kRows, kVecs>(t, row, vec, begin, end, acc);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) Store(out + r * stride + v * kLanes, acc[r][v]);
+    }
   }
 }
 
+// Tokens [begin, end) of the tile at position `tile`.
 template <typename T>
-FATHOM_INLINE void UpdateRows(const AttentionTask& task, const T* const* keys,
-                              const T* const* values, int tile, int tile_end, int group,
-                              AttentionScratch& s) {
+FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& found, int tile,
+                              int begin, int end, int group, AttentionScratch& s) {
   const PagedAttentionArgs& args = *task.args;
+  const int dim = args.kv.head_dim;
+  PackKeys(found.keys, begin, end, dim, s.keys);
+  PackValues(found.values, begin, end, dim, s.values);
+  GemmTile scores;
+  scores.a = s.queries;
+  scores.panel = s.keys;
+  scores.c = s.weights;
+  scores.lda = dim;
+  scores.ldc = kKeyTile;
+  scores.rows = task.num_rows;
+  scores.k = dim;
+  scores.cols = kKeyTile;
+  Gemm<typename Storage<T>::KeyPanel>(scores);
+
   for (int row = 0; row < task.num_rows; ++row) {
     const int last = task.sequence.context_len + (task.first_row + row) / group;
     const int first = args.window > 0 && last >= args.window ? last - args.window + 1 : 0;
-    const int begin = first > tile ? first - tile : 0;
-    const int end = (last + 1 < tile_end ? last + 1 : tile_end) - tile;
-    if (begin >= end) continue;
-    if (args.kv.head_dim % kLanes == 0) {
-      UpdateRow<true>(keys, values, begin, end, args.kv.head_dim, args.scale, row, s);
-    } else {
-      UpdateRow<false>(keys, values, begin, end, args.kv.head_dim, args.scale, row, s);
-    }
+    const int row_begin = first - tile > begin ? first - tile : begin;
+    const int row_end = last + 1 - tile < end ? last + 1 - tile : end;
+    WeighRow(row, row_begin, row_end, args.scale, s);
   }
-}
-
-// BF16 tiles that several rows share are widened once.
-FATHOM_INLINE bool WidenTile(const TilePointers<Bf16>& tile, int begin, int end, int dim, int rows,
-                             TilePointers<float>& wide, AttentionScratch& s) {
-  constexpr int kWorthwhileRows = 4;
-  if (rows < kWorthwhileRows) return false;
-  for (int t = begin; t < end; ++t) {
-    float* key = s.keys + static_cast<int64_t>(t) * dim;
-    float* value = s.values + static_cast<int64_t>(t) * dim;
-    for (int i = 0; i < dim; i += kLanes) {
-      StoreSome(key + i, LoadSome(tile.keys[t] + i, dim - i), dim - i);
-      StoreSome(value + i, LoadSome(tile.values[t] + i, dim - i), dim - i);
-    }
-    wide.keys[t] = key;
-    wide.values[t] = value;
+  GemmTile values;
+  values.a = s.weights;
+  values.lda = kKeyTile;
+  const int stride = PaddedDim(dim);
+  for (int at = 0; at < dim; at += kPanelCols) {
+    values.panel = s.values + static_cast<int64_t>(at) * kKeyTile / Storage<T>::kPerWord;
+    values.cols = dim - at < kPanelCols ? dim - at : kPanelCols;
+    ForRowGroups(
+        task.num_rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
+          AddValues<typename Storage<T>::ValuePanel, kRows, kVecs>(values, row, begin / 2 * 2, end,
+                                                                   stride, s.decays, s.sums + at);
+        });
   }
-  return true;
-}
-FATHOM_INLINE bool WidenTile(const TilePointers<float>&, int, int, int, int, TilePointers<float>&,
-                             AttentionScratch&) {
-  return false;
 }
 
 template <typename T>
@@ -191,15 +224,17 @@ static void Attend(const AttentionTask& task, AttentionScratch& s) {
   const PagedAttentionArgs& args = *task.args;
   const KvCacheView& kv = args.kv;
   const int dim = kv.head_dim;
+  const int stride = PaddedDim(dim);
   const int group = args.num_q_heads / kv.num_kv_heads;
   const int num_heads = args.num_q_heads + 2 * kv.num_kv_heads;
+  auto* queries = reinterpret_cast<typename Storage<T>::Query*>(s.queries);
   for (int row = 0; row < task.num_rows; ++row) {
     const T* query = RowOf(task, static_cast<const T*>(args.qkv), num_heads, group, row);
     for (int i = 0; i < dim; i += kLanes) {
-      const int64_t at = static_cast<int64_t>(row) * dim + i;
-      StoreSome(s.queries + at, LoadSome(query + i, dim - i), dim - i);
-      StoreSome(s.sums + at, Zero(), dim - i);
+      StoreSome(queries + static_cast<int64_t>(row) * dim + i, LoadSome(query + i, dim - i),
+                dim - i);
     }
+    for (int i = 0; i < stride; i += kLanes) Store(s.sums + row * stride + i, Zero());
     s.highest[row] = kLowest;
     s.totals[row] = 0;
   }
@@ -212,20 +247,14 @@ static void Attend(const AttentionTask& task, AttentionScratch& s) {
     const int begin = tile > start ? tile : start;
     const int end = tile + kKeyTile < last_query + 1 ? tile + kKeyTile : last_query + 1;
     TilePointers<T> found;
-    TilePointers<float> wide;
     FindTile(kv, task, tile, begin, end, found);
-    if (WidenTile(found, begin - tile, end - tile, dim, task.num_rows, wide, s)) {
-      UpdateRows(task, wide.keys, wide.values, tile, end, group, s);
-    } else {
-      UpdateRows(task, found.keys, found.values, tile, end, group, s);
-    }
+    UpdateTile(task, found, tile, begin - tile, end - tile, group, s);
   }
   for (int row = 0; row < task.num_rows; ++row) {
     T* out = RowOf(task, static_cast<T*>(args.out), args.num_q_heads, group, row);
     const Vec inverse = Set(1.0F / s.totals[row]);
     for (int i = 0; i < dim; i += kLanes) {
-      const Vec sum = LoadSome(s.sums + static_cast<int64_t>(row) * dim + i, dim - i);
-      StoreSome(out + i, Mul(sum, inverse), dim - i);
+      StoreSome(out + i, Mul(Load(s.sums + row * stride + i), inverse), dim - i);
     }
   }
 }

@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu_features.h"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -7,12 +9,22 @@
 namespace fathom::kernels::cpu {
 namespace {
 
+bool HasAmx() {
+  constexpr unsigned kAmxBf16 = 1U << 22;
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0;
+}
+
 std::optional<Isa> Offered() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return std::nullopt;
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return avx512 ? Isa::kAvx512 : Isa::kAvx2;
+  if (!avx512) return Isa::kAvx2;
+  return __builtin_cpu_supports("avx512bf16") && !HasAmx() ? Isa::kAvx512Bf16 : Isa::kAvx512;
 }
 
 std::optional<Isa> Detect() {
@@ -31,6 +43,8 @@ const char* Name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
   }
   return "?";
 }
@@ -43,6 +57,7 @@ std::optional<Isa> CapIsa(Isa best, std::string_view cap) {
   if (upper == "SSE41" || upper == "AVX") return std::nullopt;
   if (upper == "AVX2" || upper == "AVX2_VNNI") return Isa::kAvx2;
   if (upper == "AVX512_MIC" || upper == "AVX512_MIC_4OPS") return Isa::kAvx2;
+  if (upper == "AVX512_CORE" || upper == "AVX512_CORE_VNNI") return std::min(best, Isa::kAvx512);
   return best;
 }
 

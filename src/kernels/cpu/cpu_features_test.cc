@@ -10,6 +10,10 @@ TEST(CpuFeaturesTest, CapLowersTheInstructionSet) {
   EXPECT_EQ(CapIsa(Isa::kAvx512, "avx2"), Isa::kAvx2);
   EXPECT_EQ(CapIsa(Isa::kAvx512, "AVX512_CORE_BF16"), Isa::kAvx512);
   EXPECT_EQ(CapIsa(Isa::kAvx2, "AVX512_CORE"), Isa::kAvx2);
+  EXPECT_EQ(CapIsa(Isa::kAvx512Bf16, "AVX512_CORE"), Isa::kAvx512);
+  EXPECT_EQ(CapIsa(Isa::kAvx512Bf16, "AVX512_CORE_VNNI"), Isa::kAvx512);
+  EXPECT_EQ(CapIsa(Isa::kAvx512Bf16, "AVX512_CORE_BF16"), Isa::kAvx512Bf16);
+  EXPECT_EQ(CapIsa(Isa::kAvx512Bf16, "AVX2"), Isa::kAvx2);
 }
 
 TEST(CpuFeaturesTest, CapBelowAvx2LeavesNothing) {

@@ -6,13 +6,18 @@
 #include "kernels/cpu/attention_kernels.h"
 #include "kernels/cpu/gemm_kernels.h"
 #include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/stream_kernels.h"
 
 namespace fathom::kernels::cpu::FATHOM_ISA {
 
 // NOLINTNEXTLINE(misc-definitions-in-headers): one file an instruction set, one namespace a file.
 constinit const KernelTable kKernels = {
     .gemm_f32 = GemmF32,
+#if defined(__AVX512BF16__)
+    .gemm_bf16_dot = GemmBf16Dot,
+#endif
     .gemm_bf16_panel = GemmBf16Panel,
+    .read_stream = ReadStream,
     .to_float = ToFloat,
     .rms_norm = {RmsNorm<float>, RmsNorm<Bf16>},
     .rotate_heads = {RotateHeads<float>, RotateHeads<Bf16>},

@@ -21,11 +21,11 @@ inline constexpr int32_t kPanelCols = 64;
 inline constexpr int32_t kRowBlock = 48;
 inline constexpr int32_t kKeyTile = 64;
 // Query rows (token x head of one KV head) that one attention task takes.
-inline constexpr int32_t kQueryRows = 32;
+inline constexpr int32_t kQueryRows = 48;
 
 // c = a * panel^T + bias, for one panel.
 struct GemmTile {
-  const float* a = nullptr;     // [rows, k], rows lda apart
+  const void* a = nullptr;      // [rows, k] F32, or BF16 for gemm_bf16_dot; rows lda apart
   const void* panel = nullptr;  // one panel
   void* c = nullptr;            // [rows, cols], rows ldc apart
   const float* bias = nullptr;  // [cols], or null
@@ -35,6 +35,7 @@ struct GemmTile {
   int32_t k = 0;
   int32_t cols = 0;  // of this panel, <= kPanelCols
   bool c_is_bf16 = false;
+  bool from_memory = false;  // the panel lies in memory, and what is needed next lies behind it
 };
 
 // Rows [first_row, first_row + num_rows) of one sequence and KV head, where row r is query token
@@ -53,15 +54,18 @@ struct AttentionScratch {
   float values[kKeyTile * 256];
   float queries[kQueryRows * 256];
   float sums[kQueryRows * 256];
+  float weights[kQueryRows * kKeyTile];  // scores before
   float highest[kQueryRows];
   float totals[kQueryRows];
-  float weights[kKeyTile];
+  float decays[kQueryRows];
 };
 
 // Index 0: F32 storage, 1: BF16.
 struct KernelTable {
   void (*gemm_f32)(const GemmTile&) = nullptr;         // panel F32
+  void (*gemm_bf16_dot)(const GemmTile&) = nullptr;    // rows and panel BF16; null: none
   void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // panel BF16
+  float (*read_stream)(const void* data, int64_t bytes) = nullptr;  // bytes: a multiple of 256
   void (*to_float)(float* out, const void* bf16, int64_t count) = nullptr;
   void (*rms_norm[2])(void* out, const void* x, void* residual, const float* weight, int32_t dim,
                       float eps) = {};
@@ -79,8 +83,20 @@ namespace avx512 {
 extern const KernelTable kKernels;
 }
 
+namespace avx512_bf16 {
+extern const KernelTable kKernels;
+}
+
 inline const KernelTable& KernelsFor(Isa isa) {
-  return isa == Isa::kAvx512 ? avx512::kKernels : avx2::kKernels;
+  switch (isa) {
+    case Isa::kAvx2:
+      return avx2::kKernels;
+    case Isa::kAvx512:
+      return avx512::kKernels;
+    case Isa::kAvx512Bf16:
+      return avx512_bf16::kKernels;
+  }
+  return avx2::kKernels;
 }
 
 }  // namespace fathom::kernels::cpu

@@ -86,8 +86,8 @@ class OneDnnGemm::Cache {
 };
 
 OneDnnGemm::OneDnnGemm(Isa isa)
-    : f32_(isa == Isa::kAvx512),
-      bf16_(isa == Isa::kAvx512 && HasAmx()),
+    : f32_(isa >= Isa::kAvx512),
+      bf16_(isa >= Isa::kAvx512 && HasAmx()),
       cache_(f32_ ? std::make_unique<Cache>() : nullptr) {}
 
 OneDnnGemm::~OneDnnGemm() = default;

@@ -22,6 +22,7 @@ class PackedPanels final : public PackedMatrix {
 
   int32_t num_panels() const;
   int32_t padded_cols() const { return padded_cols_; }
+  int64_t panel_bytes() const { return panel_bytes_; }
   const void* panel(int32_t index) const {
     return data_.as<const char>() + static_cast<int64_t>(index) * panel_bytes_;
   }

@@ -47,10 +47,6 @@ FATHOM_INLINE Vec ScaleByPowerOfTwo(Vec v, Vec n) {
 }
 FATHOM_INLINE float Sum(Vec v) { return _mm512_reduce_add_ps(v); }
 FATHOM_INLINE float Highest(Vec v) { return _mm512_reduce_max_ps(v); }
-FATHOM_INLINE __m128 Quarter(Vec v) {
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
 
 FATHOM_INLINE Vec Load(const float* p) { return _mm512_loadu_ps(p); }
 FATHOM_INLINE Vec Load(const Bf16* p) {
@@ -59,6 +55,11 @@ FATHOM_INLINE Vec Load(const Bf16* p) {
 }
 FATHOM_INLINE void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 // To nearest even; NaN becomes the quiet one.
+#if defined(__AVX512BF16__)
+FATHOM_INLINE void Store(Bf16* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+}
+#else
 FATHOM_INLINE void Store(Bf16* p, Vec v) {
   const __m512i bits = _mm512_castps_si512(v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -68,13 +69,64 @@ FATHOM_INLINE void Store(Bf16* p, Vec v) {
   const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(wide, 16));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
 }
+#endif
 
 // Sixteen columns of a pair of BF16 rows, kept as 32-bit words.
 using Pairs = __m512i;
 FATHOM_INLINE Pairs LoadPairs(const Bf16* p) { return _mm512_loadu_si512(p); }
+// The same two values in every word.
+FATHOM_INLINE Pairs SetPair(const Bf16* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  return _mm512_set1_epi32(word);
+}
 FATHOM_INLINE Vec Even(Pairs p) { return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16)); }
 FATHOM_INLINE Vec Odd(Pairs p) {
   return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32(-0x10000)));
+}
+
+// Two rows of floats that hold BF16 values, in one.
+FATHOM_INLINE Vec MakePairs(Vec even, Vec odd) {
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd)));
+}
+// Lanes [begin, end) of `inside`, the others of `outside`.
+FATHOM_INLINE Vec SelectLanes(Vec inside, Vec outside, int begin, int end) {
+  const uint32_t below_end = end >= kLanes ? 0xFFFFU : end <= 0 ? 0 : (1U << end) - 1;
+  const uint32_t below_begin = begin >= kLanes ? 0xFFFFU : begin <= 0 ? 0 : (1U << begin) - 1;
+  return _mm512_mask_mov_ps(outside, static_cast<__mmask16>(below_end & ~below_begin), inside);
+}
+// 16 x 16 words: pairs, fours, then quarters of a vector change places.
+FATHOM_INLINE void Transpose(Vec (&rows)[kLanes]) {
+  Vec pairs[kLanes];
+  Vec fours[kLanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 4) {
+    const __m512d a = _mm512_castps_pd(pairs[i]);
+    const __m512d b = _mm512_castps_pd(pairs[i + 1]);
+    const __m512d c = _mm512_castps_pd(pairs[i + 2]);
+    const __m512d d = _mm512_castps_pd(pairs[i + 3]);
+    fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const Vec low_even = _mm512_shuffle_f32x4(fours[i], fours[4 + i], 0x88);
+    const Vec low_odd = _mm512_shuffle_f32x4(fours[i], fours[4 + i], 0xDD);
+    const Vec high_even = _mm512_shuffle_f32x4(fours[8 + i], fours[12 + i], 0x88);
+    const Vec high_odd = _mm512_shuffle_f32x4(fours[8 + i], fours[12 + i], 0xDD);
+    rows[i] = _mm512_shuffle_f32x4(low_even, high_even, 0x88);
+    rows[4 + i] = _mm512_shuffle_f32x4(low_odd, high_odd, 0x88);
+    rows[8 + i] = _mm512_shuffle_f32x4(low_even, high_even, 0xDD);
+    rows[12 + i] = _mm512_shuffle_f32x4(low_odd, high_odd, 0xDD);
+  }
 }
 
 #else
@@ -111,9 +163,6 @@ FATHOM_INLINE float Highest(Vec v) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
-FATHOM_INLINE __m128 Quarter(Vec v) {
-  return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-}
 
 FATHOM_INLINE Vec Load(const float* p) { return _mm256_loadu_ps(p); }
 FATHOM_INLINE Vec Load(const Bf16* p) {
@@ -143,14 +192,38 @@ FATHOM_INLINE Vec Even(Pairs p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p
 FATHOM_INLINE Vec Odd(Pairs p) {
   return _mm256_castsi256_ps(_mm256_and_si256(p, _mm256_set1_epi32(-0x10000)));
 }
+FATHOM_INLINE Vec MakePairs(Vec even, Vec odd) {
+  return _mm256_castsi256_ps(
+      _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd)));
+}
+FATHOM_INLINE Vec SelectLanes(Vec inside, Vec outside, int begin, int end) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i from = _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(begin - 1));
+  const __m256i to = _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane);
+  return _mm256_blendv_ps(outside, inside, _mm256_castsi256_ps(_mm256_and_si256(from, to)));
+}
+// 8 x 8 words.
+FATHOM_INLINE void Transpose(Vec (&rows)[kLanes]) {
+  Vec fours[kLanes];
+#pragma GCC unroll 2
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    const Vec b = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    const Vec c = _mm256_unpacklo_ps(rows[i + 2], rows[i + 3]);
+    const Vec d = _mm256_unpackhi_ps(rows[i + 2], rows[i + 3]);
+    fours[i] = _mm256_shuffle_ps(a, c, 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(a, c, 0xEE);
+    fours[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(b, d, 0xEE);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x20);
+    rows[4 + i] = _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x31);
+  }
+}
 
 #endif
-
-// The sums of four vectors.
-FATHOM_INLINE __m128 Sum4(const Vec (&v)[4]) {
-  return _mm_hadd_ps(_mm_hadd_ps(Quarter(v[0]), Quarter(v[1])),
-                     _mm_hadd_ps(Quarter(v[2]), Quarter(v[3])));
-}
 
 // The first n <= kLanes elements; the rest reads as zero.
 template <typename T>
@@ -158,6 +231,14 @@ FATHOM_INLINE Vec LoadSome(const T* p, int n) {
   if (n >= kLanes) return Load(p);
   T all[kLanes] = {};
   for (int i = 0; i < n; ++i) all[i] = p[i];
+  return Load(all);
+}
+
+// The same of 32-bit words of any type.
+FATHOM_INLINE Vec LoadWords(const void* p, int n) {
+  if (n >= kLanes) return Load(static_cast<const float*>(p));
+  float all[kLanes] = {};
+  __builtin_memcpy(all, p, static_cast<size_t>(n) * sizeof(float));
   return Load(all);
 }
 

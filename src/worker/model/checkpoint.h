@@ -12,18 +12,23 @@
 #include "absl/status/statusor.h"
 #include "kernels/tensor_view.h"
 #include "worker/model/safetensors.h"
+#include "worker/model/tensor_source.h"
 
 namespace fathom::worker {
 
-class Checkpoint {
+class Checkpoint final : public TensorSource {
  public:
   static absl::StatusOr<Checkpoint> Open(const std::string& folder);
 
   // NotFound names the folder and the tensor.
   absl::StatusOr<kernels::TensorView> Find(std::string_view tensor) const;
   bool Has(std::string_view tensor) const { return tensors_.contains(tensor); }
-  // The file a tensor comes from, for errors. REQUIRES: Has(tensor).
-  const std::string& FileOf(std::string_view tensor) const;
+  absl::StatusOr<kernels::TensorView> Find(std::string_view tensor,
+                                           std::span<const int64_t>) const override {
+    return Find(tensor);
+  }
+  // REQUIRES: Has(tensor).
+  const std::string& FileOf(std::string_view tensor) const override;
 
  private:
   struct Entry {

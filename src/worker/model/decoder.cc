@@ -12,9 +12,9 @@ namespace fathom::worker {
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(std::unique_ptr<kernels::Backend> backend,
                                                          ModelConfig config,
-                                                         const Checkpoint& checkpoint, DType dtype,
+                                                         const TensorSource& source, DType dtype,
                                                          const Limits& limits) {
-  ASSIGN_OR_RETURN(DecoderWeights weights, LoadDecoderWeights(config, checkpoint, dtype, *backend));
+  ASSIGN_OR_RETURN(DecoderWeights weights, LoadDecoderWeights(config, source, dtype, *backend));
   std::unique_ptr<Decoder> decoder(
       new Decoder(std::move(backend), std::move(config), dtype, limits, std::move(weights)));
   RETURN_IF_ERROR(decoder->AllocateScratch());

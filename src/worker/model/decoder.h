@@ -23,7 +23,7 @@ class Decoder final : public Model {
   };
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(std::unique_ptr<kernels::Backend> backend,
                                                          ModelConfig config,
-                                                         const Checkpoint& checkpoint, DType dtype,
+                                                         const TensorSource& source, DType dtype,
                                                          const Limits& limits);
 
   const ModelConfig& config() const override { return config_; }

@@ -82,9 +82,9 @@ absl::StatusOr<DecoderLayer> LoadLayer(const ModelConfig& config, const WeightRe
 }  // namespace
 
 absl::StatusOr<DecoderWeights> LoadDecoderWeights(const ModelConfig& config,
-                                                  const Checkpoint& checkpoint, DType compute_dtype,
+                                                  const TensorSource& source, DType compute_dtype,
                                                   kernels::Backend& backend) {
-  const WeightReader reader(&checkpoint, &backend, compute_dtype);
+  const WeightReader reader(&source, &backend, compute_dtype);
   DecoderWeights weights;
   const MatrixSource embedding = {
       "model.embed_tokens.weight", config.vocab_size, config.hidden_size, {}};

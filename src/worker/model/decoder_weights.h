@@ -37,7 +37,7 @@ struct DecoderWeights {
 };
 
 absl::StatusOr<DecoderWeights> LoadDecoderWeights(const ModelConfig& config,
-                                                  const Checkpoint& checkpoint, DType compute_dtype,
+                                                  const TensorSource& source, DType compute_dtype,
                                                   kernels::Backend& backend);
 
 }  // namespace fathom::worker

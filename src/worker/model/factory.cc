@@ -8,9 +8,13 @@
 #include "worker/model/checkpoint.h"
 #include "worker/model/decoder.h"
 #include "worker/model/model.h"
+#include "worker/model/model_shapes.h"
+#include "worker/model/random_weights.h"
 
 namespace fathom::worker {
 namespace {
+
+constexpr uint64_t kDummySeed = 1;
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options) {
   switch (options.backend) {
@@ -36,7 +40,9 @@ absl::Status CheckOptions(const ModelOptions& options) {
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(options.path));
+  ASSIGN_OR_RETURN(ModelConfig config, options.dummy_shape.empty()
+                                           ? LoadModelConfig(options.path)
+                                           : ConfigOfShape(options.dummy_shape));
   // Nothing on the CPU computes in F16; BF16 would lose what its mantissa holds.
   const DType stored = config.dtype == DType::kF16 ? DType::kF32 : config.dtype;
   const DType dtype = options.compute_dtype.value_or(stored);
@@ -45,9 +51,14 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
         absl::StrCat("cannot compute in ", Name(dtype), "; F32 and BF16 are implemented"));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, CreateBackend(options));
+  const Decoder::Limits limits = {options.max_step_tokens, options.max_logit_rows,
+                                  options.block_tokens};
+  if (!options.dummy_shape.empty()) {
+    const RandomWeights random(config, dtype, kDummySeed);
+    return Decoder::Create(std::move(backend), std::move(config), random, dtype, limits);
+  }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.path));
-  return Decoder::Create(std::move(backend), std::move(config), checkpoint, dtype,
-                         {options.max_step_tokens, options.max_logit_rows, options.block_tokens});
+  return Decoder::Create(std::move(backend), std::move(config), checkpoint, dtype, limits);
 }
 
 }  // namespace fathom::worker

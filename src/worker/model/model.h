@@ -57,6 +57,7 @@ enum class BackendKind : uint8_t {
 
 struct ModelOptions {
   std::string path;                    // a checkpoint's folder
+  std::string dummy_shape;             // instead: random weights of a shape of model_shapes.h
   std::optional<DType> compute_dtype;  // kF32 or kBF16; empty: what the checkpoint holds
   BackendKind backend = BackendKind::kFast;
   int32_t threads = 0;             // 0: one a core this process may use
@@ -66,7 +67,8 @@ struct ModelOptions {
   int32_t block_tokens = 16;
 };
 
-// Loads a checkpoint in Hugging Face layout. Errors name file, tensor or config field.
+// Loads a checkpoint in Hugging Face layout, or makes a model of random weights. Errors name file,
+// tensor or config field.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options);
 
 }  // namespace fathom::worker

@@ -39,11 +39,11 @@ absl::StatusOr<WeightReader::Part> WeightReader::Read(const std::string& tensor,
                                                       std::span<const int64_t> shape,
                                                       const Slice& slice) const {
   Part part;
-  ASSIGN_OR_RETURN(part.view, checkpoint_->Find(tensor));
+  ASSIGN_OR_RETURN(part.view, source_->Find(tensor, shape));
   TensorView& view = part.view;
   const auto wrong = [&](const std::string& what) {
     return absl::InvalidArgumentError(
-        absl::StrCat(checkpoint_->FileOf(tensor), ": tensor \"", tensor, "\": ", what));
+        absl::StrCat(source_->FileOf(tensor), ": tensor \"", tensor, "\": ", what));
   };
   if (!std::ranges::equal(shape, std::span(view.shape).first(view.rank))) {
     return wrong(absl::StrCat("shape is [",

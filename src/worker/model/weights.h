@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
-#include "worker/model/checkpoint.h"
+#include "worker/model/tensor_source.h"
 
 namespace fathom::worker {
 
@@ -45,9 +45,9 @@ struct EmbeddingTable {
 class WeightReader {
  public:
   // Matrices are packed as `compute_dtype`; what the checkpoint holds in BF16 stays BF16, which
-  // loses nothing. The checkpoint and the backend outlive the reader.
-  WeightReader(const Checkpoint* checkpoint, kernels::Backend* backend, DType compute_dtype)
-      : checkpoint_(checkpoint), backend_(backend), compute_dtype_(compute_dtype) {}
+  // loses nothing. The source and the backend outlive the reader.
+  WeightReader(const TensorSource* source, kernels::Backend* backend, DType compute_dtype)
+      : source_(source), backend_(backend), compute_dtype_(compute_dtype) {}
 
   // The sources' slices, stacked along the rows.
   absl::StatusOr<std::unique_ptr<kernels::PackedMatrix>> Matrix(
@@ -65,7 +65,7 @@ class WeightReader {
   absl::StatusOr<Part> Read(const std::string& tensor, std::span<const int64_t> shape,
                             const Slice& slice) const;
 
-  const Checkpoint* const checkpoint_;
+  const TensorSource* const source_;
   kernels::Backend* const backend_;
   const DType compute_dtype_;
 };

@@ -1,0 +1,2 @@
+#define FATHOM_ISA avx512_bf16
+#include "kernels/cpu/isa_kernels.h"
