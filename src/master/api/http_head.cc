@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <boost/beast/http/status.hpp>
 #include <cctype>
+#include <iterator>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -72,6 +73,17 @@ std::string UsableRequestId(std::string_view value) {
     return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == ':';
   });
   return plain && value.size() <= kRequestIdBytesMax ? std::string(value) : std::string();
+}
+
+absl::Status CheckTransferCoding(const http::fields& headers, bool http_10) {
+  const auto [first, last] = headers.equal_range(http::field::transfer_encoding);
+  if (first == last) return absl::OkStatus();
+  if (http_10) return absl::InvalidArgumentError("HTTP/1.0 has no Transfer-Encoding");
+  if (std::next(first) != last ||
+      !absl::EqualsIgnoreCase(ToAbsl(View(first->value())), "chunked")) {
+    return absl::UnimplementedError("the only Transfer-Encoding read here is chunked");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckHostAndOrigin(const http::fields& headers, bool loopback_only, bool http_10) {

@@ -32,6 +32,11 @@ std::string UsableRequestId(std::string_view value);
 absl::Status CheckHostAndOrigin(const boost::beast::http::fields& headers, bool loopback_only,
                                 bool http_10);
 
+// Where a body ends must be read alike by every server on the way, or what one takes for a body the
+// next takes for a request. UNIMPLEMENTED for a transfer coding other than chunked,
+// INVALID_ARGUMENT for one in HTTP/1.0, which has none.
+absl::Status CheckTransferCoding(const boost::beast::http::fields& headers, bool http_10);
+
 // "/v1/models" of "/v1/models?x=1" or "http://host/v1/models"; empty when it is neither.
 std::string PathOf(std::string_view target);
 // Percent-decoding; empty when malformed.

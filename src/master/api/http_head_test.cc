@@ -60,6 +60,23 @@ TEST(HttpHeadTest, Paths) {
   EXPECT_EQ(DecodePath("bad%zz"), "");
 }
 
+TEST(HttpHeadTest, ChunkedIsTheOnlyTransferCoding) {
+  http::fields headers;
+  EXPECT_TRUE(CheckTransferCoding(headers, false).ok());
+  for (const char* good : {"chunked", "Chunked"}) {
+    headers.set(http::field::transfer_encoding, good);
+    EXPECT_TRUE(CheckTransferCoding(headers, false).ok()) << good;
+    EXPECT_TRUE(absl::IsInvalidArgument(CheckTransferCoding(headers, true))) << good;
+  }
+  for (const char* bad : {"", "identity", "gzip, chunked", "chunked, identity", "xchunked"}) {
+    headers.set(http::field::transfer_encoding, bad);
+    EXPECT_TRUE(absl::IsUnimplemented(CheckTransferCoding(headers, false))) << bad;
+  }
+  headers.set(http::field::transfer_encoding, "chunked");
+  headers.insert(http::field::transfer_encoding, "chunked");
+  EXPECT_TRUE(absl::IsUnimplemented(CheckTransferCoding(headers, false)));
+}
+
 TEST(HttpHeadTest, HeadsAndChunks) {
   const std::string head =
       FormatHead({.status = 429, .headers = {{"Retry-After", "3"}}}, "id-1", BodyFraming::kLength,

@@ -211,6 +211,18 @@ TEST_F(HttpServerTest, ContinueIsSaidOnlyToThoseLetIn) {
   EXPECT_TRUE(absl::StartsWith(client.ReadAnswer(), "HTTP/1.1 401"));
 }
 
+TEST_F(HttpServerTest, AnUnknownTransferCodingIsTheLastRequest) {
+  Start();
+  for (const char* coding : {"identity", "xchunked", "chunked, identity"}) {
+    SocketClient client(port());
+    client.Send(absl::StrCat("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ", coding,
+                             "\r\n\r\n", kGet));
+    const std::string answers = client.ReadAll();
+    EXPECT_TRUE(absl::StartsWith(answers, "HTTP/1.1 501")) << coding;
+    EXPECT_EQ(answers.find("HTTP/1.1", 1), std::string::npos) << "what follows is not a request";
+  }
+}
+
 TEST_F(HttpServerTest, OversizeIsRefusedWithItsStatus) {
   Start({.header_bytes = 1024, .body_bytes = 100});
   {

@@ -135,7 +135,8 @@ class HttpSession final : public HttpSessionBase,
       refusal = Complain(head_error);
     } else {
       Describe(parser, call);
-      refusal = handler_.Admit(call, exchange->record());
+      refusal = RefuseCoding(call);
+      if (!refusal) refusal = handler_.Admit(call, exchange->record());
     }
     if (call.request_id.empty()) call.request_id = new_id_();
     BodyBudget::Share share;
@@ -180,6 +181,15 @@ class HttpSession final : public HttpSessionBase,
     call.request_id = UsableRequestId({id.data(), id.size()});
     call.headers = message.base();
     call.http_10 = http_10_;
+  }
+
+  // What follows such a head cannot be told to be its body or a request, so it is the last.
+  std::optional<HttpReply> RefuseCoding(const HttpCall& call) {
+    const absl::Status coding = CheckTransferCoding(call.headers, http_10_);
+    if (coding.ok()) return std::nullopt;
+    keep_alive_ = false;
+    return handler_.Complaint(absl::IsUnimplemented(coding) ? 501 : 400,
+                              std::string(coding.message()));
   }
 
   static bool ParseFailed(const boost::system::error_code& error) {

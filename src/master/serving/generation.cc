@@ -52,6 +52,7 @@ Generation::~Generation() = default;
 void Generation::Start() {
   started_ns_ = services_.clock->MonotonicNs();
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
+  ServingMetrics::Get().accepted.Increment();
   ServingMetrics::Get().in_flight.Increment();
   absl::StatusOr<Admission::Ticket> ticket = services_.admission->Enter();
   if (!ticket.ok()) return End(ticket.status());

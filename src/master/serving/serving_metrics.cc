@@ -39,6 +39,8 @@ ServingMetrics::ServingMetrics()
                                "Tokens of prompts that came from a prefix cache")),
       completion_tokens(
           AddCounter("fathom_master_completion_tokens_total", "Tokens of completions")),
+      accepted(AddCounter("fathom_master_generations_accepted_total",
+                          "Generations that began; all of them end, by outcome, or are in flight")),
       ended_ok(Ended("ok")),
       ended_cancelled(Ended("cancelled")),
       ended_error(Ended("error")),

@@ -18,6 +18,8 @@ class ServingMetrics {
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& cached_tokens;
   prometheus::Counter& completion_tokens;
+  // Those that began: those that ended, of any outcome, and those in flight.
+  prometheus::Counter& accepted;
   prometheus::Counter& ended_ok;
   prometheus::Counter& ended_cancelled;
   prometheus::Counter& ended_error;
