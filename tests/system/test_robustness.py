@@ -1,4 +1,4 @@
-"""Clients that break, stall, smuggle and flood. After each of them the master serves as before and nothing is in flight."""
+"""Clients that break, stall, smuggle and flood: after each the master serves as before and nothing is in flight."""
 
 import contextlib
 import json
