@@ -2,6 +2,7 @@
 
 #include <boost/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace fathom::worker {
@@ -56,7 +57,8 @@ std::string BenchTables(const BenchResult& result) {
   }
   if (!result.prefill.empty()) {
     absl::StrAppendFormat(&text, "\n%-8s %6s %8s %10s %10s %9s %7s  %s\n", "prefill", "prompt",
-                          "ms", "tokens/s", "GFLOP", "GFLOP/s", "oneDNN", "of oneDNN");
+                          "ms", "tokens/s", "GFLOP", "GFLOP/s", "oneDNN",
+                          absl::StrCat("of oneDNN in ", result.peer_dtype));
   }
   for (const PrefillResult& cell : result.prefill) {
     absl::StrAppendFormat(&text, "%-8s %6d %8.1f %10.1f %10.1f %9.1f %7.1f  %.1f %%\n", "",
@@ -79,6 +81,7 @@ std::string BenchJson(const BenchResult& result) {
   const json::object object = {{"model", result.model},
                                {"weights", result.weights},
                                {"dtype", result.dtype},
+                               {"onednn_dtype", result.peer_dtype},
                                {"processor", result.processor},
                                {"isa", result.isa},
                                {"threads", result.threads},

@@ -37,6 +37,7 @@ struct BenchResult {
   std::string model;
   std::string weights;  // "random" or "checkpoint"
   std::string dtype;
+  std::string peer_dtype;  // what oneDNN multiplies in: it may lack ours
   std::string processor;
   std::string isa;
   int32_t threads = 0;

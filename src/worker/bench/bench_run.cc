@@ -114,6 +114,7 @@ class Bench {
     const bool stored_as_bf16 = options_.shape.empty() && model_->config().dtype == DType::kBF16;
     weights_dtype_ = stored_as_bf16 ? DType::kBF16 : model_->kv_dtype();
     peer_.emplace(result_.threads, model_->kv_dtype());
+    result_.peer_dtype = Name(peer_->dtype());
     const std::filesystem::path path(options_.model);
     result_.model = options_.shape.empty()
                         ? (path.has_filename() ? path : path.parent_path()).filename().string()

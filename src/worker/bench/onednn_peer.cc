@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/cpu_features.h"
 
 namespace fathom::worker {
 
@@ -76,7 +77,8 @@ class OneDnnPeer::Impl {
 };
 
 OneDnnPeer::OneDnnPeer(int32_t threads, DType dtype)
-    : impl_(std::make_unique<Impl>(threads, dtype)) {}
+    : dtype_(kernels::cpu::DetectIsa() >= kernels::cpu::Isa::kAvx512 ? dtype : DType::kF32),
+      impl_(std::make_unique<Impl>(threads, dtype_)) {}
 
 OneDnnPeer::~OneDnnPeer() = default;
 

@@ -16,9 +16,12 @@ namespace fathom::worker {
 
 class OneDnnPeer {
  public:
-  // `dtype`: of rows, weights and products, kF32 or kBF16.
+  // `dtype`: of rows, weights and products, kF32 or kBF16; the library has BF16 products only where
+  // there is AVX-512, elsewhere its FP32 ones take their place.
   OneDnnPeer(int32_t threads, DType dtype);
   ~OneDnnPeer();
+  // What it multiplies in.
+  DType dtype() const { return dtype_; }
 
   // Multiplies `rows` rows with each of `matrices` once; additions and multiplications a second.
   // The first call for a shape makes its primitive and does not count it.
@@ -27,6 +30,7 @@ class OneDnnPeer {
  private:
   class Product;
   class Impl;
+  const DType dtype_;
   const std::unique_ptr<Impl> impl_;
 };
 
