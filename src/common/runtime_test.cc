@@ -18,6 +18,7 @@
 #include "common/metrics.h"
 #include "common/random.h"
 #include "common/shutdown.h"
+#include "common/stack_thread.h"
 
 namespace fathom {
 namespace {
@@ -104,6 +105,21 @@ std::string Get(uint16_t port, const std::string& request) {
   boost::system::error_code error;
   boost::asio::read(socket, boost::asio::dynamic_buffer(answer), error);
   return answer;
+}
+
+TEST(StackThreadTest, HasTheStackItWasMadeWith) {
+  constexpr size_t kStackBytes = size_t{256} << 20;
+  size_t bytes = 0;
+  StackThread thread(kStackBytes, [&bytes] {
+    pthread_attr_t attributes;
+    void* start = nullptr;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return;
+    pthread_attr_getstack(&attributes, &start, &bytes);
+    pthread_attr_destroy(&attributes);
+  });
+  StackThread moved = std::move(thread);
+  moved.Join();
+  EXPECT_GE(bytes, kStackBytes - (size_t{1} << 20));
 }
 
 TEST(HealthServerTest, AnswersProbesAndNothingElse) {

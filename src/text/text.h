@@ -106,6 +106,11 @@ struct ChatTemplateInput {
   std::optional<int64_t> now_unix_seconds;
 };
 
+// Templates recurse in code that is not ours, as deep as they are written. On a thread with such a
+// stack they run in place, on any other on one of the library's own, which costs two changes of
+// threads.
+inline constexpr size_t kDeepStackBytes = size_t{512} << 20;
+
 // A Jinja chat template, rendered byte-equal to transformers' apply_chat_template.
 class ChatTemplate {
  public:

@@ -2,14 +2,14 @@
 
 // A few threads for work that would hold up an I/O thread: templates, tokenising, large JSON. The
 // queue is bounded: over the limit work is refused, never delayed without end. Any thread may
-// submit; the destructor stops.
+// submit; the destructor stops. Their stacks are deep, so that templates run in place.
 
 #include <cstddef>
 #include <functional>
-#include <thread>
 #include <vector>
 
 #include "common/bounded_queue.h"
+#include "common/stack_thread.h"
 
 namespace fathom::master {
 
@@ -27,7 +27,7 @@ class CpuPool {
 
  private:
   BoundedQueue<std::function<void()>> queue_;
-  std::vector<std::thread> threads_;
+  std::vector<StackThread> threads_;
 };
 
 }  // namespace fathom::master

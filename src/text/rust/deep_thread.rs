@@ -4,8 +4,10 @@
 //! that overflows takes the process with it. So they run on a thread of their own, with a stack
 //! larger than their limits (source bytes, fuel) let them use; of it only touched pages cost. It
 //! also lets the caller leave when the time is over: the work mostly ends by itself once its fuel
-//! is spent, and while too many such stragglers are left no new work starts.
+//! is spent, and while too many such stragglers are left no new work starts. Work that certainly
+//! ends may also run where it is called, on a thread that has such a stack already.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,7 @@ const RUNNING: u8 = 0;
 const DONE: u8 = 1;
 const ABANDONED: u8 = 2;
 
+/// `kDeepStackBytes` of text.h.
 const STACK_BYTES: usize = 512 << 20;
 
 /// Counts the threads that outlived their caller's wait.
@@ -63,6 +66,49 @@ pub fn run<T: Send + 'static>(
         }
     }
     Err(Failure::exhausted(format!("{what} took more than {} ms", time_max.as_millis())))
+}
+
+/// Runs `call` where the stack is deep: here, or on such a thread. It is waited for as long as it takes.
+pub fn in_depth<T: Send + 'static>(
+    what: &'static str,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if is_deep_here() {
+        return call();
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    start(Box::new(move || {
+        let _ = sender.send(panic_guard::run(call));
+    }))
+    .map_err(|error| Failure::exhausted(format!("{what}: no thread: {error}")))?;
+    receiver
+        .recv()
+        .map_err(|error| Failure::exhausted(format!("{what}: its thread ended: {error}")))?
+}
+
+/// Whether this thread was made with such a stack. Asked once a thread: for the main one the system reads a file.
+fn is_deep_here() -> bool {
+    thread_local! {
+        static DEEP: bool = stack_bytes() + GUARD_BYTES_MAX >= STACK_BYTES;
+    }
+    DEEP.try_with(|deep| *deep).unwrap_or(false)
+}
+
+/// What the system may take off a stack for its guard.
+const GUARD_BYTES_MAX: usize = 1 << 20;
+
+fn stack_bytes() -> usize {
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::zeroed();
+    let (mut start, mut bytes) = (std::ptr::null_mut(), 0);
+    // SAFETY: the attributes are initialised by the first call, else not used.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+    }
+    bytes
 }
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -121,6 +167,20 @@ mod tests {
         }
         let run = run("test", LONG, &Stragglers::default(), || Ok(depth(500_000)));
         assert_eq!(run.unwrap(), 250_000);
+    }
+
+    #[test]
+    fn a_deep_stack_is_known_and_used_in_place() {
+        assert!(!is_deep_here());
+        let elsewhere = in_depth("test", || Ok(std::thread::current().id())).unwrap();
+        assert_ne!(elsewhere, std::thread::current().id());
+        let panicked = in_depth::<()>("test", || panic!("boom"));
+        assert!(panicked.unwrap_err().message.contains("boom"));
+        let in_place = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(|| {
+            let here = std::thread::current().id();
+            in_depth("test", move || Ok(std::thread::current().id() == here))
+        });
+        assert!(in_place.unwrap().join().unwrap().unwrap());
     }
 
     #[test]

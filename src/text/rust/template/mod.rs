@@ -13,18 +13,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use minijinja::{Environment, ErrorKind, Value};
 
-use crate::deep_thread::{self, Stragglers};
+use crate::deep_thread;
 use crate::failure::{Code, Failure, Result};
 
 /// Ten times the largest in the wild. With it the depth of a template's syntax tree is bounded.
 pub const SOURCE_BYTES_MAX: usize = 256 << 10;
 const INPUT_BYTES_MAX: usize = 64 << 20;
 const OUTPUT_BYTES_MAX: usize = 128 << 20;
-const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The template used when tools are given, if a model names one.
 const TOOL_USE: &str = "tool_use";
@@ -36,7 +34,6 @@ pub struct ChatTemplate {
     has_tool_use: bool,
     /// bos_token and the like: seen by every render.
     variables: Vec<(String, Value)>,
-    stragglers: Stragglers,
 }
 
 pub struct Input<'a> {
@@ -72,8 +69,7 @@ impl ChatTemplate {
             }
             sources.push((name, source::prepare(source)));
         }
-        let stragglers = Stragglers::default();
-        let environment = deep_thread::run("the chat template", TIME_MAX, &stragglers, || {
+        let environment = deep_thread::in_depth("the chat template", || {
             let mut environment = environment::make();
             for (name, source) in sources {
                 environment
@@ -86,7 +82,6 @@ impl ChatTemplate {
             environment: Arc::new(environment),
             has_tool_use: templates.contains_key(TOOL_USE),
             variables,
-            stragglers,
         })
     }
 
@@ -120,7 +115,7 @@ impl ChatTemplate {
         }
 
         let environment = self.environment.clone();
-        deep_thread::run("the chat template", TIME_MAX, &self.stragglers, move || {
+        deep_thread::in_depth("the chat template", move || {
             let template = environment.get_template(name).map_err(|error| failure(&error))?;
             let mut output = Bounded(Vec::new());
             template
