@@ -5,11 +5,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import jsonschema
 import openai
 import pytest
 import schemas
 from harness import KEY
+from prometheus_client.parser import text_string_to_metric_families
 
 COUNT = 300
 MESSAGES = [{"role": "user", "content": "Extract the order as JSON. Send 12 lamps to Ada in Oslo."}]
@@ -20,8 +22,23 @@ def check(schema, text):
     jsonschema.validate(json.loads(text), schema, format_checker=CHECKER)
 
 
+def mask_times(cluster):
+    """{upper bound in seconds: masks the worker filled in less}."""
+    text = httpx.get(f"http://127.0.0.1:{cluster.worker.ports()['metrics']}/metrics").text
+    [family] = [f for f in text_string_to_metric_families(text) if f.name == "fathom_worker_grammar_mask_seconds"]
+    return {float(s.labels["le"]): s.value for s in family.samples if s.name.endswith("_bucket")}
+
+
+def below(times, part):
+    """The bound under which this part of the times lies, as text."""
+    total = times[float("inf")]
+    return f"{next(bound for bound, count in sorted(times.items()) if count >= part * total) * 1e6:.0f} us"
+
+
 @pytest.mark.timeout(240)
-def test_every_answer_fits_its_schema(client, record_property):
+def test_every_answer_fits_its_schema(cluster, client, record_property):
+    before = mask_times(cluster)
+
     def ask(seed):
         schema = schemas.make(seed)
         form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
@@ -36,6 +53,9 @@ def test_every_answer_fits_its_schema(client, record_property):
     with ThreadPoolExecutor(16) as threads:
         tokens = list(threads.map(ask, range(COUNT)))
     record_property("schemas", f"{len(tokens)} of {COUNT} answers valid at temperature 1, {sum(tokens)} tokens")
+    times = {bound: count - before[bound] for bound, count in mask_times(cluster).items()}
+    assert times[float("inf")] >= sum(tokens) - COUNT, "masks that nobody timed"
+    record_property("mask time", f"p50 <= {below(times, 0.5)}, p99 <= {below(times, 0.99)}")
 
 
 @pytest.mark.timeout(240)

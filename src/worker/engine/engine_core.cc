@@ -27,7 +27,11 @@ EngineCore::EngineCore(const EngineOptions& options, Executor* executor, int32_t
       board_(board),
       kv_(options.kv, options.plan, options.prefix_key, options.prefix_cache),
       scheduler_({options.plan.max_sequences, options.max_step_tokens, options.max_logit_rows},
-                 &kv_) {}
+                 &kv_),
+      mask_seconds_(
+          AddHistogram("fathom_worker_grammar_mask_seconds",
+                       "Time to find the tokens that a grammar allows next",
+                       {1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1})) {}
 
 EngineCore::~EngineCore() {
   if (in_flight_ != nullptr) (void)executor_->Await(in_flight_->serial);

@@ -17,6 +17,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "common/clock.h"
+#include "common/metrics.h"
 #include "worker/engine/batch.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/executor.h"
@@ -98,6 +99,7 @@ class EngineCore {
   uint64_t retired_ = 0;
   int64_t step_started_ns_ = 0;  // when the device began with in_flight_
   StepTimer timer_;
+  prometheus::Histogram& mask_seconds_;
 
   std::vector<SequenceOutput> outputs_;
   absl::flat_hash_map<Sequence*, size_t> output_index_;

@@ -60,7 +60,9 @@ void EngineCore::LaunchSample(struct Step* step) {
 }
 
 void EngineCore::FillMask(Sequence* s, SampleRow* row, std::span<uint32_t> mask) {
+  const int64_t began_ns = clock_->MonotonicNs();
   const absl::Status status = s->grammar->FillMask(mask);
+  mask_seconds_.Observe(static_cast<double>(clock_->MonotonicNs() - began_ns) * 1e-9);
   if (!status.ok()) {
     std::fill(mask.begin(), mask.end(), ~0U);
     End(s, FinishReason::kError, std::string(Message(status)));
