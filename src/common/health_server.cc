@@ -3,6 +3,7 @@
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
@@ -23,6 +24,8 @@ using tcp = asio::ip::tcp;
 
 constexpr int kConnectionsMax = 64;
 constexpr size_t kHeaderBytesMax = 8 * 1024;
+constexpr size_t kBufferBytesMax = 16 * 1024;
+constexpr std::chrono::milliseconds kAcceptRetry(50);
 constexpr std::chrono::seconds kIdleTimeout(10);
 
 using Request = http::request<http::empty_body>;
@@ -84,7 +87,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   beast::tcp_stream stream_;
-  beast::flat_buffer buffer_;
+  beast::flat_buffer buffer_{kBufferBytesMax};
   std::optional<http::request_parser<http::empty_body>> parser_;
   Response response_;
   const HealthCallbacks& callbacks_;
@@ -95,7 +98,8 @@ class Session : public std::enable_shared_from_this<Session> {
 
 class HealthServer::Impl {
  public:
-  explicit Impl(HealthCallbacks callbacks) : callbacks_(std::move(callbacks)), acceptor_(io_) {}
+  explicit Impl(HealthCallbacks callbacks)
+      : callbacks_(std::move(callbacks)), acceptor_(io_), accept_retry_(io_) {}
   ~Impl() {
     io_.stop();
     if (thread_.joinable()) thread_.join();
@@ -130,7 +134,10 @@ class HealthServer::Impl {
       if (!error && open_ < kConnectionsMax) {
         std::make_shared<Session>(std::move(socket), callbacks_, open_)->Read();
       }
-      Accept();
+      if (!error) return Accept();
+      // Out of file descriptors, most likely: leave time for some to close.
+      accept_retry_.expires_after(kAcceptRetry);
+      accept_retry_.async_wait([this](beast::error_code) { Accept(); });
     });
   }
 
@@ -138,6 +145,7 @@ class HealthServer::Impl {
   std::atomic<int> open_{0};  // outlives io_, whose pending sessions count down
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
+  asio::steady_timer accept_retry_;
   std::thread thread_;
 };
 

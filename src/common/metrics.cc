@@ -2,7 +2,26 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <iterator>
+#include <mutex>
+#include <utility>
+#include <vector>
+
 namespace fathom {
+namespace {
+
+struct Collectables {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<prometheus::Collectable>> all;  // protected by mutex
+};
+
+// Never destroyed, like the registry.
+Collectables& CollectablesOfProcess() {
+  static auto* collectables = new Collectables;
+  return *collectables;
+}
+
+}  // namespace
 
 prometheus::Registry& MetricsRegistry() {
   // Merge: asking again for a family returns the one there is. Never destroyed: threads count to
@@ -31,8 +50,22 @@ prometheus::Histogram& AddHistogram(const std::string& name, const std::string& 
       .Add(labels, buckets);
 }
 
+void AddCollectable(std::shared_ptr<prometheus::Collectable> collectable) {
+  Collectables& collectables = CollectablesOfProcess();
+  const std::lock_guard lock(collectables.mutex);
+  collectables.all.push_back(std::move(collectable));
+}
+
 std::string RenderMetrics() {
-  return prometheus::TextSerializer().Serialize(MetricsRegistry().Collect());
+  std::vector<prometheus::MetricFamily> families = MetricsRegistry().Collect();
+  Collectables& collectables = CollectablesOfProcess();
+  const std::lock_guard lock(collectables.mutex);
+  for (const auto& collectable : collectables.all) {
+    std::vector<prometheus::MetricFamily> more = collectable->Collect();
+    families.insert(families.end(), std::make_move_iterator(more.begin()),
+                    std::make_move_iterator(more.end()));
+  }
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace fathom

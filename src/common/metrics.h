@@ -5,12 +5,14 @@
 // family. Thread safety: everything may be called from any thread; returned references live as long
 // as the process.
 
+#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,6 +30,10 @@ prometheus::Gauge& AddGauge(const std::string& name, const std::string& help,
 prometheus::Histogram& AddHistogram(const std::string& name, const std::string& help,
                                     const std::vector<double>& buckets,
                                     const MetricLabels& labels = {});
+
+// Families whose values must agree with each other: they are collected together at every rendering,
+// to the end of the process.
+void AddCollectable(std::shared_ptr<prometheus::Collectable> collectable);
 
 // Everything in the text exposition format.
 std::string RenderMetrics();

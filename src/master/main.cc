@@ -1,5 +1,6 @@
 // fathom-master: speaks to clients, and to workers that dial in.
 
+#include <sys/resource.h>
 #include <sysexits.h>
 
 #include <CLI/CLI.hpp>
@@ -22,6 +23,8 @@ namespace {
 
 // Longer than Kubernetes leaves by default after its preStop: the platform's limit rules, not ours.
 constexpr absl::Duration kDrainGrace = absl::Minutes(10);
+// What a master opens besides its HTTP connections, about.
+constexpr rlim_t kOtherDescriptors = 256;
 
 struct Flags {
   std::string config;
@@ -94,6 +97,20 @@ int Fail(const absl::Status& status) {
   }
 }
 
+// A connection is a file descriptor, and the usual soft limit of 1024 is for programs that use
+// select.
+void AllowManyConnections(int connections) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_cur < static_cast<rlim_t>(connections) + kOtherDescriptors) {
+    LogWarn("master", "fewer file descriptors than connections are allowed",
+            {{"labels.descriptors", static_cast<int64_t>(limit.rlim_cur)},
+             {"labels.connections", int64_t{connections}}});
+  }
+}
+
 int Run(const Flags& flags, ShutdownSignal& shutdown) {
   config::Config config;
   if (!flags.config.empty()) {
@@ -113,6 +130,7 @@ int Run(const Flags& flags, ShutdownSignal& shutdown) {
                  .node = settings->id};
   if (!config.logging().level().empty()) log.level = config.logging().level();
   if (const absl::Status ready = InitLogging(log); !ready.ok()) return Fail(ready);
+  AllowManyConnections(settings->http.connections);
 
   const auto master = Master::Start(*settings);
   if (!master.ok()) return Fail(master.status());

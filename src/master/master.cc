@@ -102,10 +102,11 @@ absl::Status Master::StartListeners() {
     const GrpcInferenceOptions options{
         .bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time},
         .client_backlog_bytes = backlog};
-    grpc_inference_ = std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_);
+    grpc_inference_ =
+        std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_, &grpc_calls_);
     kserve_ = std::make_unique<KserveService>(
         KserveGrpcOptions{.timeout_max = settings_.request_time, .client_backlog_bytes = backlog},
-        *io_, serving_.get(), &*keys_);
+        *io_, serving_.get(), &*keys_, &grpc_calls_);
     ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.bind = settings_.bind,
                                                .port = *settings_.grpc_port,
                                                .message_bytes = settings_.http.body_bytes,
@@ -151,11 +152,16 @@ void Master::UpdateReadiness() {
   if (std::exchange(was_ready_, ready) != ready) grpc_ready_->SetReady(ready);
 }
 
+void Master::DrainListeners() {
+  if (http_ != nullptr) http_->Drain();
+  if (kserve_ != nullptr) kserve_->Drain();
+}
+
 bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {
   LogInfo("master", "draining", {{"labels.active", int64_t{serving_->num_active()}}});
   serving_->BeginDrain();
   UpdateReadiness();
-  if (http_ != nullptr) http_->Drain();
+  DrainListeners();
   const Clock& clock = *Clock::Real();
   const absl::Duration deadline = clock.Monotonic() + grace;
   while (serving_->num_active() > 0) {
@@ -168,7 +174,7 @@ bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {
 void Master::Stop() {
   if (serving_ != nullptr) {
     serving_->BeginDrain();
-    if (http_ != nullptr) http_->Drain();
+    DrainListeners();
     serving_->CancelAll(absl::UnavailableError("the server is shutting down"));
   }
   health_ = nullptr;
@@ -176,7 +182,10 @@ void Master::Stop() {
     const std::lock_guard lock(readiness_mutex_);
     grpc_ready_ = nullptr;
   }
-  if (grpc_ != nullptr) grpc_->Shutdown(kCloseGrace);
+  if (grpc_ != nullptr) {
+    grpc_calls_.WaitNone(kCloseGrace);
+    grpc_->Shutdown();
+  }
   if (http_ != nullptr && !http_->WaitClosed(kCloseGrace)) {
     http_->Abort();
     http_->WaitClosed(absl::InfiniteDuration());

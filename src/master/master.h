@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/health_server.h"
+#include "master/api/grpc_call.h"
 #include "master/api/grpc_inference.h"
 #include "master/api/grpc_server.h"
 #include "master/api/http_api.h"
@@ -77,6 +78,7 @@ class Master {
   absl::Status StartListeners();
   absl::Status WritePorts() const;
   void UpdateReadiness();
+  void DrainListeners();
   void Stop();
 
   const MasterSettings settings_;
@@ -90,6 +92,7 @@ class Master {
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work_;
   std::vector<std::thread> io_threads_;
   std::unique_ptr<HttpServer> http_;
+  GrpcCalls grpc_calls_;
   std::unique_ptr<GrpcInference> grpc_inference_;
   std::unique_ptr<KserveService> kserve_;
   std::unique_ptr<GrpcServer> grpc_;

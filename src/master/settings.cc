@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/asio/ip/address.hpp>
+#include <chrono>
 #include <filesystem>
 #include <thread>
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr int32_t kPortMax = 65535;
 constexpr int kThreadsMax = 8;
+constexpr int32_t kSecondsMax = 86400;
 
 absl::Status Bad(const char* name, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat("master.", name, ": ", why));
@@ -51,6 +53,13 @@ std::string DirectoryName(const std::string& path) {
   return (real.has_filename() ? real : real.parent_path()).filename().string();
 }
 
+absl::Status ReadTime(const char* name, int32_t value, std::chrono::milliseconds& limit) {
+  int32_t seconds = 0;
+  RETURN_IF_ERROR(ReadLimit(name, value, kSecondsMax, seconds));
+  if (seconds > 0) limit = std::chrono::seconds(seconds);
+  return absl::OkStatus();
+}
+
 absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
   RETURN_IF_ERROR(ReadLimit("limits.body_bytes", int64_t{in.body_bytes()}, int64_t{1} << 30,
                             out.http.body_bytes));
@@ -58,8 +67,11 @@ absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
   RETURN_IF_ERROR(ReadLimit("limits.choices", in.choices(), 256, out.choices));
   RETURN_IF_ERROR(ReadLimit("limits.requests", in.requests(), 1 << 20, out.requests));
   int32_t seconds = 0;
-  RETURN_IF_ERROR(ReadLimit("limits.request_seconds", in.request_seconds(), 86400, seconds));
+  RETURN_IF_ERROR(ReadLimit("limits.request_seconds", in.request_seconds(), kSecondsMax, seconds));
   if (seconds > 0) out.request_time = absl::Seconds(seconds);
+  RETURN_IF_ERROR(ReadTime("limits.header_seconds", in.header_seconds(), out.http.header));
+  RETURN_IF_ERROR(ReadTime("limits.body_seconds", in.body_seconds(), out.http.body));
+  RETURN_IF_ERROR(ReadTime("limits.write_seconds", in.write_seconds(), out.http.write));
   return ReadLimit("limits.client_backlog_bytes", int64_t{in.client_backlog_bytes()},
                    int64_t{1} << 30, out.client_backlog_bytes);
 }

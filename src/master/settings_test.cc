@@ -72,10 +72,15 @@ TEST(SettingsTest, LimitsAreBounded) {
   EXPECT_TRUE(absl::StrContains(Refusal(config), "limits.choices"));
   config.mutable_limits()->set_choices(4);
   config.mutable_limits()->set_request_seconds(5);
+  config.mutable_limits()->set_body_seconds(86401);
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "limits.body_seconds"));
+  config.mutable_limits()->set_body_seconds(7);
   const auto settings = ResolveSettings(config);
   ASSERT_TRUE(settings.ok());
   EXPECT_EQ(settings->choices, 4);
   EXPECT_EQ(settings->request_time, absl::Seconds(5));
+  EXPECT_EQ(settings->http.body, std::chrono::seconds(7));
+  EXPECT_EQ(settings->http.write, std::chrono::seconds(30));
 }
 
 }  // namespace

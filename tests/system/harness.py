@@ -237,6 +237,11 @@ class Up(Process):
         return found
 
 
+def access_lines(master, request_id):
+    """What the access log says of the requests with this id."""
+    return [line for line in master.log().splitlines() if f'"http.request.id":"{request_id}"' in line]
+
+
 def fathom(*arguments, stdin="", env=None, limit_s=START_LIMIT_S):
     """Runs `fathom ARGUMENTS` to its end."""
     return subprocess.run(

@@ -13,6 +13,21 @@
 
 namespace fathom::master {
 
+GrpcCalls::Entry::Entry(GrpcCalls& calls) : calls_(calls) {
+  const std::lock_guard lock(calls_.mutex_);
+  ++calls_.count_;
+}
+
+GrpcCalls::Entry::~Entry() {
+  const std::lock_guard lock(calls_.mutex_);
+  if (--calls_.count_ == 0) calls_.none_.notify_all();
+}
+
+bool GrpcCalls::WaitNone(absl::Duration limit) {
+  std::unique_lock lock(mutex_);
+  return none_.wait_for(lock, absl::ToChronoNanoseconds(limit), [this] { return count_ == 0; });
+}
+
 absl::StatusOr<Principal> AuthenticateGrpc(const grpc::CallbackServerContext& context,
                                            const ApiKeys& keys) {
   const auto& metadata = context.client_metadata();

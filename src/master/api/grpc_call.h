@@ -1,11 +1,13 @@
 #pragma once
 
 // What every gRPC call has in common: who calls, how long the caller waits, what is recorded at the
-// end. Any thread.
+// end, and who must be waited for before the server ends. Any thread.
 
 #include <grpcpp/grpcpp.h>
 
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,6 +18,31 @@
 #include "master/serving/generation_request.h"
 
 namespace fathom::master {
+
+// The calls that generate and have not told their client the end. gRPC itself can only wait until
+// every connection and every watcher of health has gone as well, which they may never do.
+class GrpcCalls {
+ public:
+  // One call, from its start to gRPC's OnDone.
+  class Entry {
+   public:
+    explicit Entry(GrpcCalls& calls);
+    ~Entry();
+    Entry(const Entry&) = delete;
+    Entry& operator=(const Entry&) = delete;
+
+   private:
+    GrpcCalls& calls_;
+  };
+
+  // True when there are none any more.
+  bool WaitNone(absl::Duration limit);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable none_;
+  int64_t count_ = 0;  // protected by mutex_
+};
 
 absl::StatusOr<Principal> AuthenticateGrpc(const grpc::CallbackServerContext& context,
                                            const ApiKeys& keys);

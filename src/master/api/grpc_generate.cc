@@ -3,7 +3,6 @@
 #include <boost/asio/post.hpp>
 #include <utility>
 
-#include "master/api/grpc_call.h"
 #include "master/api/grpc_convert.h"
 
 namespace fathom::master {
@@ -13,13 +12,15 @@ class GenerateCall;
 
 class Reactor final : public GenerateReactor {
  public:
-  explicit Reactor(std::shared_ptr<GenerateCall> call) : call_(std::move(call)) {}
+  Reactor(std::shared_ptr<GenerateCall> call, GrpcCalls& calls)
+      : call_(std::move(call)), entry_(calls) {}
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override { delete this; }
 
  private:
   const std::shared_ptr<GenerateCall> call_;
+  const GrpcCalls::Entry entry_;
 };
 
 class GenerateCall final : public GenerationSink,
@@ -147,10 +148,10 @@ class Refusal final : public GenerateReactor {
 GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
                                    grpc::CallbackServerContext* context, Serving& serving,
                                    GenerationRequest request, const Principal& principal,
-                                   size_t client_backlog_bytes) {
+                                   size_t client_backlog_bytes, GrpcCalls& calls) {
   auto call = std::make_shared<GenerateCall>(std::move(strand), context, serving,
                                              std::move(request), principal, client_backlog_bytes);
-  auto* reactor = new Reactor(call);  // OnDone deletes it
+  auto* reactor = new Reactor(call, calls);  // OnDone deletes it
   call->Bind(reactor);
   boost::asio::post(call->strand(), [call] { call->Start(); });
   return reactor;

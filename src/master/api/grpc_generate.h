@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "fathom/v1/inference.pb.h"
 #include "master/api/delta_buffer.h"
+#include "master/api/grpc_call.h"
 #include "master/identity/principal.h"
 #include "master/serving/serving.h"
 
@@ -22,11 +23,11 @@ namespace fathom::master {
 
 using GenerateReactor = grpc::ServerWriteReactor<v1::GenerateResponse>;
 
-// Starts a generation and returns the reactor that carries its answer.
+// Starts a generation and returns the reactor that carries its answer. `calls` outlives it.
 GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
                                    grpc::CallbackServerContext* context, Serving& serving,
                                    GenerationRequest request, const Principal& principal,
-                                   size_t client_backlog_bytes);
+                                   size_t client_backlog_bytes, GrpcCalls& calls);
 
 // A call that ends at once.
 GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,

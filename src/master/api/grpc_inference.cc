@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "master/api/grpc_call.h"
 #include "master/api/grpc_generate.h"
 #include "master/serving/failure.h"
 #include "master/serving/prompt.h"
@@ -39,7 +38,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
   parsed->priority = principal->priority_ceiling;
   parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
-                           *principal, options_.client_backlog_bytes);
+                           *principal, options_.client_backlog_bytes, *calls_);
 }
 
 grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext* context,

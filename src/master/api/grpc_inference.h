@@ -9,6 +9,7 @@
 #include <cstddef>
 
 #include "fathom/v1/inference.grpc.pb.h"
+#include "master/api/grpc_call.h"
 #include "master/api/grpc_convert.h"
 #include "master/identity/api_keys.h"
 #include "master/serving/serving.h"
@@ -24,8 +25,8 @@ class GrpcInference final : public v1::Inference::CallbackService {
  public:
   // All outlive it; `io` runs on the I/O threads.
   GrpcInference(const GrpcInferenceOptions& options, boost::asio::io_context& io, Serving* serving,
-                const ApiKeys* keys)
-      : options_(options), io_(io), serving_(serving), keys_(keys) {}
+                const ApiKeys* keys, GrpcCalls* calls)
+      : options_(options), io_(io), serving_(serving), keys_(keys), calls_(calls) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
@@ -48,6 +49,7 @@ class GrpcInference final : public v1::Inference::CallbackService {
   boost::asio::io_context& io_;
   Serving* const serving_;
   const ApiKeys* const keys_;
+  GrpcCalls* const calls_;
 };
 
 }  // namespace fathom::master

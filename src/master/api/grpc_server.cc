@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
 }
 
 GrpcServer::~GrpcServer() {
-  if (server_ != nullptr) Shutdown(absl::ZeroDuration());
+  if (server_ != nullptr) Shutdown();
 }
 
 void GrpcServer::SetReady(bool ready) {
@@ -60,8 +60,8 @@ void GrpcServer::SetReady(bool ready) {
   }
 }
 
-void GrpcServer::Shutdown(absl::Duration grace) {
-  server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+void GrpcServer::Shutdown() {
+  server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
   server_ = nullptr;
 }

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 
 namespace fathom::master {
 
@@ -34,8 +33,9 @@ class GrpcServer {
   uint16_t port() const { return port_; }
   // What grpc.health.v1 says. Any thread.
   void SetReady(bool ready);
-  // Lets running calls finish until then, cancels the rest, returns when all are done. Once.
-  void Shutdown(absl::Duration grace);
+  // Cancels the calls there are and returns when all are done. Once. It does not wait for them:
+  // gRPC would wait for idle connections too, as long as it may.
+  void Shutdown();
 
  private:
   GrpcServer() = default;

@@ -97,7 +97,7 @@ std::optional<HttpReply> HttpApi::Admit(HttpCall& call, HttpRecord& record) {
   const absl::Status host = CheckHostAndOrigin(call.headers, options_.loopback_only, call.http_10);
   if (!host.ok()) {
     record.error = Message(host);
-    return ErrorReply(host);
+    return IsKservePath(call.path) ? KserveError(host) : ErrorReply(host);
   }
   const Place place = PlaceOf(call.path);
   if (NeedsKey(place, call.path)) {
@@ -212,8 +212,8 @@ HttpReply HttpApi::Ready() const {
   return ErrorReply(503, Message(ready));
 }
 
-HttpReply HttpApi::Complaint(int status, std::string_view message) {
-  return ErrorReply(status, message);
+HttpReply HttpApi::Complaint(const HttpCall& call, int status, std::string_view message) {
+  return IsKservePath(call.path) ? KserveError(status, message) : ErrorReply(status, message);
 }
 
 void HttpApi::Done(const HttpCall& call, int status, int64_t duration_ns,

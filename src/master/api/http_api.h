@@ -29,7 +29,7 @@ class HttpApi final : public HttpHandler {
 
   std::optional<HttpReply> Admit(HttpCall& call, HttpRecord& record) override;
   void Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) override;
-  HttpReply Complaint(int status, std::string_view message) override;
+  HttpReply Complaint(const HttpCall& call, int status, std::string_view message) override;
   void Done(const HttpCall& call, int status, int64_t duration_ns,
             const HttpRecord& record) override;
 

@@ -120,8 +120,9 @@ class HttpHandler {
   virtual std::optional<HttpReply> Admit(HttpCall& call, HttpRecord& record) = 0;
   // Answers by way of the exchange, now or later, on its strand.
   virtual void Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) = 0;
-  // The session's own complaints in the handler's form.
-  virtual HttpReply Complaint(int status, std::string_view message) = 0;
+  // The session's own complaints, in the form of the place that was asked; of the call only what
+  // could be read is known.
+  virtual HttpReply Complaint(const HttpCall& call, int status, std::string_view message) = 0;
   // For the access log and the counters.
   virtual void Done(const HttpCall& call, int status, int64_t duration_ns,
                     const HttpRecord& record) = 0;

@@ -108,6 +108,14 @@ absl::Status CheckHostAndOrigin(const http::fields& headers, bool loopback_only,
   return absl::OkStatus();
 }
 
+std::string_view TargetOf(std::string_view request_line) {
+  const std::string_view line = request_line.substr(0, request_line.find_first_of("\r\n"));
+  const size_t space = line.find(' ');
+  if (space == std::string_view::npos) return {};
+  const std::string_view rest = line.substr(space + 1);
+  return rest.substr(0, rest.find(' '));
+}
+
 std::string PathOf(std::string_view target) {
   if (!target.starts_with('/')) {
     const size_t scheme = target.find("://");

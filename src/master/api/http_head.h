@@ -37,6 +37,9 @@ absl::Status CheckHostAndOrigin(const boost::beast::http::fields& headers, bool 
 // INVALID_ARGUMENT for one in HTTP/1.0, which has none.
 absl::Status CheckTransferCoding(const boost::beast::http::fields& headers, bool http_10);
 
+// "/v1/models" of "GET /v1/models HTTP/1.1", of which there may be less or more; empty when there
+// is no target in it.
+std::string_view TargetOf(std::string_view request_line);
 // "/v1/models" of "/v1/models?x=1" or "http://host/v1/models"; empty when it is neither.
 std::string PathOf(std::string_view target);
 // Percent-decoding; empty when malformed.

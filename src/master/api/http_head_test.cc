@@ -60,6 +60,15 @@ TEST(HttpHeadTest, Paths) {
   EXPECT_EQ(DecodePath("bad%zz"), "");
 }
 
+TEST(HttpHeadTest, TargetsOfPartialRequestLines) {
+  EXPECT_EQ(TargetOf("GET /v2/models HTTP/1.1\r\nHost: x"), "/v2/models");
+  EXPECT_EQ(TargetOf("GET /v2/mod"), "/v2/mod");
+  EXPECT_EQ(TargetOf("GET /v2\r\nHost: a b"), "/v2");
+  EXPECT_EQ(TargetOf("GET"), "");
+  EXPECT_EQ(TargetOf("GET\r\n/v2 /v2"), "");
+  EXPECT_EQ(TargetOf(""), "");
+}
+
 TEST(HttpHeadTest, ChunkedIsTheOnlyTransferCoding) {
   http::fields headers;
   EXPECT_TRUE(CheckTransferCoding(headers, false).ok());

@@ -1,7 +1,7 @@
 #pragma once
 
-// HTTP requests counted by place and status. Labels are bounded: places are ours, statuses are the
-// ones we send. Any thread.
+// HTTP requests counted by place and status, and connections that were one too many. Labels are
+// bounded: places are ours, statuses are the ones we send. Any thread.
 
 #include <map>
 #include <mutex>
@@ -24,6 +24,9 @@ class HttpMetrics {
     series.requests->Increment();
     series.duration->Observe(seconds);
   }
+
+  prometheus::Counter& turned_away = AddCounter("fathom_master_http_connections_refused_total",
+                                                "Connections over the limit, answered with 503");
 
  private:
   struct Series {

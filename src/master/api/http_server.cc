@@ -1,5 +1,9 @@
 #include "master/api/http_server.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
 #include <boost/asio/strand.hpp>
 #include <chrono>
 #include <utility>
@@ -8,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "master/api/http_head.h"
+#include "master/api/http_metrics.h"
 #include "master/api/http_session.h"
 
 namespace fathom::master {
@@ -17,6 +23,16 @@ namespace asio = boost::asio;
 using tcp = asio::ip::tcp;
 
 constexpr std::chrono::milliseconds kAcceptRetry(50);
+// What the kernel takes for a client that does not read; without a bound it grows to megabytes a
+// connection, out of sight of every bound of ours.
+constexpr int kUnsentBytesMax = 128 * 1024;
+
+void Configure(tcp::socket& socket) {
+  boost::system::error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  setsockopt(socket.native_handle(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentBytesMax,
+             sizeof(kUnsentBytesMax));
+}
 
 }  // namespace
 
@@ -88,7 +104,7 @@ void HttpServer::Adopt(tcp::socket socket) {
   boost::system::error_code error;
   const tcp::endpoint peer = socket.remote_endpoint(error);
   if (error) return;  // gone already
-  socket.set_option(tcp::no_delay(true), error);
+  Configure(socket);
 
   uint64_t number = 0;
   {
@@ -98,15 +114,7 @@ void HttpServer::Adopt(tcp::socket socket) {
       sessions_[number];
     }
   }
-  if (number == 0) {
-    // Best effort: a fresh socket's buffer takes this at once.
-    static constexpr std::string_view kFull =
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-        "Connection: close\r\n\r\n";
-    socket.non_blocking(true, error);
-    socket.write_some(asio::buffer(kFull), error);
-    return;
-  }
+  if (number == 0) return TurnAway(std::move(socket));
   using Session = HttpSession<tcp::socket>;
   const std::shared_ptr<Session> session(new Session(std::move(socket), peer.address().to_string(),
                                                      limits_, budget_, handler_, clock_, new_id_),
@@ -122,6 +130,19 @@ void HttpServer::Adopt(tcp::socket socket) {
   }
   session->Start();
   if (draining) session->Drain();
+}
+
+void HttpServer::TurnAway(tcp::socket socket) {
+  HttpMetrics::Get().turned_away.Increment();
+  HttpReply reply = handler_.Complaint({}, 503, "too many connections are open; try again");
+  reply.headers.emplace_back("Retry-After", "1");
+  const std::string text = FormatHead(reply, new_id_(), BodyFraming::kLength, reply.body.size(),
+                                      /*keep_alive=*/false, /*http_10=*/false, clock_.Now()) +
+                           reply.body;
+  // Best effort: a fresh socket's buffer takes this at once.
+  boost::system::error_code ignored;
+  socket.non_blocking(true, ignored);
+  socket.write_some(asio::buffer(text), ignored);
 }
 
 void HttpServer::Forget(uint64_t session) {

@@ -51,6 +51,7 @@ class HttpServer {
   absl::Status Listen(const std::string& bind, uint16_t port);
   void Accept();
   void Adopt(boost::asio::ip::tcp::socket socket);
+  void TurnAway(boost::asio::ip::tcp::socket socket);
   void Forget(uint64_t session);
   void ForEachSession(const std::function<void(HttpSessionBase&)>& visit);
 

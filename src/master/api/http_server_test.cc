@@ -59,7 +59,7 @@ class TestHandler final : public HttpHandler {
     exchange_ = std::move(exchange);
     changed_.notify_all();
   }
-  HttpReply Complaint(int status, std::string_view message) override {
+  HttpReply Complaint(const HttpCall& /*call*/, int status, std::string_view message) override {
     return {.status = status, .body = std::string(message)};
   }
   void Done(const HttpCall& /*call*/, int status, int64_t /*duration_ns*/,
@@ -240,6 +240,17 @@ TEST_F(HttpServerTest, OversizeIsRefusedWithItsStatus) {
     SocketClient client(port());
     client.Send(absl::StrCat("GET /echo HTTP/1.1\r\nHost: a\r\nX: ", std::string(2000, 'x')));
     EXPECT_TRUE(absl::StartsWith(client.ReadAll(), "HTTP/1.1 431"));
+  }
+}
+
+TEST_F(HttpServerTest, TrailersAndChunkExtensionsAreBounded) {
+  Start();
+  for (const std::string start : {"0\r\nX: ", "0;", "1;"}) {
+    SocketClient client(port());
+    client.Send(
+        absl::StrCat("POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+                     start, std::string(1 << 20, 'y')));
+    EXPECT_TRUE(absl::StartsWith(client.ReadAll(), "HTTP/1.1 431")) << start;
   }
 }
 

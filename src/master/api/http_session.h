@@ -64,6 +64,7 @@ class HttpSession final : public HttpSessionBase,
         handler_(handler),
         clock_(clock),
         new_id_(std::move(new_id)),
+        buffer_(kPipelinedBytesMax + kReadBytes),
         watchdog_(stream_.get_executor()),
         arrival_(stream_.get_executor()) {}
 
@@ -88,6 +89,7 @@ class HttpSession final : public HttpSessionBase,
   using TimePoint = std::chrono::steady_clock::time_point;
   static constexpr auto kToken = boost::asio::as_tuple(boost::asio::use_awaitable);
   static constexpr size_t kReadBytes = 16 * 1024;
+  static constexpr size_t kIdleReadBytes = 1024;  // there may be thousands that say nothing
   static constexpr size_t kPipelinedBytesMax = 256 * 1024;
 
   // `self` keeps the session alive as long as it runs.
@@ -132,10 +134,11 @@ class HttpSession final : public HttpSessionBase,
     keep_alive_ = parser.is_header_done() && parser.keep_alive() && !draining_;
     if (head_error) {
       if (!timed_out_ && !ParseFailed(head_error)) co_return false;
-      refusal = Complain(head_error);
+      DescribePart(parser, call);
+      refusal = Complain(head_error, call, *exchange);
     } else {
       Describe(parser, call);
-      refusal = RefuseCoding(call);
+      refusal = RefuseCoding(call, *exchange);
       if (!refusal) refusal = handler_.Admit(call, exchange->record());
     }
     if (call.request_id.empty()) call.request_id = new_id_();
@@ -143,7 +146,8 @@ class HttpSession final : public HttpSessionBase,
     if (!refusal && !parser.is_done()) {
       // A chunked body may grow as large as allowed.
       share = budget_.Take(parser.content_length_remaining().value_or(limits_.body_bytes));
-      if (!share) refusal = handler_.Complaint(503, "too many bodies are being read; try again");
+      if (!share)
+        refusal = Refuse(call, *exchange, 503, "too many bodies are being read; try again");
     }
     if (!refusal && !parser.is_done()) {
       const bool sent = co_await ContinueIfAsked(parser);
@@ -153,7 +157,7 @@ class HttpSession final : public HttpSessionBase,
           co_await boost::beast::http::async_read(stream_, buffer_, parser, kToken);
       if (body_error) {
         if (!timed_out_ && !ParseFailed(body_error)) co_return false;
-        refusal = Complain(body_error);
+        refusal = Complain(body_error, call, *exchange);
       }
     }
     if (refusal) {
@@ -183,13 +187,29 @@ class HttpSession final : public HttpSessionBase,
     call.http_10 = http_10_;
   }
 
+  // Of a head that could not be read to its end: a refusal, too, is in the form of its place.
+  void DescribePart(Parser& parser, HttpCall& call) {
+    const auto& message = parser.get();
+    const auto unread = buffer_.cdata();
+    std::string_view target(message.target().data(), message.target().size());
+    if (target.empty()) target = TargetOf({static_cast<const char*>(unread.data()), unread.size()});
+    call.method = message.method();
+    call.path = PathOf(target);
+  }
+
+  HttpReply Refuse(const HttpCall& call, HttpExchange& exchange, int status,
+                   std::string_view message) {
+    exchange.record().error = message;
+    return handler_.Complaint(call, status, message);
+  }
+
   // What follows such a head cannot be told to be its body or a request, so it is the last.
-  std::optional<HttpReply> RefuseCoding(const HttpCall& call) {
+  std::optional<HttpReply> RefuseCoding(const HttpCall& call, HttpExchange& exchange) {
     const absl::Status coding = CheckTransferCoding(call.headers, http_10_);
     if (coding.ok()) return std::nullopt;
     keep_alive_ = false;
-    return handler_.Complaint(absl::IsUnimplemented(coding) ? 501 : 400,
-                              std::string(coding.message()));
+    return Refuse(call, exchange, absl::IsUnimplemented(coding) ? 501 : 400,
+                  std::string(coding.message()));
   }
 
   static bool ParseFailed(const boost::system::error_code& error) {
@@ -198,19 +218,24 @@ class HttpSession final : public HttpSessionBase,
            error != boost::beast::http::error::partial_message;
   }
 
-  HttpReply Complain(const boost::system::error_code& error) {
+  HttpReply Complain(const boost::system::error_code& error, const HttpCall& call,
+                     HttpExchange& exchange) {
     keep_alive_ = false;
     if (timed_out_) {
       timed_out_ = false;  // there is still an answer to write
-      return handler_.Complaint(408, "the request did not arrive in time");
+      return Refuse(call, exchange, 408, "the request did not arrive in time");
     }
     if (error == boost::beast::http::error::header_limit) {
-      return handler_.Complaint(431, "the request's header is too large");
+      return Refuse(call, exchange, 431, "the request's header is too large");
+    }
+    // A line that may stand between chunks, or after them, did not end within the buffer.
+    if (error == boost::beast::http::error::buffer_overflow) {
+      return Refuse(call, exchange, 431, "a chunk's extension or the trailer is too large");
     }
     if (error == boost::beast::http::error::body_limit) {
-      return handler_.Complaint(413, "the request's body is too large");
+      return Refuse(call, exchange, 413, "the request's body is too large");
     }
-    return handler_.Complaint(400, "malformed HTTP: " + error.message());
+    return Refuse(call, exchange, 400, "malformed HTTP: " + error.message());
   }
 
   boost::asio::awaitable<bool> ContinueIfAsked(const Parser& parser) {
@@ -294,7 +319,7 @@ class HttpSession final : public HttpSessionBase,
     if (watching_ || peer_closed_ || buffer_.size() >= kPipelinedBytesMax) return;
     watching_ = true;
     stream_.async_read_some(
-        buffer_.prepare(kReadBytes),
+        buffer_.prepare(idle_ ? kIdleReadBytes : kReadBytes),
         [self = this->shared_from_this()](const boost::system::error_code& error, size_t bytes) {
           self->watching_ = false;
           self->buffer_.commit(bytes);
@@ -386,7 +411,7 @@ class HttpSession final : public HttpSessionBase,
   HttpHandler& handler_;
   const Clock& clock_;
   const std::function<std::string()> new_id_;
-  boost::beast::flat_buffer buffer_;
+  boost::beast::flat_buffer buffer_;  // bounded: a parser asks for more as long as a line goes on
   std::shared_ptr<HttpExchange> exchange_;  // while an answer is under way
 
   boost::asio::steady_timer watchdog_;

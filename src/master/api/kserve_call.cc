@@ -47,7 +47,8 @@ KserveCall::KserveCall(KservePath path, Serving& serving, const KserveHttpOption
 void KserveCall::Start() {
   exchange_->OnGone([self = shared_from_this()](const absl::Status& reason) {
     self->gone_ = true;
-    self->exchange_->record().error = Message(reason);
+    // The first reason is the real one: a client that was given up is also too slow.
+    if (self->exchange_->record().error.empty()) self->exchange_->record().error = Message(reason);
     if (const auto generation = self->generation_) generation->Cancel(reason);
   });
   if (call_.body.size() <= kInlineBodyBytes) return HandleParsed(Parse());

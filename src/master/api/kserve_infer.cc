@@ -5,7 +5,6 @@
 #include <string>
 #include <utility>
 
-#include "master/api/grpc_call.h"
 #include "master/api/kserve_reply.h"
 
 namespace fathom::master {
@@ -15,12 +14,14 @@ class InferCall;
 
 class Reactor final : public grpc::ServerUnaryReactor {
  public:
-  explicit Reactor(std::shared_ptr<InferCall> call) : call_(std::move(call)) {}
+  Reactor(std::shared_ptr<InferCall> call, GrpcCalls& calls)
+      : call_(std::move(call)), entry_(calls) {}
   void OnCancel() override;
   void OnDone() override { delete this; }
 
  private:
   const std::shared_ptr<InferCall> call_;
+  const GrpcCalls::Entry entry_;
 };
 
 class InferCall final : public GenerationSink, public std::enable_shared_from_this<InferCall> {
@@ -103,10 +104,11 @@ void Reactor::OnCancel() {
 grpc::ServerUnaryReactor* StartKserveInfer(const boost::asio::any_io_executor& strand,
                                            grpc::CallbackServerContext* context, Serving& serving,
                                            KserveRequest request, const Principal& principal,
-                                           inference::ModelInferResponse* response) {
+                                           inference::ModelInferResponse* response,
+                                           GrpcCalls& calls) {
   auto call = std::make_shared<InferCall>(strand, context, serving, std::move(request), principal,
                                           response);
-  auto* reactor = new Reactor(call);  // OnDone deletes it
+  auto* reactor = new Reactor(call, calls);  // OnDone deletes it
   call->Bind(reactor);
   boost::asio::post(strand, [call] { call->Start(); });
   return reactor;

@@ -144,7 +144,7 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
   generation.priority = principal->priority_ceiling;
   generation.timeout = WithinDeadline(*context, generation.timeout);
   return StartKserveInfer(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
-                          *principal, response);
+                          *principal, response, *calls_);
 }
 
 KserveStreamReactor* KserveService::ModelStreamInfer(grpc::CallbackServerContext* context) {
@@ -153,7 +153,8 @@ KserveStreamReactor* KserveService::ModelStreamInfer(grpc::CallbackServerContext
     RecordGrpcCall("ModelStreamInfer", "", {}, principal.status(), 0, {}, context->peer());
     return RefuseKserveStream(context, principal.status());
   }
-  return StartKserveStream(boost::asio::make_strand(io_), context, *serving_, options_, *principal);
+  return StartKserveStream(boost::asio::make_strand(io_), context, *serving_, options_, *principal,
+                           streams_, *calls_);
 }
 
 }  // namespace fathom::master

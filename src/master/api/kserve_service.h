@@ -18,8 +18,11 @@ class KserveService final : public inference::GRPCInferenceService::CallbackServ
  public:
   // All outlive it; `io` runs on the I/O threads.
   KserveService(const KserveGrpcOptions& options, boost::asio::io_context& io, Serving* serving,
-                const ApiKeys* keys)
-      : options_(options), io_(io), serving_(serving), keys_(keys) {}
+                const ApiKeys* keys, GrpcCalls* calls)
+      : options_(options), io_(io), serving_(serving), keys_(keys), calls_(calls) {}
+
+  // Streams end with UNAVAILABLE when they have no request in work: at once, if idle. Any thread.
+  void Drain() { streams_.Drain(); }
 
   grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
                                        const inference::ServerLiveRequest* request,
@@ -61,6 +64,8 @@ class KserveService final : public inference::GRPCInferenceService::CallbackServ
   boost::asio::io_context& io_;
   Serving* const serving_;
   const ApiKeys* const keys_;
+  GrpcCalls* const calls_;
+  KserveStreams streams_;
 };
 
 }  // namespace fathom::master

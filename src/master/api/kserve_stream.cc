@@ -13,7 +13,6 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/api/delta_buffer.h"
-#include "master/api/grpc_call.h"
 #include "master/api/kserve_reply.h"
 #include "master/api/kserve_request.h"
 #include "master/serving/failure.h"
@@ -28,7 +27,8 @@ class StreamCall;
 
 class Reactor final : public KserveStreamReactor {
  public:
-  explicit Reactor(std::shared_ptr<StreamCall> call) : call_(std::move(call)) {}
+  Reactor(std::shared_ptr<StreamCall> call, GrpcCalls& calls)
+      : call_(std::move(call)), entry_(calls) {}
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -36,6 +36,7 @@ class Reactor final : public KserveStreamReactor {
 
  private:
   const std::shared_ptr<StreamCall> call_;
+  const GrpcCalls::Entry entry_;
 };
 
 // A request of the stream and what of its answer waits for the client.
@@ -67,23 +68,34 @@ using RequestPtr = std::shared_ptr<StreamRequest>;
 class StreamCall final : public std::enable_shared_from_this<StreamCall> {
  public:
   StreamCall(const boost::asio::any_io_executor& strand, grpc::CallbackServerContext* context,
-             Serving& serving, const KserveGrpcOptions& options, Principal principal)
+             Serving& serving, const KserveGrpcOptions& options, Principal principal,
+             KserveStreams& streams)
       : strand_(strand),
         context_(context),
         serving_(serving),
         options_(options),
         principal_(std::move(principal)),
-        peer_(context->peer()) {
+        peer_(context->peer()),
+        streams_(streams) {
     const auto& metadata = context->client_metadata();
     const auto found = metadata.find("triton_grpc_error");
     errors_end_stream_ = found != metadata.end() && found->second == "true";
   }
+  ~StreamCall() { streams_.Remove(number_); }
+  StreamCall(const StreamCall&) = delete;
+  StreamCall& operator=(const StreamCall&) = delete;
 
   const boost::asio::any_io_executor& strand() const { return strand_; }
 
   // Before Start; the reactor lives until Finish was called on it.
   void Bind(Reactor* reactor) { reactor_ = reactor; }
-  void Start() { Read(); }
+  void Start() {
+    number_ = streams_.Add([weak = weak_from_this()] {
+      const std::shared_ptr<StreamCall> self = weak.lock();
+      if (self != nullptr) boost::asio::post(self->strand_, [self] { self->Drain(); });
+    });
+    Read();
+  }
 
   void HandleRead(bool ok) {
     reading_ = false;
@@ -175,6 +187,11 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
     if (!request->ended) request->generation = std::move(generation);
   }
 
+  void Drain() {
+    draining_ = true;
+    Pump();
+  }
+
   // Ends everything; what waits is not written any more.
   void Stop(const absl::Status& status) {
     if (std::exchange(stopped_, true)) return Pump();
@@ -211,7 +228,8 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
       reactor_->StartWrite(&out_);
       return;
     }
-    if (!stopped_ && !(all_read_ && requests_.empty())) return;
+    if (!stopped_ && !((all_read_ || draining_) && requests_.empty())) return;
+    if (!stopped_ && !all_read_) status_ = absl::UnavailableError("the server is shutting down");
     std::exchange(reactor_, nullptr)->Finish(ToGrpc(status_));
   }
 
@@ -244,9 +262,11 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
   const KserveGrpcOptions options_;
   const Principal principal_;
   const std::string peer_;
+  KserveStreams& streams_;
   bool errors_end_stream_ = false;  // constant after construction
 
   // State below is touched on the strand alone.
+  uint64_t number_ = 0;                      // among the streams
   Reactor* reactor_ = nullptr;               // null once it is finished
   inference::ModelInferRequest in_;          // of the read in flight
   inference::ModelStreamInferResponse out_;  // of the write in flight
@@ -256,6 +276,7 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
   bool writing_ = false;
   bool pump_scheduled_ = false;
   bool all_read_ = false;
+  bool draining_ = false;
   bool stopped_ = false;
   absl::Status status_;
 };
@@ -299,12 +320,41 @@ class Refusal final : public KserveStreamReactor {
 
 }  // namespace
 
+void KserveStreams::Drain() {
+  std::vector<std::function<void()>> drains;
+  {
+    const std::lock_guard lock(mutex_);
+    draining_ = true;
+    for (const auto& [number, drain] : streams_) drains.push_back(drain);
+  }
+  // Not under the lock: one may hold the last reference to a stream, which then removes itself.
+  for (const auto& drain : drains) drain();
+}
+
+uint64_t KserveStreams::Add(std::function<void()> drain) {
+  bool draining = false;
+  uint64_t number = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    draining = draining_;
+    number = next_++;
+    streams_.emplace(number, drain);
+  }
+  if (draining) drain();
+  return number;
+}
+
+void KserveStreams::Remove(uint64_t stream) {
+  const std::lock_guard lock(mutex_);
+  streams_.erase(stream);
+}
+
 KserveStreamReactor* StartKserveStream(const boost::asio::any_io_executor& strand,
                                        grpc::CallbackServerContext* context, Serving& serving,
-                                       const KserveGrpcOptions& options,
-                                       const Principal& principal) {
-  auto call = std::make_shared<StreamCall>(strand, context, serving, options, principal);
-  auto* reactor = new Reactor(call);  // OnDone deletes it
+                                       const KserveGrpcOptions& options, const Principal& principal,
+                                       KserveStreams& streams, GrpcCalls& calls) {
+  auto call = std::make_shared<StreamCall>(strand, context, serving, options, principal, streams);
+  auto* reactor = new Reactor(call, calls);  // OnDone deletes it
   call->Bind(reactor);
   boost::asio::post(strand, [call] { call->Start(); });
   return reactor;

@@ -57,7 +57,8 @@ OpenAiCall::OpenAiCall(OpenAiKind kind, Serving& serving, const OpenAiOptions& o
 void OpenAiCall::Start() {
   exchange_->OnGone([self = shared_from_this()](const absl::Status& reason) {
     self->gone_ = true;
-    self->exchange_->record().error = Message(reason);
+    // The first reason is the real one: a client that was given up is also too slow.
+    if (self->exchange_->record().error.empty()) self->exchange_->record().error = Message(reason);
     self->CancelAll(reason);
   });
   if (call_.body.size() <= kInlineBodyBytes) {

@@ -52,8 +52,7 @@ Generation::~Generation() = default;
 void Generation::Start() {
   started_ns_ = services_.clock->MonotonicNs();
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
-  ServingMetrics::Get().accepted.Increment();
-  ServingMetrics::Get().in_flight.Increment();
+  ServingMetrics::Get().generations->Begin();
   absl::StatusOr<Admission::Ticket> ticket = services_.admission->Enter();
   if (!ticket.ok()) return End(ticket.status());
   ticket_ = *std::move(ticket);
@@ -351,15 +350,13 @@ void Generation::End(const absl::Status& status) {
   deadline_timer_.cancel();
   retry_timer_.cancel();
   ServingMetrics& metrics = ServingMetrics::Get();
-  metrics.in_flight.Decrement();
   RecordTimes(status.ok());
   metrics.prompt_tokens.Increment(usage_.prompt_tokens);
   metrics.cached_tokens.Increment(usage_.cached_tokens);
   metrics.completion_tokens.Increment(usage_.completion_tokens);
-  (status.ok()                 ? metrics.ended_ok
-   : absl::IsCancelled(status) ? metrics.ended_cancelled
-                               : metrics.ended_error)
-      .Increment();
+  metrics.generations->End(status.ok()                 ? GenerationOutcome::kOk
+                           : absl::IsCancelled(status) ? GenerationOutcome::kCancelled
+                                                       : GenerationOutcome::kError);
   std::exchange(sink_, nullptr)->OnEnd(status, usage_);
 }
 

@@ -17,9 +17,10 @@ const std::vector<double>& TokenBuckets() {
   return kBuckets;
 }
 
-prometheus::Counter& Ended(const char* outcome) {
-  return AddCounter("fathom_master_generations_total", "Generations that ended, by outcome",
-                    {{"outcome", outcome}});
+std::shared_ptr<GenerationTally> AddTally() {
+  auto tally = std::make_shared<GenerationTally>();
+  AddCollectable(tally);
+  return tally;
 }
 
 }  // namespace
@@ -39,16 +40,11 @@ ServingMetrics::ServingMetrics()
                                "Tokens of prompts that came from a prefix cache")),
       completion_tokens(
           AddCounter("fathom_master_completion_tokens_total", "Tokens of completions")),
-      accepted(AddCounter("fathom_master_generations_accepted_total",
-                          "Generations that began; all of them end, by outcome, or are in flight")),
-      ended_ok(Ended("ok")),
-      ended_cancelled(Ended("cancelled")),
-      ended_error(Ended("error")),
+      generations(AddTally()),
       workers_lost(AddCounter("fathom_master_attempts_lost_total",
                               "Attempts that ended because their worker was lost")),
       rejections(AddCounter("fathom_master_attempts_rejected_total",
                             "Attempts that a worker did not take on")),
-      in_flight(AddGauge("fathom_master_requests_in_flight", "Requests that wait or run")),
       queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")) {}
 
 ServingMetrics& ServingMetrics::Get() {

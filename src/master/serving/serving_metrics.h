@@ -2,8 +2,10 @@
 
 // What serving measures. Registered once; any thread.
 
-#include "absl/time/time.h"
+#include <memory>
+
 #include "common/metrics.h"
+#include "master/serving/generation_tally.h"
 
 namespace fathom::master {
 
@@ -18,14 +20,9 @@ class ServingMetrics {
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& cached_tokens;
   prometheus::Counter& completion_tokens;
-  // Those that began: those that ended, of any outcome, and those in flight.
-  prometheus::Counter& accepted;
-  prometheus::Counter& ended_ok;
-  prometheus::Counter& ended_cancelled;
-  prometheus::Counter& ended_error;
+  const std::shared_ptr<GenerationTally> generations;
   prometheus::Counter& workers_lost;
   prometheus::Counter& rejections;
-  prometheus::Gauge& in_flight;
   prometheus::Gauge& queue_length;
 };
 
