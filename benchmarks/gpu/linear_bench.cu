@@ -1,7 +1,7 @@
 // How near the skinny linear kernels come to the memory's read rate, beside cuBLASLt, in CUDA
 // graphs over cold weights.
 //
-//   fathom-linear-bench [--m 1,2,4] [--shapes 8b|7b|70b|all] [--sweep] [--quick] [--json FILE]
+//   fathom-gpu-linear-bench [--m 1,2,4] [--shapes 8b|7b|70b|all] [--sweep] [--quick] [--json FILE]
 
 #include <algorithm>
 #include <cmath>
@@ -16,14 +16,12 @@ namespace {
 
 using kernels::cuda::CompleteSkinnyPlan;
 using kernels::cuda::IsValidSkinnyPlan;
-using kernels::cuda::kSkinnySharedAlone;
-using kernels::cuda::kSkinnySharedPaired;
 using kernels::cuda::PlanSkinny;
 using kernels::cuda::SkinnyPlan;
 using kernels::cuda::SkinnyShapeOf;
 
 constexpr char kUsage[] =
-    "fathom-linear-bench: skinny linear kernels against the memory's read rate and cuBLASLt\n"
+    "fathom-gpu-linear-bench: skinny linear kernels against the memory's read rate and cuBLASLt\n"
     "  --m LIST       counts of tokens, default 1,2,4,8,16,32,64\n"
     "  --shapes SET   8b (default), 7b, 70b or all\n"
     "  --sweep        also try other plans for every shape and print the best\n"
@@ -89,8 +87,7 @@ const char* NameOf(Mode mode) {
 std::string Describe(const SkinnyPlan& plan) {
   std::ostringstream out;
   out << "rows " << plan.tile_rows << " boxes " << plan.boxes << " stages " << plan.stages
-      << " blocks " << plan.blocks << (plan.split ? " split" : " whole") << " prefetch "
-      << plan.prefetch << " lead " << plan.trigger_lead;
+      << " blocks " << plan.blocks << (plan.split ? " split" : " whole");
   return out.str();
 }
 
@@ -139,8 +136,7 @@ bool RunShapes(LinearWorkload& work, const Options& options, const std::vector<S
         const std::string plan =
             mode == Mode::kLibrary
                 ? ""
-                : Describe(PlanSkinny(tokens, shape.n, shape.k, work.num_multiprocessors(),
-                                      mode == Mode::kProgrammatic));
+                : Describe(PlanSkinny(tokens, shape.n, shape.k, work.num_multiprocessors()));
         report.Add(Json("shape", shape, tokens, NameOf(mode), seconds, shape.Bytes(), rate, plan));
       }
       const double error = std::max(work.Error(shape, tokens, Mode::kProgrammatic),
@@ -164,13 +160,12 @@ class Sweep {
  public:
   Sweep(LinearWorkload& work, const Shape& shape, int32_t tokens, double rate)
       : work_(work), shape_(shape), tokens_(tokens), rate_(rate) {
-    best_ = PlanSkinny(tokens, shape.n, shape.k, work.num_multiprocessors(), true);
+    best_ = PlanSkinny(tokens, shape.n, shape.k, work.num_multiprocessors());
     default_seconds_ = best_seconds_ = Time(best_);
   }
 
   void Run() {
     const int32_t max_rows = SkinnyShapeOf(tokens_).MaxTileRows();
-    const SkinnyPlan start = best_;
     for (const bool split : {false, true}) {
       for (int32_t tile_rows = 8; tile_rows <= max_rows; tile_rows += 8) {
         // Of the many heights close to each other, those that cut the rows evenly.
@@ -180,35 +175,20 @@ class Sweep {
         if (split ? tile_rows % 16 != 0 : tiles / (waves * blocks) < 0.8 && tiles > blocks / 2) {
           continue;
         }
-        Try({.tile_rows = tile_rows,
-             .split = split,
-             .prefetch = start.prefetch,
-             .trigger_lead = start.trigger_lead},
-            kSkinnySharedPaired);
+        Try({.tile_rows = tile_rows, .split = split});
       }
     }
     for (const int32_t boxes : {1, 2, 4, 8, 16}) {
-      for (const int32_t budget : {kSkinnySharedPaired, kSkinnySharedAlone}) {
-        SkinnyPlan plan = best_;
-        plan.boxes = boxes;
-        plan.stages = 0;
-        Try(plan, budget);
-      }
+      SkinnyPlan plan = best_;
+      plan.boxes = boxes;
+      plan.stages = 0;
+      Try(plan);
     }
     const int32_t full = best_.stages;
     for (const int32_t stages : {full - 1, full - 2, full / 2}) {
       SkinnyPlan plan = best_;
       plan.stages = stages;
-      if (stages > 0) Try(plan, kSkinnySharedAlone);
-    }
-    const int32_t unit = best_.boxes * best_.tile_rows * 128;
-    for (const int32_t prefetch_kb : {0, 32, 64, 128, 256}) {
-      for (const int32_t lead_kb : {0, 32, 96, 100000}) {
-        SkinnyPlan plan = best_;
-        plan.prefetch = prefetch_kb * 1024 / unit;
-        plan.trigger_lead = lead_kb * 1024 / unit;
-        Try(plan, kSkinnySharedAlone);
-      }
+      if (stages > 0) Try(plan);
     }
   }
 
@@ -228,9 +208,8 @@ class Sweep {
   double Time(const SkinnyPlan& plan) {
     return work_.TimeShape(shape_, tokens_, Mode::kProgrammatic, &plan, 1.5e9, 5);
   }
-  void Try(SkinnyPlan plan, int32_t budget) {
-    plan =
-        CompleteSkinnyPlan(plan, tokens_, shape_.n, shape_.k, work_.num_multiprocessors(), budget);
+  void Try(SkinnyPlan plan) {
+    plan = CompleteSkinnyPlan(plan, tokens_, shape_.n, shape_.k, work_.num_multiprocessors());
     if (!IsValidSkinnyPlan(plan, tokens_, shape_.n, shape_.k)) return;
     const double seconds = Time(plan);
     ++tried_;

@@ -109,9 +109,7 @@ TEST_F(CudaLinearTest, SkinnyEveryPlan) {
           for (const int32_t stages : {1, 2, 5}) {
             SkinnyPlan plan = {
                 .tile_rows = tile_rows, .boxes = boxes, .stages = stages, .split = split};
-            plan.prefetch = plans % 3 * 2;
-            plan.trigger_lead = plans % 2 * 100;
-            plan = CompleteSkinnyPlan(plan, rows, c.n, c.k, 5 + plans % 128, kSkinnySharedAlone);
+            plan = CompleteSkinnyPlan(plan, rows, c.n, c.k, 5 + plans % 128);
             if (!IsValidSkinnyPlan(plan, rows, c.n, c.k)) continue;
             ++plans;
             SCOPED_TRACE(testing::Message()
@@ -146,8 +144,7 @@ TEST_F(CudaLinearTest, ProgrammaticChainEqualsSerialOne) {
     DeviceBuffer buffers[2] = {DeviceBuffer(bytes), DeviceBuffer(bytes)};
     const auto run = [&](bool programmatic, bool split) {
       SkinnyPlan plan = {.tile_rows = split ? 64 : 8, .split = split};
-      plan = CompleteSkinnyPlan(plan, rows, kWidth, kWidth, 132, kSkinnySharedPaired);
-      plan.prefetch = 2;
+      plan = CompleteSkinnyPlan(plan, rows, kWidth, kWidth, 132);
       for (int layer = 0; layer < kLayers; ++layer) {
         LinearArgs args = problem.args();
         if (layer > 0) args.x = buffers[(layer + 1) % 2].data();
@@ -197,8 +194,8 @@ TEST_F(CudaLinearTest, SkinnyRefusesWhatItCannotDo) {
   LinearProblem many({.rows = 65, .n = 64, .k = 64}, 1);
   EXPECT_EQ(Skinny(many, false), cudaErrorInvalidValue);
   LinearProblem good({.rows = 1, .n = 64, .k = 640}, 1);
-  const SkinnyPlan plan = CompleteSkinnyPlan({.tile_rows = 64, .boxes = 2, .split = true}, 1, 64,
-                                             640, 132, kSkinnySharedPaired);
+  const SkinnyPlan plan =
+      CompleteSkinnyPlan({.tile_rows = 64, .boxes = 2, .split = true}, 1, 64, 640, 132);
   EXPECT_EQ(LaunchSkinnyLinear(good.args(), good.weight(), plan, nullptr, 0, {}, stream_),
             cudaErrorInvalidValue);
 }

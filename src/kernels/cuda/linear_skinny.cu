@@ -330,7 +330,7 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
   const Kernel kernel = args.dtype == DType::kBF16 ? KernelFor<__nv_bfloat16>(plan.tokens)
                                                    : KernelFor<__half>(plan.tokens);
   error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSkinnySharedAlone);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSkinnySharedBytes);
   if (error != cudaSuccess) return error;
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared);
@@ -354,8 +354,8 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
   if (args.rows < 1 || args.rows > kSkinnyRowsMax || weight.rows < 1 || weight.cols < 1) {
     return cudaErrorInvalidValue;
   }
-  const SkinnyPlan plan = PlanSkinny(args.rows, weight.rows, weight.cols,
-                                     options.num_multiprocessors, options.programmatic);
+  const SkinnyPlan plan =
+      PlanSkinny(args.rows, weight.rows, weight.cols, options.num_multiprocessors);
   return LaunchSkinnyLinear(args, weight, plan, workspace, workspace_bytes, options, stream);
 }
 

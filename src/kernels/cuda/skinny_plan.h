@@ -25,10 +25,8 @@ inline constexpr int32_t kSkinnyStagesMax = 16;
 inline constexpr size_t kSkinnyCounterBytes = 1024;  // one 32-bit counter a block
 inline constexpr size_t kSkinnyPartialBytesMax = 64 * 128 * sizeof(float);
 
-// What a block may ask for if it is alone on its multiprocessor, and if two share one: the next
-// kernel's blocks can only fill their rings while this one's still run if both fit.
-inline constexpr int32_t kSkinnySharedAlone = 227 * 1024;
-inline constexpr int32_t kSkinnySharedPaired = 113 * 1024;
+// All of a multiprocessor's: a block is alone on it.
+inline constexpr int32_t kSkinnySharedBytes = 227 * 1024;
 
 struct SkinnyPlan {
   int32_t tokens = 0;     // rows of x as the tensor cores see them: 8, 16, 32 or 64
@@ -38,9 +36,7 @@ struct SkinnyPlan {
   int32_t tiles = 0;
   int32_t units_per_tile = 0;
   int32_t blocks = 0;
-  bool split = false;        // equal runs of units instead of whole tiles
-  int32_t prefetch = 0;      // units asked into L2 ahead of the ring
-  int32_t trigger_lead = 0;  // units before its last load when a block lets dependents launch
+  bool split = false;  // equal runs of units instead of whole tiles
 };
 
 // Warps form `row_groups` groups over the rows of a tile; the warps of a group share out the
@@ -119,13 +115,12 @@ FATHOM_HOST_DEVICE constexpr int32_t SkinnyPartialSlot(int64_t units, int32_t bl
 // Fills in what follows from rows, N, K and the plan's tile_rows, split and, where they are given
 // (not 0), boxes and stages.
 SkinnyPlan CompleteSkinnyPlan(SkinnyPlan plan, int32_t rows, int32_t n, int32_t k,
-                              int32_t num_multiprocessors, int32_t shared_budget);
+                              int32_t num_multiprocessors);
 
 // Whether the kernel can run the plan on this shape.
 bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t k);
 
-// The plan for rows in [1, kSkinnyRowsMax]. `programmatic`: the launch may overlap its neighbours.
-SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
-                      bool programmatic);
+// The plan for rows in [1, kSkinnyRowsMax].
+SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors);
 
 }  // namespace fathom::kernels::cuda

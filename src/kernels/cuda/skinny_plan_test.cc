@@ -40,25 +40,21 @@ std::vector<Shape> Shapes() {
 TEST(SkinnyPlanTest, FitsEveryShape) {
   for (const Shape& shape : Shapes()) {
     for (int32_t rows = 1; rows <= kSkinnyRowsMax; ++rows) {
-      for (const bool programmatic : {false, true}) {
-        SCOPED_TRACE(testing::Message() << rows << ": " << shape.n << " x " << shape.k);
-        const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, programmatic);
-        ASSERT_TRUE(IsValidSkinnyPlan(plan, rows, shape.n, shape.k));
-        ASSERT_LE(SkinnyLayoutOf(plan).bytes,
-                  programmatic ? kSkinnySharedPaired : kSkinnySharedAlone);
-        ASSERT_LE(plan.blocks, kMultiprocessors);
-        const size_t parts =
-            plan.split ? sizeof(float) * 2 * plan.blocks * rows * plan.tile_rows : 0;
-        ASSERT_LE(kSkinnyCounterBytes + parts, SkinnyWorkspaceBytes());
-        ASSERT_LE(plan.blocks * sizeof(uint32_t), kSkinnyCounterBytes);
-      }
+      SCOPED_TRACE(testing::Message() << rows << ": " << shape.n << " x " << shape.k);
+      const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors);
+      ASSERT_TRUE(IsValidSkinnyPlan(plan, rows, shape.n, shape.k));
+      ASSERT_LE(SkinnyLayoutOf(plan).bytes, kSkinnySharedBytes);
+      ASSERT_LE(plan.blocks, kMultiprocessors);
+      const size_t parts = plan.split ? sizeof(float) * 2 * plan.blocks * rows * plan.tile_rows : 0;
+      ASSERT_LE(kSkinnyCounterBytes + parts, SkinnyWorkspaceBytes());
+      ASSERT_LE(plan.blocks * sizeof(uint32_t), kSkinnyCounterBytes);
     }
   }
 }
 
 TEST(SkinnyPlanTest, ManyUnitsFillTheRing) {
   for (const int32_t rows : {1, 8, 16, 32, 64}) {
-    const SkinnyPlan plan = PlanSkinny(rows, 28672, 4096, kMultiprocessors, true);
+    const SkinnyPlan plan = PlanSkinny(rows, 28672, 4096, kMultiprocessors);
     EXPECT_GE(plan.stages, 3);
     EXPECT_GE(plan.stages * SkinnyLayoutOf(plan).x_offset, 48 * 1024) << rows;
     EXPECT_EQ(plan.blocks, kMultiprocessors);
@@ -70,7 +66,7 @@ TEST(SkinnyPlanTest, FewTokensDoNotSplitAnEightBillionModel) {
   const Shape shapes[] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
   for (const Shape& shape : shapes) {
     for (const int32_t rows : {1, 4, 8}) {
-      const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, true);
+      const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors);
       EXPECT_FALSE(plan.split) << shape.n << " x " << shape.k;
       EXPECT_GE(plan.blocks, 120) << shape.n << " x " << shape.k;
     }
@@ -80,8 +76,8 @@ TEST(SkinnyPlanTest, FewTokensDoNotSplitAnEightBillionModel) {
 TEST(SkinnyPlanTest, BoxesLieAtMultiplesOfTheSwizzle) {
   for (const int32_t tokens : {8, 16, 32, 64}) {
     for (int32_t tile_rows = 8; tile_rows <= SkinnyShapeOf(tokens).MaxTileRows(); tile_rows += 8) {
-      const SkinnyPlan plan = CompleteSkinnyPlan({.tile_rows = tile_rows}, tokens, 4096, 4096,
-                                                 kMultiprocessors, kSkinnySharedPaired);
+      const SkinnyPlan plan =
+          CompleteSkinnyPlan({.tile_rows = tile_rows}, tokens, 4096, 4096, kMultiprocessors);
       const SkinnyLayout layout = SkinnyLayoutOf(plan);
       EXPECT_EQ(layout.box_bytes % 1024, 0);
       EXPECT_EQ(layout.x_offset % 1024, 0);
@@ -137,7 +133,7 @@ TEST(SkinnyPlanTest, PartsDoNotCollide) {
 }
 
 TEST(SkinnyPlanTest, RefusesWhatDoesNotFit) {
-  const SkinnyPlan good = PlanSkinny(1, 4096, 4096, kMultiprocessors, true);
+  const SkinnyPlan good = PlanSkinny(1, 4096, 4096, kMultiprocessors);
   ASSERT_TRUE(IsValidSkinnyPlan(good, 1, 4096, 4096));
   EXPECT_FALSE(IsValidSkinnyPlan(good, 9, 4096, 4096));
   EXPECT_FALSE(IsValidSkinnyPlan(good, 1, 8192, 4096));

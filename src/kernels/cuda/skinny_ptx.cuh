@@ -82,12 +82,6 @@ __device__ inline void CopyBox(uint32_t to, const CUtensorMap* map, int32_t colu
       : "memory");
 }
 
-__device__ inline void PrefetchBox(const CUtensorMap* map, int32_t column, int32_t row) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map),
-               "r"(column), "r"(row)
-               : "memory");
-}
-
 // Waits until every kernel ahead in the stream has ended and its writes are visible.
 __device__ inline void WaitForPredecessors() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 

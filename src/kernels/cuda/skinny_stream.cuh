@@ -103,7 +103,6 @@ class SkinnyProducer {
     const SkinnyPlan& plan = params_.plan;
     SkinnyCursor cursor(plan, blockIdx.x);
     const int32_t units = cursor.left;
-    const int32_t trigger = max(units - 1 - plan.trigger_lead, 0);
     const int32_t early = min(units, plan.stages);
     ptx::PrefetchTensorMap(&params_.weight);
     ptx::PrefetchTensorMap(&params_.x);
@@ -112,11 +111,9 @@ class SkinnyProducer {
     for (int32_t i = 0; i < early; ++i) {
       ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
       LoadWeights(cursor, i);
-      if (i == trigger) ptx::LetDependentsLaunch();
+      if (i + 1 == units) ptx::LetDependentsLaunch();
       cursor.Advance(plan);
     }
-    SkinnyCursor ahead = cursor;
-    for (int32_t i = 0; i < plan.prefetch && ahead.left > 0; ++i) Prefetch(ahead);
     ptx::WaitForPredecessors();
     SkinnyCursor behind(plan, blockIdx.x);
     for (int32_t i = 0; i < early; ++i) {
@@ -130,8 +127,7 @@ class SkinnyProducer {
       ptx::ArriveExpecting(FullBarrier(layout_, slot.index), layout_.stage_bytes);
       LoadWeights(cursor, slot.index);
       LoadX(cursor, slot.index);
-      if (plan.prefetch > 0 && ahead.left > 0) Prefetch(ahead);
-      if (i == trigger) ptx::LetDependentsLaunch();
+      if (i + 1 == units) ptx::LetDependentsLaunch();
       cursor.Advance(plan);
       slot.Advance(plan.stages);
     }
@@ -153,14 +149,6 @@ class SkinnyProducer {
                    &params_.x, (cursor.unit * boxes + box) * kSkinnyBoxColumns, 0,
                    FullBarrier(layout_, slot));
     }
-  }
-  __device__ void Prefetch(SkinnyCursor& ahead) {
-    const int32_t boxes = params_.plan.boxes;
-    for (int32_t box = 0; box < boxes; ++box) {
-      ptx::PrefetchBox(&params_.weight, (ahead.unit * boxes + box) * kSkinnyBoxColumns,
-                       ahead.tile * params_.plan.tile_rows);
-    }
-    ahead.Advance(params_.plan);
   }
 
   const SkinnyParams& params_;
