@@ -221,18 +221,14 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
       __shared__ bool last_to_arrive;
       const int32_t first_worker = partition.Owner(first_chunk + row.begin);
       const int32_t last_worker = partition.Owner(first_chunk + row.end - 1);
-      __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
-        const int32_t arrived = atomicAdd(workspace.arrivals + first_worker, 1);
+        const int32_t arrived = CountArrival(workspace.arrivals + first_worker);
         last_to_arrive = arrived == last_worker - first_worker;
         if (last_to_arrive) workspace.arrivals[first_worker] = 0;
       }
       __syncthreads();
-      if (last_to_arrive) {
-        __threadfence();
-        CombineWorkers<T, kDim>(workspace, first_worker, last_worker, to);
-      }
+      if (last_to_arrive) CombineWorkers<T, kDim>(workspace, first_worker, last_worker, to);
     }
     if (row.end >= num_chunks) break;
   }

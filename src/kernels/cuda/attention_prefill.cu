@@ -6,8 +6,8 @@
 // kRowTiles rows each and walk over the keys together, one step of kKeys positions at a time, while
 // cp.async brings in the next step. Scores and weights never leave the registers.
 
-#include "kernels/cuda/attention_device.cuh"
 #include "kernels/cuda/attention_kernels.h"
+#include "kernels/cuda/attention_tile.cuh"
 
 namespace fathom::kernels::cuda {
 namespace {
@@ -33,26 +33,6 @@ struct Shape {
   static constexpr int32_t kTileBytes = kKeys * kRowBytes;
   static constexpr int32_t kStageBytes = 2 * kTileBytes;
   static constexpr int32_t kSharedBytes = kQueryBytes + 2 * kStageBytes;
-};
-
-// Rows of one sequence and kv head.
-struct Tile {
-  SequenceSpan span;
-  int32_t kv_head = 0;
-  int32_t group = 0;
-  int32_t first_row = 0;
-  int32_t num_rows = 0;  // that are not padding
-  KeyRange keys;         // that any of the rows sees
-
-  __device__ int32_t Position(int32_t row) const {
-    return span.context_len + (first_row + row) / group;
-  }
-  // Of a row in [tokens, heads, head_dim].
-  __device__ int64_t Offset(int32_t row, int32_t heads, int32_t head_dim) const {
-    const int32_t query = (first_row + row) / group;
-    const int32_t head = kv_head * group + (first_row + row) % group;
-    return ((span.first_token + query) * static_cast<int64_t>(heads) + head) * head_dim;
-  }
 };
 
 // Brings keys and values of a step to shared memory.
@@ -304,32 +284,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   // Shared, for the registers are full.
   __shared__ Tile tile;
   WaitForPredecessor();
-  const int32_t group = args.num_q_heads / args.kv.num_kv_heads;
-  int32_t index = 0;
-  SequencePieces found;
-  const bool has_work = FindSequence<kThreads>(
-      args.sequences, args.num_sequences,
-      [&](const SequenceSpan& span) { return PrefillTiles(span, group, S::kRows); },
-      [&](int32_t total) {
-        // From the end, where the tiles are that see most keys: the longest must not start last.
-        index = total - 1 - static_cast<int32_t>(blockIdx.y);
-        return index;
-      },
-      found);
-  if (!has_work) return;
-  if (threadIdx.x == 0) {
-    tile.span = args.sequences[found.sequence];
-    tile.kv_head = static_cast<int32_t>(blockIdx.x);
-    tile.group = group;
-    tile.first_row = (index - found.before) * S::kRows;
-    tile.num_rows = min(tile.span.query_len * group - tile.first_row, S::kRows);
-    tile.keys = {VisibleKeys(tile.Position(0), args.window).first,
-                 tile.Position(tile.num_rows - 1)};
-  }
-  __syncthreads();
-  // Every row sees all of a step between these.
-  const int32_t seen_from = VisibleKeys(tile.Position(tile.num_rows - 1), args.window).first;
-  const int32_t seen_to = tile.Position(0);
+  if (!FindTile<kThreads, S::kRows>(args, tile)) return;
+  const KeyRange seen = tile.SeenByAll(args.window);
 
   const uint32_t queries = SharedAddress(DynamicShared());
   const uint32_t stages = queries + S::kQueryBytes;
@@ -350,7 +306,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     CopyAsyncCommit();
     loader.PublishOffsets();
     const int32_t begin = step * S::kKeys;
-    const bool masked = begin < seen_from || begin + S::kKeys - 1 > seen_to;
+    const bool masked = begin < seen.first || begin + S::kKeys - 1 > seen.last;
     state.Add(queries + warp_rows * S::kRowBytes, stages + step % 2 * S::kStageBytes, tile,
               args.window, begin, masked, scale_log2);
   }

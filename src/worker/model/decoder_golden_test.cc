@@ -55,9 +55,16 @@ double KlDivergence(const float* golden, const float* ours, int32_t vocab) {
   return kl;
 }
 
+// Tensor cores take the probabilities of attention rounded to the storage type, which the CPU keeps
+// in FP32: on the GPU a little more is lost.
+double Tolerance(DType dtype, BackendKind backend) {
+  const bool rounds_more = backend == BackendKind::kCuda && dtype != DType::kF32;
+  return kernels::LogitTolerance(dtype) * (rounds_more ? 1.25 : 1);
+}
+
 // The worst row of `ours` against `golden`, both [rows, vocab].
 void ExpectClose(const std::vector<float>& ours, const std::vector<float>& golden, int32_t vocab,
-                 DType dtype) {
+                 DType dtype, BackendKind backend) {
   ASSERT_EQ(ours.size(), golden.size());
   double worst = 0;
   double worst_kl = 0;
@@ -72,7 +79,7 @@ void ExpectClose(const std::vector<float>& ours, const std::vector<float>& golde
     worst = std::max(worst, difference / highest);
     worst_kl = std::max(worst_kl, KlDivergence(&golden[row], &ours[row], vocab));
   }
-  EXPECT_LE(worst, kernels::LogitTolerance(dtype));
+  EXPECT_LE(worst, Tolerance(dtype, backend));
   EXPECT_LE(worst_kl, kernels::LogitKlTolerance(dtype));
   testing::Test::RecordProperty("worst", std::to_string(worst));
 }
@@ -127,7 +134,7 @@ TEST_P(DecoderGoldenTest, MatchesTransformersHoweverTheTokensArrive) {
       harness.Reset();
       const auto slot = static_cast<int32_t>(way % ModelHarness::kMaxSequences);
       ExpectClose(Feed(harness, golden, slot, ways[way]), golden.logits,
-                  harness.config().vocab_size, dtype);
+                  harness.config().vocab_size, dtype, std::get<2>(GetParam()));
     }
   }
 }
