@@ -104,7 +104,7 @@ __global__ __launch_bounds__(kSamplingThreads, 2) void SampleRows(SamplingArgs a
   // All blocks must run before one writes into another's shared memory.
   cluster.sync();
   RowShared* first = cluster.map_shared_rank(shared, 0);
-  StreamRow<T>(view, PlanOf(row, filters, shared->noise), begin, end, rank, shared, first,
+  StreamRow<T>(view, FindsOf(row, filters), begin, end, rank, shared, first,
                RowTables(first, args.vocab));
   cluster.sync();
   if (rank == 0) FinishRow<T>(args, index, filters, tables, blocks, shared);

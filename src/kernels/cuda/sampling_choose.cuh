@@ -13,7 +13,7 @@
 
 namespace fathom::kernels::cuda {
 
-// What a row asks for, as bits, which cost one register.
+// What a row asks for.
 enum RowFilter : uint32_t {
   kGreedy = 1,
   kTopK = 2,
@@ -27,15 +27,13 @@ __device__ inline uint32_t FiltersOf(const SamplingRow& row, int32_t vocab) {
          (row.min_p > 0 ? kMinP : 0);
 }
 
-__device__ inline StreamPlan PlanOf(const SamplingRow& row, uint32_t filters,
-                                    const NoiseSource& noise) {
-  StreamPlan plan;
-  if (filters != 0) plan.finds |= kFindKeys;
-  if ((filters & (kTopP | kTopK)) == kTopP) plan.finds |= kFindMasses;
-  if ((filters & (kGreedy | kTopK)) == 0) plan.finds |= kFindWinner;
-  if (row.num_logprobs >= 0) plan.finds |= kFindRaw;
-  plan.mass_scale = kLog2E * noise.inverse_temperature;
-  return plan;
+__device__ inline uint32_t FindsOf(const SamplingRow& row, uint32_t filters) {
+  uint32_t finds = 0;
+  if (filters != 0) finds |= kFindKeys;
+  if ((filters & (kTopP | kTopK)) == kTopP) finds |= kFindMasses;
+  if ((filters & (kGreedy | kTopK)) == 0) finds |= kFindWinner;
+  if (row.num_logprobs >= 0) finds |= kFindRaw;
+  return finds;
 }
 
 template <typename T>
@@ -56,18 +54,16 @@ class RowChooser {
     if (best <= kMaskedKey) return -1;
     if (Has(kGreedy)) return LowestWith(static_cast<uint32_t>(best));
 
-    max_ = LogitOfKey(static_cast<uint32_t>(best));
-    scale_ = kLog2E * shared_->noise.inverse_temperature;
-    floor_ = Has(kMinP) ? __fadd_rn(max_, __fmul_rn(row_.temperature, logf(row_.min_p))) : kNegInf;
+    SetLimits(LogitOfKey(static_cast<uint32_t>(best)));
     uint64_t low = kFirstAllowed;
     if (Has(kTopK)) {
       const uint32_t key = KthGroupKey(groups().keys, NumGroups(shared_->view.vocab), row_.top_k);
       low = Larger(low, static_cast<uint64_t>(key) << 32);
     } else {
       if (Has(kTopP)) wanted_ = GroupsMass() * static_cast<double>(row_.top_p);
-      if (winner.logit >= floor_ && WithinTopP(winner)) return winner.id;
-      low =
-          Larger(Larger(OrderOf(winner.logit, winner.id) + 1, OrderOf(floor_, -1)), LeastOfTopP());
+      if (winner.logit >= shared_->floor && WithinTopP(winner)) return winner.id;
+      low = Larger(Larger(OrderOf(winner.logit, winner.id) + 1, OrderOf(shared_->floor, -1)),
+                   LeastOfTopP());
     }
     int32_t count = Collect<T>(shared_->view, groups().keys, low, shared_);
     if (count > kMaxCandidates && Has(kTopK)) {
@@ -87,7 +83,18 @@ class RowChooser {
 
   __device__ static uint64_t Larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-  __device__ float Weight(float logit) const { return exp2f((logit - max_) * scale_); }
+  __device__ void SetLimits(float greatest) {
+    if (threadIdx.x == 0) {
+      shared_->greatest = greatest;
+      shared_->floor =
+          Has(kMinP) ? __fadd_rn(greatest, __fmul_rn(row_.temperature, logf(row_.min_p))) : kNegInf;
+    }
+    __syncthreads();
+  }
+
+  __device__ float Weight(float logit) const {
+    return exp2f((logit - shared_->greatest) * shared_->noise.weight_scale);
+  }
 
   __device__ int32_t LowestWith(uint32_t key) {
     uint64_t best = 0;
@@ -136,8 +143,10 @@ class RowChooser {
     const double spared = (1 - static_cast<double>(row_.top_p)) *
                           (wanted_ / fmax(static_cast<double>(row_.top_p), 1e-30)) /
                           shared_->view.vocab;
-    const float least = max_ + row_.temperature * (logf(static_cast<float>(spared)) - 0.01F);
-    return OrderOf(fminf(least - 1e-6F * fabsf(least), max_), -1) & ~uint64_t{0xFFFFFFFFU};
+    const float least =
+        shared_->greatest + row_.temperature * (logf(static_cast<float>(spared)) - 0.01F);
+    return OrderOf(fminf(least - 1e-6F * fabsf(least), shared_->greatest), -1) &
+           ~uint64_t{0xFFFFFFFFU};
   }
 
   __device__ int32_t ChooseOfCandidates(int32_t count) {
@@ -161,7 +170,7 @@ class RowChooser {
       const float logit = LogitOfOrder(shared_->candidates[i]);
       const bool kept = i == 0 || !Has(kTopP) || before < wanted_;
       if (Has(kTopP)) before += static_cast<double>(Weight(logit));
-      if (!kept || logit < floor_) break;
+      if (!kept || logit < shared_->floor) break;
       const int32_t id = IdOfOrder(shared_->candidates[i]);
       const Philox4x32 draws =
           SamplingDraws(source.seed, source.choice, source.position, static_cast<uint32_t>(id) / 4);
@@ -194,11 +203,11 @@ class RowChooser {
     if (Has(kTopK) && Has(kTopP)) {
       wanted_ = MassFrom(low) * static_cast<double>(row_.top_p);
     }
-    low = Larger(low, OrderOf(floor_, -1));
+    low = Larger(low, OrderOf(shared_->floor, -1));
     const NoiseSource& source = shared_->noise;
     for (;;) {
       NoiseSearch search(source);
-      VisitQuads<T>(shared_->view, groups().keys, low, [&](int32_t id, const float(&x)[4]) {
+      VisitQuads<T, 1>(shared_->view, groups().keys, low, [&](int32_t id, const float(&x)[4]) {
         float left[4];
         for (int32_t j = 0; j < 4; ++j) left[j] = OrderOf(x[j], id + j) >= low ? x[j] : kNegInf;
         search.Consider(id, left);
@@ -213,9 +222,6 @@ class RowChooser {
   const SamplingRow& row_;
   const uint32_t filters_;
   RowShared* const shared_;
-  float max_ = 0;
-  float scale_ = 0;
-  float floor_ = kNegInf;
   double wanted_ = 0;  // the weight that top-p keeps
 };
 

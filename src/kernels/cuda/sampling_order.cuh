@@ -48,13 +48,14 @@ struct NoisyToken {
   int32_t id = -1;
 };
 
-// What a row's noise is made of.
+// What a row's weights and noise are made of.
 struct NoiseSource {
   uint64_t seed;
   uint32_t choice;
   uint32_t position;
   double exact_inverse;       // of the temperature
   float inverse_temperature;  // the same, but finite, or differences of zero would become NaN
+  float weight_scale;         // a weight is 2^((logit - greatest) * weight_scale)
 };
 
 // By logit / temperature + noise. The difference is taken before the division, in double, so that
@@ -96,6 +97,7 @@ __device__ V BlockReduce(V value, V* scratch, Op op) {
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
   __syncthreads();
   value = scratch[0];
+#pragma unroll 4
   for (int32_t i = 1; i < kSamplingWarps; ++i) value = op(value, scratch[i]);
   __syncthreads();
   return value;
@@ -120,6 +122,7 @@ __device__ inline NoisyToken BlockBest(NoisyToken best, double inverse_temperatu
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = best;
   __syncthreads();
   best = scratch[0];
+#pragma unroll 1
   for (int32_t i = 1; i < kSamplingWarps; ++i) {
     if (Beats(scratch[i], best, inverse_temperature)) best = scratch[i];
   }

@@ -41,7 +41,9 @@ struct RowShared {
   NoisyToken cluster_tokens[kMaxClusterBlocks];
   uint32_t cluster_bad[kMaxClusterBlocks];
   NoiseSource noise;
-  RowView view;  // here it costs no registers
+  RowView view;  // here it costs no registers; so do the next
+  float greatest;
+  float floor;  // of min-p
   uint32_t histogram[256];
   int32_t count;
   int32_t digit;
@@ -151,10 +153,10 @@ __device__ inline void AdjustQuad(const RowView& view, int32_t id, uint32_t allo
 
 // Calls fn(id, x) with every warp's quads of the groups that may hold an order of `low` or more,
 // all lanes of a warp at once, until fn returns false in all of them. Which warp visits what is
-// fixed. From the row's end, since that is what the first pass left in the cache.
-template <typename T, typename Fn>
+// fixed. kBatch groups are in flight together. From the row's end, since that is what the first
+// pass left in the cache.
+template <typename T, int32_t kBatch = 2, typename Fn>
 __device__ void VisitQuads(const RowView& view, const uint32_t* group_keys, uint64_t low, Fn fn) {
-  constexpr int32_t kBatch = 2;
   const int32_t lane = threadIdx.x % 32;
   const int32_t warp = threadIdx.x / 32;
   const int32_t groups = NumGroups(view.vocab);

@@ -13,6 +13,7 @@
 
 namespace fathom::kernels::cuda {
 
+// What the pass is to find, as bits, which cost one register.
 enum StreamFind : uint32_t {
   kFindKeys = 1,    // the adjusted groups' greatest logits
   kFindMasses = 2,  // and weights
@@ -20,15 +21,11 @@ enum StreamFind : uint32_t {
   kFindRaw = 8,     // the raw groups' greatest logits and weights
 };
 
-struct StreamPlan {
-  uint32_t finds = 0;    // of StreamFind
-  float mass_scale = 0;  // a weight is 2^((logit - greatest) * mass_scale)
-};
-
 // Into shared memory, where it costs no registers. One thread calls it, a barrier follows.
 __device__ inline void SetNoise(const SamplingRow& row, NoiseSource* noise) {
   const double exact = row.temperature > 0 ? 1 / static_cast<double>(row.temperature) : 0;
-  *noise = {row.seed, row.choice, row.position, exact, static_cast<float>(fmin(exact, 1e30))};
+  const auto inverse = static_cast<float>(fmin(exact, 1e30));
+  *noise = {row.seed, row.choice, row.position, exact, inverse, kLog2E * inverse};
 }
 
 // One thread's search for the winner. Noise costs two logarithms, so it is computed only where a
@@ -101,13 +98,13 @@ __device__ inline float GroupMass(const float (&x)[4], uint32_t key, float scale
 
 // One warp's group: id is the lane's first.
 template <typename T>
-__device__ void StreamGroup(const RowView& view, const StreamPlan& plan, const RowTables& tables,
-                            int32_t group, int32_t id, uint32_t allowed, float (&x)[4], bool* bad,
-                            NoiseSearch* search) {
+__device__ void StreamGroup(const RowView& view, uint32_t finds, float weight_scale,
+                            const RowTables& tables, int32_t group, int32_t id, uint32_t allowed,
+                            float (&x)[4], bool* bad, NoiseSearch* search) {
 #pragma unroll
   for (int32_t j = 0; j < 4; ++j) *bad |= !(x[j] < -kNegInf);
   const bool first_lane = threadIdx.x % 32 == 0;
-  if ((plan.finds & kFindRaw) != 0) {
+  if ((finds & kFindRaw) != 0) {
     const uint32_t key = GroupKey(x);
     const float mass = GroupMass(x, key, kLog2E);
     if (first_lane) {
@@ -116,15 +113,15 @@ __device__ void StreamGroup(const RowView& view, const StreamPlan& plan, const R
     }
   }
   if (view.mask != nullptr || view.edited != nullptr) AdjustQuad(view, id, allowed, x);
-  if ((plan.finds & kFindKeys) != 0) {
+  if ((finds & kFindKeys) != 0) {
     const uint32_t key = GroupKey(x);
     if (first_lane) tables.adjusted().keys[group] = key;
-    if ((plan.finds & kFindMasses) != 0) {
-      const float mass = GroupMass(x, key, plan.mass_scale);
+    if ((finds & kFindMasses) != 0) {
+      const float mass = GroupMass(x, key, weight_scale);
       if (first_lane) tables.adjusted().masses[group] = mass;
     }
   }
-  if ((plan.finds & kFindWinner) != 0) search->Consider(id, x);
+  if ((finds & kFindWinner) != 0) search->Consider(id, x);
 }
 
 // Whether any block met NaN or +infinity.
@@ -137,7 +134,7 @@ __device__ inline bool AnyBad(const RowShared& first, int32_t blocks) {
 // The groups [begin, end) by this block. `first`, `first_tables`: the shared memory of the
 // cluster's first block.
 template <typename T>
-__device__ void StreamRow(const RowView& view, const StreamPlan& plan, int32_t begin, int32_t end,
+__device__ void StreamRow(const RowView& view, uint32_t finds, int32_t begin, int32_t end,
                           int32_t rank, RowShared* own, RowShared* first,
                           const RowTables& first_tables) {
   constexpr int32_t kBatch = 4;
@@ -163,14 +160,14 @@ __device__ void StreamRow(const RowView& view, const StreamPlan& plan, int32_t b
 #pragma unroll
     for (int32_t u = 0; u < kBatch; ++u) {
       if (g + u >= end) break;
-      StreamGroup<T>(view, plan, first_tables, g + u, id + u * kGroup, allowed[u], x[u], &bad,
-                     &search);
+      StreamGroup<T>(view, finds, own->noise.weight_scale, first_tables, g + u, id + u * kGroup,
+                     allowed[u], x[u], &bad, &search);
     }
-    if ((plan.finds & kFindWinner) != 0) search.ShareInWarp();
+    if ((finds & kFindWinner) != 0) search.ShareInWarp();
   }
   const bool any_bad = __syncthreads_or(bad) != 0;
   if (threadIdx.x == 0) first->cluster_bad[rank] = any_bad ? 1 : 0;
-  if ((plan.finds & kFindWinner) != 0) {
+  if ((finds & kFindWinner) != 0) {
     const NoisyToken best = BlockBest(search.best(), own->noise.exact_inverse, own->tokens);
     if (threadIdx.x == 0) first->cluster_tokens[rank] = best;
   }

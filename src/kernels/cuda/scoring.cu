@@ -26,11 +26,9 @@ __global__ __launch_bounds__(kSamplingThreads, 2) void ScoreRows(ScoringArgs arg
   const int32_t begin = min(rank * share, groups);
   const int32_t end = min(begin + share, groups);
   const RowView raw = RawView<T>(args.logits, row.logit_row, args.vocab);
-  StreamPlan plan;
-  plan.finds = kFindRaw;
   cluster.sync();
   RowShared* first = cluster.map_shared_rank(shared, 0);
-  StreamRow<T>(raw, plan, begin, end, rank, shared, first, RowTables(first, args.vocab));
+  StreamRow<T>(raw, kFindRaw, begin, end, rank, shared, first, RowTables(first, args.vocab));
   cluster.sync();
   if (rank != 0) return;
 
