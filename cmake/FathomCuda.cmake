@@ -11,6 +11,9 @@ if(FATHOM_CUDA)
   endif()
   set(CMAKE_CUDA_ARCHITECTURES 90a)
   enable_language(CUDA)
+  # CMake 3.25 marks this target deprecated whether or not it is there, and CUDA 13 no longer brings it.
+  add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+  find_package(CUDAToolkit REQUIRED)
   # CMake 3.25 does not know how to ask nvcc for C++20.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")

@@ -83,13 +83,19 @@ void AddUpCommand(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command->add_option("--grpc-port", cluster.grpc_port, "gRPC port; 0 is any free one")
       ->capture_default_str();
-  command->add_option("--device", cluster.device, "cpu or cuda")
+  command->add_option("--device", cluster.device, "cpu, cuda or cuda:N, the Nth GPU")
       ->capture_default_str()
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+      ->check(CLI::Validator(
+          [](const std::string& device) {
+            const bool known = device == "cpu" || device == "cuda" || device.starts_with("cuda:");
+            return known ? std::string() : "is not cpu, cuda or cuda:N";
+          },
+          "DEVICE"));
   command->add_option("--backend", cluster.backend, "ref or fast; default the worker's")
       ->check(CLI::IsMember({"ref", "fast"}));
-  command->add_option("--dtype", cluster.dtype, "bf16, f32 or auto; default as the weights are")
-      ->check(CLI::IsMember({"bf16", "f32", "auto"}));
+  command
+      ->add_option("--dtype", cluster.dtype, "bf16, f16, f32 or auto; default as the weights are")
+      ->check(CLI::IsMember({"bf16", "f16", "f32", "auto"}));
   command->add_flag("--open", cluster.open, "Ask for no key (loopback only)");
   AddStateDirFlag(*command, flags->state_dir);
   command->callback(

@@ -11,11 +11,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/device_memory.h"
+#include "kernels/device_queue.h"
 #include "kernels/op_args.h"
 #include "kernels/tensor_view.h"
 
@@ -45,6 +48,31 @@ class Backend : protected MemoryAllocator {
   // Results do not depend on how tokens are batched or chunked.
   virtual bool batch_invariant() const = 0;
 
+  // Before the first call on a thread other than the one that made it.
+  virtual absl::Status BindThread() { return absl::OkStatus(); }
+  // What a device that runs behind its caller's back offers besides; null where operations have
+  // ended when they return.
+  virtual DeviceQueue* queue() { return nullptr; }
+  // Whether activations can be stored as `dtype`.
+  virtual bool Stores(DType dtype) const { return dtype == DType::kF32 || dtype == DType::kBF16; }
+  // The type a matrix is packed as for activations of type `compute`: a checkpoint's BF16 may stay
+  // what it is, since that loses nothing.
+  virtual DType MatrixDType(DType compute, bool all_bf16) const {
+    return all_bf16 ? DType::kBF16 : compute;
+  }
+  // How many rows a step of `rows` sequences that all decode computes: more than it needs, so that
+  // few sizes are ever replayed.
+  virtual int32_t PaddedRows(int32_t rows) const { return rows; }
+  // Runs `record`, which only calls operations. A device that can keeps what they launched and
+  // repeats that for the same key, without running `record`: whatever its operations depend on
+  // besides device memory must be told by the key.
+  virtual absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) {
+    (void)key;
+    return record();
+  }
+
+  // Bytes of the device's own memory that can still be allocated; none where it is the process's.
+  virtual absl::StatusOr<std::optional<int64_t>> FreeBytes() { return std::nullopt; }
   // Zeroed, aligned to 64 bytes. ResourceExhausted when there is not enough.
   virtual absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) = 0;
   virtual absl::Status CopyFromHost(void* device, const void* host, size_t bytes) = 0;
@@ -52,7 +80,7 @@ class Backend : protected MemoryAllocator {
   virtual absl::Status Synchronize() = 0;
 
   // Stacks `parts` ([rows_i, cols] each, host memory, F32, F16 or BF16) into one matrix and packs
-  // it as `dtype` (F32 or BF16). The parts are not needed afterwards.
+  // it as `dtype`, which the backend stores. The parts are not needed afterwards.
   absl::StatusOr<std::unique_ptr<PackedMatrix>> PackMatrix(std::span<const TensorView> parts,
                                                            DType dtype);
 
@@ -65,10 +93,12 @@ class Backend : protected MemoryAllocator {
   absl::Status GatherRows(const GatherRowsArgs& args);
   absl::Status Cast(const CastArgs& args);
   absl::Status CopyBlocks(const CopyBlocksArgs& args);
+  absl::Status Scatter(const ScatterArgs& args);
   // `weight` was packed by this backend.
   absl::Status Linear(const LinearArgs& args, const PackedMatrix& weight);
 
  private:
+  absl::Status CheckStored(DType dtype) const;
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> DoPackMatrix(
       std::span<const TensorView> parts, int32_t rows, int32_t cols, DType dtype) = 0;
   virtual absl::Status DoEmbedding(const EmbeddingArgs& args) = 0;
@@ -80,6 +110,7 @@ class Backend : protected MemoryAllocator {
   virtual absl::Status DoGatherRows(const GatherRowsArgs& args) = 0;
   virtual absl::Status DoCast(const CastArgs& args) = 0;
   virtual absl::Status DoCopyBlocks(const CopyBlocksArgs& args) = 0;
+  virtual absl::Status DoScatter(const ScatterArgs& args) = 0;
   virtual absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) = 0;
 };
 

@@ -11,7 +11,7 @@ absl::Status Bad(const char* op, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat(op, ": ", what));
 }
 
-bool IsFloat(DType t) { return t == DType::kF32 || t == DType::kBF16; }
+bool IsFloat(DType t) { return t == DType::kF32 || t == DType::kBF16 || t == DType::kF16; }
 
 #define REQUIRE_ARG(op, condition) \
   if (!(condition)) return Bad(op, "needs " #condition)
@@ -113,6 +113,13 @@ absl::Status CheckArgs(const CopyBlocksArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status CheckArgs(const ScatterArgs& args) {
+  constexpr auto kOp = "Scatter";
+  REQUIRE_ARG(kOp, args.count >= 0);
+  REQUIRE_ARG(kOp, args.out != nullptr && args.indices != nullptr && args.values != nullptr);
+  return absl::OkStatus();
+}
+
 absl::Status CheckArgs(const LinearArgs& args) {
   constexpr auto kOp = "Linear";
   REQUIRE_ARG(kOp, args.rows >= 0);
@@ -130,7 +137,7 @@ absl::Status CheckMatrixParts(std::span<const TensorView> parts, DType dtype) {
     REQUIRE_ARG(kOp, part.data != nullptr && part.rank == 2);
     REQUIRE_ARG(kOp, part.shape[1] == parts[0].shape[1]);
     REQUIRE_ARG(kOp, part.shape[0] > 0 && part.shape[1] > 0 && part.shape[1] <= kMaxRowDim);
-    REQUIRE_ARG(kOp, IsFloat(part.dtype) || part.dtype == DType::kF16);
+    REQUIRE_ARG(kOp, IsFloat(part.dtype));
     rows += part.shape[0];
   }
   REQUIRE_ARG(kOp, rows <= std::numeric_limits<int32_t>::max() / 2);

@@ -25,6 +25,7 @@ absl::Status CheckArgs(const SiluMulArgs& args);
 absl::Status CheckArgs(const GatherRowsArgs& args);
 absl::Status CheckArgs(const CastArgs& args);
 absl::Status CheckArgs(const CopyBlocksArgs& args);
+absl::Status CheckArgs(const ScatterArgs& args);
 absl::Status CheckArgs(const LinearArgs& args);
 absl::Status CheckMatrixParts(std::span<const TensorView> parts, DType dtype);
 

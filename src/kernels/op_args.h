@@ -2,8 +2,8 @@
 
 // Arguments of every device operation: plain structs, a shape at every pointer. All pointers are
 // device memory. Dense row-major unless a stride is named. `dtype` is the type activations are
-// stored in (F32 or BF16); arithmetic accumulates in FP32 and rounds when it stores. Plain enough
-// for nvcc.
+// stored in (F32, BF16 or, where the backend stores it, F16); arithmetic accumulates in FP32 and
+// rounds when it stores. Plain enough for nvcc.
 
 #include <cstdint>
 
@@ -97,6 +97,7 @@ struct PagedAttentionArgs {
   KvCacheView kv;
   int32_t num_sequences = 0;
   int32_t num_tokens = 0;
+  int32_t max_query_len = 0;  // the longest query_len; 0: not known
   int32_t num_q_heads = 0;
   int32_t window = 0;  // 0: none
   float scale = 1;
@@ -136,6 +137,14 @@ struct CopyBlocksArgs {
   const int32_t* sources = nullptr;       // [count]
   const int32_t* destinations = nullptr;  // [count]
   int64_t block_bytes = 0;
+  int32_t count = 0;
+};
+
+// out[indices[i]] = values[i]; no index comes twice.
+struct ScatterArgs {
+  int32_t* out = nullptr;
+  const int32_t* indices = nullptr;  // [count]
+  const int32_t* values = nullptr;   // [count]
   int32_t count = 0;
 };
 

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/dtype.h"
+
 namespace fathom::kernels {
 
 // One distinct token of a slot's history.
@@ -29,7 +31,7 @@ struct SamplingRow {
   float presence_penalty;
   float frequency_penalty;
   float repetition_penalty;    // 1: off
-  const int32_t* bias_tokens;  // [num_bias]
+  const int32_t* bias_tokens;  // [num_bias], distinct
   const float* bias_values;    // [num_bias]
   int32_t num_bias;
   int32_t num_banned;
@@ -47,18 +49,19 @@ inline constexpr uint8_t kRowNotFinite = 1;    // NaN or +infinity among the log
 inline constexpr uint8_t kRowNoCandidate = 2;  // masks leave no token
 
 struct SamplingArgs {
-  const float* logits;  // [num_logit_rows, vocab]; not changed
+  const void* logits;  // [num_logit_rows, vocab] of logits_dtype; not changed
   int32_t num_logit_rows;
   int32_t vocab;
   const SamplingRow* rows;  // [num_rows]
   int32_t num_rows;
-  int32_t max_logprobs;  // width of the top_* outputs
-  int32_t* slot_tokens;  // [slots] gets the chosen token (0 where the status is not ok)
-  int32_t* tokens;       // [num_rows] out
-  uint8_t* status;       // [num_rows] out
-  float* logprobs;       // [num_rows] out, log-softmax of the raw logits
-  int32_t* top_tokens;   // [num_rows, max_logprobs] out, best first
-  float* top_logprobs;   // [num_rows, max_logprobs] out
+  int32_t max_logprobs;              // width of the top_* outputs
+  int32_t* slot_tokens;              // [slots] gets the chosen token (0 where the status is not ok)
+  int32_t* tokens;                   // [num_rows] out
+  uint8_t* status;                   // [num_rows] out
+  float* logprobs;                   // [num_rows] out, log-softmax of the raw logits
+  int32_t* top_tokens;               // [num_rows, max_logprobs] out, best first
+  float* top_logprobs;               // [num_rows, max_logprobs] out
+  DType logits_dtype = DType::kF32;  // or kBF16, on the GPU alone
 };
 
 // Log-probabilities of given tokens.
@@ -69,16 +72,17 @@ struct ScoringRow {
 };
 
 struct ScoringArgs {
-  const float* logits;  // [num_logit_rows, vocab]
+  const void* logits;  // [num_logit_rows, vocab] of logits_dtype
   int32_t num_logit_rows;
   int32_t vocab;
   const ScoringRow* rows;  // [num_rows]
   int32_t num_rows;
   int32_t max_logprobs;
-  uint8_t* status;      // [num_rows] out: kRowOk or kRowNotFinite
-  float* logprobs;      // [num_rows] out
-  int32_t* top_tokens;  // [num_rows, max_logprobs] out
-  float* top_logprobs;  // [num_rows, max_logprobs] out
+  uint8_t* status;                   // [num_rows] out: kRowOk or kRowNotFinite
+  float* logprobs;                   // [num_rows] out
+  int32_t* top_tokens;               // [num_rows, max_logprobs] out
+  float* top_logprobs;               // [num_rows, max_logprobs] out
+  DType logits_dtype = DType::kF32;  // or kBF16, on the GPU alone
 };
 
 }  // namespace fathom::kernels

@@ -7,7 +7,9 @@
 #include <optional>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "common/version.h"
 
@@ -43,9 +45,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model-name", flags.model_name,
                  "Name it is served under (default: the folder's)");
   app.add_option("--id", flags.id, "Stable name of this worker (default: the host's)");
-  app.add_option("--device", flags.device, "cpu (default) or cuda");
+  app.add_option("--device", flags.device, "cpu (default), cuda or cuda:N, the Nth GPU");
   app.add_option("--backend", flags.backend, "fast (default) or ref, the naive oracle");
-  app.add_option("--dtype", flags.dtype, "bf16, f32 or auto (default: as stored)");
+  app.add_option("--dtype", flags.dtype, "bf16, f16 (on a GPU), f32 or auto (default: as stored)");
   app.add_option("--kv-cache-bytes", flags.kv_cache_bytes,
                  "Memory of the KV cache (default: a part of what is free)");
   app.add_option("--max-context", flags.max_context,
@@ -124,6 +126,19 @@ absl::Status CheckRange(absl::string_view key, int64_t value, int64_t low, int64
 
 }  // namespace
 
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& text) {
+  DeviceChoice choice;
+  if (text == "cpu") return choice;
+  choice.cuda = true;
+  absl::string_view rest = text;
+  if (!absl::ConsumePrefix(&rest, "cuda") ||
+      (!rest.empty() && (!absl::ConsumePrefix(&rest, ":") ||
+                         !absl::SimpleAtoi(rest, &choice.ordinal) || choice.ordinal < 0))) {
+    return Wrong("device", absl::StrCat("'", text, "' is not cpu, cuda or cuda:N"));
+  }
+  return choice;
+}
+
 ExitCode ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:
@@ -170,10 +185,9 @@ absl::Status FillDefaults(config::Config& config, const std::string& master_node
   if (worker.masters().empty()) {
     return Wrong("masters", "no master was given (--master, MASTER_NODE)");
   }
-  if (worker.device() == "cuda") return Wrong("device", "this build has no CUDA backend");
-  RETURN_IF_ERROR(CheckOneOf("device", worker.device(), {"cpu"}));
+  RETURN_IF_ERROR(ParseDevice(worker.device()).status());
   RETURN_IF_ERROR(CheckOneOf("backend", worker.backend(), {"ref", "fast"}));
-  RETURN_IF_ERROR(CheckOneOf("dtype", worker.dtype(), {"auto", "bf16", "f32"}));
+  RETURN_IF_ERROR(CheckOneOf("dtype", worker.dtype(), {"auto", "bf16", "f16", "f32"}));
   RETURN_IF_ERROR(CheckRange("kv_cache_bytes", worker.kv_cache_bytes(), 0, int64_t{1} << 46));
   RETURN_IF_ERROR(CheckRange("max_context", worker.max_context(), 0, 1 << 24));
   RETURN_IF_ERROR(CheckRange("max_sequences", worker.max_sequences(), 1, 1 << 16));

@@ -2,6 +2,7 @@
 
 // The command line of fathom-worker: a configuration file, and flags that override it.
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,13 @@ enum ExitCode : int {
 };
 
 ExitCode ExitCodeOf(const absl::Status& status);
+
+// The configuration's `device`: "cpu", "cuda" or "cuda:N".
+struct DeviceChoice {
+  bool cuda = false;
+  int32_t ordinal = 0;
+};
+absl::StatusOr<DeviceChoice> ParseDevice(const std::string& text);
 
 struct CommandLine {
   config::Config config;  // the worker's part with every default filled in

@@ -71,7 +71,7 @@ TEST(CommandLineTest, WhatCannotBeIsNamed) {
     return std::string(Message(status));
   };
   EXPECT_THAT(message({"--device", "tpu"}), HasSubstr("worker.device"));
-  EXPECT_THAT(message({"--device", "cuda"}), HasSubstr("worker.device"));
+  EXPECT_THAT(message({"--device", "cuda:x"}), HasSubstr("worker.device"));
   EXPECT_THAT(message({"--backend", "slow"}), HasSubstr("worker.backend"));
   EXPECT_THAT(message({"--dtype", "f8"}), HasSubstr("worker.dtype"));
   EXPECT_THAT(message({"--max-sequences", "-1"}), HasSubstr("worker.max_sequences"));

@@ -12,6 +12,7 @@
 #include "common/status_macros.h"
 #include "common/version.h"
 #include "text/text.h"
+#include "worker/command_line.h"
 #include "worker/memory_budget.h"
 #include "worker/model/kv_plan.h"
 #include "worker/model/model.h"
@@ -26,14 +27,22 @@ constexpr int64_t kOvercommit = 2;
 constexpr int32_t kMinLogitRows = 256;
 // A cache too small for a sequence of that many tokens is no cache.
 constexpr int32_t kMinSequenceTokens = 512;
+// What a GPU's memory must still hold once the KV cache has its place: graphs, lists of penalties,
+// the driver's own.
+constexpr int64_t kDeviceReserveBytes = int64_t{2} << 30;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
-ModelOptions ModelOptionsOf(const config::Worker& config) {
+absl::StatusOr<ModelOptions> ModelOptionsOf(const config::Worker& config) {
   ModelOptions options;
+  ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(config.device()));
   options.path = config.model_path();
   if (config.dtype() == "bf16") options.compute_dtype = DType::kBF16;
   if (config.dtype() == "f32") options.compute_dtype = DType::kF32;
+  if (config.dtype() == "f16") options.compute_dtype = DType::kF16;
   options.backend = config.backend() == "ref" ? BackendKind::kRef : BackendKind::kFast;
+  if (device.cuda) options.backend = BackendKind::kCuda;
+  options.device_ordinal = device.ordinal;
+  options.max_sequences = config.max_sequences();
   options.threads = config.threads();
   options.batch_invariant = config.batch_invariant();
   options.max_step_tokens = config.step_tokens();
@@ -42,8 +51,12 @@ ModelOptions ModelOptionsOf(const config::Worker& config) {
   return options;
 }
 
-absl::StatusOr<int64_t> KvBytes(const config::Worker& config) {
+absl::StatusOr<int64_t> KvBytes(const config::Worker& config, Model& model) {
   if (config.kv_cache_bytes() > 0) return config.kv_cache_bytes();
+  if (model.backend() != nullptr) {
+    ASSIGN_OR_RETURN(const std::optional<int64_t> device_bytes, model.backend()->FreeBytes());
+    if (device_bytes) return std::max<int64_t>(0, *device_bytes - kDeviceReserveBytes);
+  }
   ASSIGN_OR_RETURN(const int64_t free_bytes, FreeMemoryBytes());
   return KvBudgetBytes(free_bytes);
 }
@@ -108,7 +121,7 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   auto tokenizer_loading = std::async(std::launch::async, [path = config.model_path()] {
     return text::Tokenizer::FromDirectory(path);
   });
-  const ModelOptions model_options = ModelOptionsOf(config);
+  ASSIGN_OR_RETURN(const ModelOptions model_options, ModelOptionsOf(config));
   absl::StatusOr<std::unique_ptr<Model>> loaded = device.load(model_options);
   auto tokenizer = tokenizer_loading.get();
   RETURN_IF_ERROR(loaded.status());
@@ -116,7 +129,7 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   std::unique_ptr<Model> model = *std::move(loaded);
   const ModelConfig model_config = model->config();
 
-  ASSIGN_OR_RETURN(const int64_t kv_bytes, KvBytes(config));
+  ASSIGN_OR_RETURN(const int64_t kv_bytes, KvBytes(config, *model));
   const int32_t max_context =
       ContextOf(config, model_config.max_context, model->kv_spec(), kv_bytes);
   ASSIGN_OR_RETURN(const KvPlan plan,

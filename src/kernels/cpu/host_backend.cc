@@ -62,6 +62,11 @@ absl::Status HostBackend::DoCopyBlocks(const CopyBlocksArgs& args) {
   return absl::OkStatus();
 }
 
+absl::Status HostBackend::DoScatter(const ScatterArgs& args) {
+  for (int32_t i = 0; i < args.count; ++i) args.out[args.indices[i]] = args.values[i];
+  return absl::OkStatus();
+}
+
 float LoadElement(const TensorView& tensor, int64_t index) {
   const auto* bytes = static_cast<const char*>(tensor.data) + index * SizeOf(tensor.dtype);
   if (tensor.dtype == DType::kF32) {

@@ -18,6 +18,7 @@ class HostBackend : public Backend {
   absl::Status DoGatherRows(const GatherRowsArgs& args) override;
   absl::Status DoCast(const CastArgs& args) override;
   absl::Status DoCopyBlocks(const CopyBlocksArgs& args) override;
+  absl::Status DoScatter(const ScatterArgs& args) override;
 };
 
 // The id an embedding row is read from, forced into the vocabulary: a sampler's mistake must not

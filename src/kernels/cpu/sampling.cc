@@ -228,13 +228,15 @@ bool NeedsCopy(const SamplingRow& row) {
 }  // namespace
 
 absl::Status SampleTokens(const SamplingArgs& args, SamplingScratch* scratch) {
+  if (args.logits_dtype != DType::kF32) return absl::InvalidArgumentError("logits are not FP32");
+  const auto* logits = static_cast<const float*>(args.logits);
   for (int32_t i = 0; i < args.num_rows; ++i) {
     const SamplingRow& row = args.rows[i];
     if (row.logit_row < 0 || row.logit_row >= args.num_logit_rows ||
         row.num_logprobs > args.max_logprobs) {
       return absl::InvalidArgumentError("sampling row outside of the logits");
     }
-    const std::span<const float> raw(args.logits + static_cast<size_t>(row.logit_row) * args.vocab,
+    const std::span<const float> raw(logits + static_cast<size_t>(row.logit_row) * args.vocab,
                                      args.vocab);
     int32_t token = -1;
     args.status[i] = kRowNotFinite;
@@ -267,13 +269,15 @@ absl::Status SampleTokens(const SamplingArgs& args, SamplingScratch* scratch) {
 }
 
 absl::Status ScoreTokens(const ScoringArgs& args) {
+  if (args.logits_dtype != DType::kF32) return absl::InvalidArgumentError("logits are not FP32");
+  const auto* logits = static_cast<const float*>(args.logits);
   for (int32_t i = 0; i < args.num_rows; ++i) {
     const ScoringRow& row = args.rows[i];
     if (row.logit_row < 0 || row.logit_row >= args.num_logit_rows || row.target < 0 ||
         row.target >= args.vocab || row.num_logprobs > args.max_logprobs) {
       return absl::InvalidArgumentError("scoring row outside of the logits");
     }
-    const std::span<const float> raw(args.logits + static_cast<size_t>(row.logit_row) * args.vocab,
+    const std::span<const float> raw(logits + static_cast<size_t>(row.logit_row) * args.vocab,
                                      args.vocab);
     const Peak peak = FindPeak(raw);
     args.status[i] = peak.finite ? kRowOk : kRowNotFinite;

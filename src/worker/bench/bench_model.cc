@@ -8,8 +8,6 @@
 namespace fathom::worker {
 namespace {
 
-constexpr int32_t kStepTokens = 2048;
-
 int32_t BlocksFor(int32_t tokens, int32_t block_tokens) {
   return (tokens + block_tokens - 1) / block_tokens;
 }
@@ -53,17 +51,21 @@ absl::StatusOr<std::unique_ptr<BenchModel>> BenchModel::Create(ModelOptions opti
                                                                std::span<const DecodeCase> cases,
                                                                std::span<const int32_t> prompts,
                                                                int64_t free_bytes) {
-  options.max_step_tokens = kStepTokens;
   options.max_logit_rows = 1;
   for (const DecodeCase& one : cases) {
     options.max_logit_rows = std::max(options.max_logit_rows, one.batch);
+    options.max_sequences = options.max_logit_rows;
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(options));
   ASSIGN_OR_RETURN(const KvPlan plan, PlanFor(*model, cases, prompts, free_bytes));
   RETURN_IF_ERROR(model->AllocateKv(plan));
-  std::unique_ptr<BenchModel> made(new BenchModel(std::move(model), kStepTokens));
+  std::unique_ptr<BenchModel> made(new BenchModel(std::move(model), options.max_step_tokens));
   RETURN_IF_ERROR(made->FillCache(plan));
   return made;
+}
+
+absl::Status BenchModel::Synchronize() {
+  return model_->backend() == nullptr ? absl::OkStatus() : model_->backend()->Synchronize();
 }
 
 absl::Status BenchModel::FillCache(const KvPlan& plan) {

@@ -21,9 +21,9 @@ struct DecodeCase {
 
 class BenchModel {
  public:
-  // Room for each of the cases and prompts, in turn. `options` says which model; its limits are set
-  // here. InvalidArgument for what exceeds the model's context, ResourceExhausted when
-  // `free_bytes` cannot hold the cache.
+  // Room for each of the cases and prompts, in turn. `options` says which model; its
+  // limits are set here, but for max_step_tokens. InvalidArgument for what exceeds the model's
+  // context, ResourceExhausted when `free_bytes` cannot hold the cache.
   static absl::StatusOr<std::unique_ptr<BenchModel>> Create(ModelOptions options,
                                                             std::span<const DecodeCase> cases,
                                                             std::span<const int32_t> prompts,
@@ -32,6 +32,9 @@ class BenchModel {
   const ModelConfig& config() const { return model_->config(); }
   DType kv_dtype() const { return model_->kv_spec().dtype; }
   int32_t step_tokens() const { return step_tokens_; }
+
+  // Waits for the steps that a GPU may still run.
+  absl::Status Synchronize();
 
   // One step; the same again and again, for its tokens are not kept.
   absl::Status Decode(const DecodeCase& what);

@@ -2,12 +2,14 @@
 
 #include <condition_variable>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "common/check.h"
 #include "worker/engine/executor.h"
+#include "worker/sampling/device_sampler.h"
 #include "worker/sampling/sampler.h"
 
 namespace fathom::worker {
@@ -16,9 +18,16 @@ namespace {
 class ModelExecutor final : public Executor {
  public:
   ModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences)
-      : model_(std::move(model)),
-        sampler_(max_sequences, model_->config().vocab_size),
-        thread_([this] { Run(); }) {}
+      : model_(std::move(model)), sampler_(max_sequences, model_->config().vocab_size) {
+    kernels::Backend* backend = model_->backend();
+    if (backend != nullptr && backend->queue() != nullptr) {
+      auto sampler = DeviceSampler::Create(backend, max_sequences, model_->max_logit_rows(),
+                                           model_->config().vocab_size);
+      status_ = sampler.status();
+      if (sampler.ok()) device_sampler_ = *std::move(sampler);
+    }
+    thread_ = std::thread([this] { Run(); });
+  }
 
   ~ModelExecutor() override {
     {
@@ -35,14 +44,26 @@ class ModelExecutor final : public Executor {
   }
 
   absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return done_ >= step || !status_.ok(); });
-    if (!status_.ok()) return status_;
-    return &outputs_[step % kOutputs];
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return done_ >= step || !status_.ok(); });
+      if (!status_.ok()) return status_;
+    }
+    SampleOutput* output = &outputs_[step % kOutputs];
+    if (device_sampler_ != nullptr) {
+      const absl::Status collected = device_sampler_->Collect(step, output);
+      if (!collected.ok()) {
+        const std::lock_guard lock(mutex_);
+        if (status_.ok()) status_ = collected;
+        return status_;
+      }
+    }
+    return output;
   }
 
  private:
-  static constexpr size_t kOutputs = 3;  // two steps in flight and the one being read
+  // Two steps in flight and the one being read.
+  static constexpr size_t kOutputs = DeviceSampler::kSteps;
 
   struct Command {
     const ForwardInput* forward = nullptr;  // one of the two
@@ -59,6 +80,11 @@ class ModelExecutor final : public Executor {
   }
 
   void Run() {
+    if (kernels::Backend* backend = model_->backend(); backend != nullptr) {
+      const absl::Status bound = backend->BindThread();
+      const std::lock_guard lock(mutex_);
+      if (status_.ok()) status_ = bound;
+    }
     while (true) {
       Command command;
       {
@@ -86,13 +112,18 @@ class ModelExecutor final : public Executor {
       logits_ = *logits;
       return absl::OkStatus();
     }
+    if (device_sampler_ != nullptr) {
+      return device_sampler_->Launch(command.step, *command.sample, {logits_.data, logits_.rows},
+                                     model_->slot_tokens());
+    }
     return sampler_.Run(*command.sample, logits_.data, logits_.rows, model_->slot_tokens(),
                         &outputs_[command.step % kOutputs]);
   }
 
   const std::unique_ptr<Model> model_;
-  Sampler sampler_;    // device thread
-  LogitsView logits_;  // device thread
+  Sampler sampler_;                                // device thread
+  std::unique_ptr<DeviceSampler> device_sampler_;  // instead of it, where the device samples
+  LogitsView logits_;                              // device thread
   SampleOutput outputs_[kOutputs];
 
   std::mutex mutex_;

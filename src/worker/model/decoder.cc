@@ -1,5 +1,6 @@
 #include "worker/model/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -9,6 +10,14 @@
 #include "worker/model/kv_plan.h"
 
 namespace fathom::worker {
+namespace {
+
+// Slots, positions and the rest of a token: four numbers; a sequence has a token at least.
+constexpr size_t StepBytes(size_t tokens, size_t rows) {
+  return tokens * (4 * sizeof(int32_t) + sizeof(kernels::SequenceSpan)) + rows * sizeof(int32_t);
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(std::unique_ptr<kernels::Backend> backend,
                                                          ModelConfig config,
@@ -40,12 +49,7 @@ absl::Status Decoder::AllocateScratch() {
   const size_t q_dim = static_cast<size_t>(config_.num_heads) * config_.head_dim;
   const size_t kv_dim = static_cast<size_t>(config_.num_kv_heads) * config_.head_dim;
   const std::pair<kernels::DeviceBuffer*, size_t> sizes[] = {
-      {&scratch_.token_ids, tokens * sizeof(TokenId)},
-      {&scratch_.token_slots, tokens * sizeof(int32_t)},
-      {&scratch_.positions, tokens * sizeof(int32_t)},
-      {&scratch_.kv_positions, tokens * sizeof(int32_t)},
-      {&scratch_.sequences, tokens * sizeof(kernels::SequenceSpan)},
-      {&scratch_.logit_rows, rows * sizeof(int32_t)},
+      {&scratch_.step_input, StepBytes(limits_.max_step_tokens, limits_.max_logit_rows)},
       {&scratch_.cos_sin, tokens * config_.head_dim * sizeof(float)},
       {&scratch_.embeddings, tokens * hidden * sizeof(float)},
       {&scratch_.residual, tokens * hidden * element},
@@ -76,40 +80,57 @@ std::span<TokenId> Decoder::slot_tokens() {
   return {slot_tokens_.as<TokenId>(), slot_tokens_.bytes() / sizeof(TokenId)};
 }
 
-absl::Status Decoder::Upload(const ForwardInput& input) {
-  const size_t bytes = input.token_ids.size() * sizeof(int32_t);
-  std::vector<int32_t> slots;
-  std::vector<int32_t> kv_positions;
-  std::vector<kernels::SequenceSpan> spans;
-  slots.reserve(input.token_ids.size());
-  kv_positions.reserve(input.token_ids.size());
-  spans.reserve(input.sequences.size());
+Decoder::StepShape Decoder::ShapeOf(const ForwardInput& input) const {
+  StepShape shape = {input.num_tokens(), static_cast<int32_t>(input.sequences.size()),
+                     static_cast<int32_t>(input.logit_rows.size()), 0, false};
   for (const SequenceInput& sequence : input.sequences) {
-    spans.push_back(
-        {sequence.slot, sequence.first_token, sequence.query_len, sequence.context_len});
-    for (int32_t i = 0; i < sequence.query_len; ++i) {
-      slots.push_back(sequence.slot);
-      kv_positions.push_back(sequence.context_len + i);
-    }
+    shape.max_query_len = std::max(shape.max_query_len, sequence.query_len);
   }
-  RETURN_IF_ERROR(backend_->CopyFromHost(scratch_.token_ids.data(), input.token_ids.data(), bytes));
-  RETURN_IF_ERROR(backend_->CopyFromHost(scratch_.positions.data(), input.positions.data(), bytes));
-  RETURN_IF_ERROR(backend_->CopyFromHost(scratch_.token_slots.data(), slots.data(), bytes));
-  RETURN_IF_ERROR(backend_->CopyFromHost(scratch_.kv_positions.data(), kv_positions.data(), bytes));
-  RETURN_IF_ERROR(backend_->CopyFromHost(scratch_.sequences.data(), spans.data(),
-                                         spans.size() * sizeof(kernels::SequenceSpan)));
-  return backend_->CopyFromHost(scratch_.logit_rows.data(), input.logit_rows.data(),
-                                input.logit_rows.size() * sizeof(int32_t));
+  shape.decodes = shape.max_query_len == 1 && shape.logit_rows == shape.sequences &&
+                  input.embedding_spans.empty();
+  if (!shape.decodes) return shape;
+  const int32_t padded = backend_->PaddedRows(shape.tokens);
+  if (padded > limits_.max_step_tokens || padded > limits_.max_logit_rows) return shape;
+  shape.tokens = shape.sequences = shape.logit_rows = padded;
+  return shape;
 }
 
-absl::Status Decoder::Embed(const ForwardInput& input) {
+absl::Status Decoder::Upload(const ForwardInput& input, const StepShape& shape) {
+  const auto tokens = static_cast<size_t>(shape.tokens);
+  const auto rows = static_cast<size_t>(shape.logit_rows);
+  staged_.assign(StepBytes(tokens, rows), 0);
+  const auto lay_out = [&](char* base) {
+    auto* words = reinterpret_cast<int32_t*>(base);
+    auto* sequences = reinterpret_cast<kernels::SequenceSpan*>(words + 4 * tokens);
+    auto* logit_rows = reinterpret_cast<int32_t*>(sequences + tokens);
+    return StepInput{words,      words + tokens, words + 2 * tokens, words + 3 * tokens,
+                     logit_rows, sequences};
+  };
+  const StepInput host = lay_out(staged_.data());
+  std::ranges::copy(input.token_ids, host.token_ids);
+  std::ranges::copy(input.positions, host.positions);
+  std::ranges::copy(input.logit_rows, host.logit_rows);
+  std::fill_n(host.kv_positions, tokens, -1);
+  kernels::SequenceSpan* span = host.sequences;
+  for (const SequenceInput& s : input.sequences) {
+    *span++ = {s.slot, s.first_token, s.query_len, s.context_len};
+    for (int32_t i = 0; i < s.query_len; ++i) {
+      host.token_slots[s.first_token + i] = s.slot;
+      host.kv_positions[s.first_token + i] = s.context_len + i;
+    }
+  }
+  step_ = lay_out(scratch_.step_input.as<char>());
+  return backend_->CopyFromHost(scratch_.step_input.data(), staged_.data(), staged_.size());
+}
+
+absl::Status Decoder::Embed(const ForwardInput& input, const StepShape& shape) {
   kernels::EmbeddingArgs args;
   args.out = scratch_.residual.data();
   args.table = weights_.embedding.data.data();
-  args.token_ids = scratch_.token_ids.as<int32_t>();
-  args.token_slots = scratch_.token_slots.as<int32_t>();
+  args.token_ids = step_.token_ids;
+  args.token_slots = step_.token_slots;
   args.slot_tokens = slot_tokens_.as<int32_t>();
-  args.num_tokens = input.num_tokens();
+  args.num_tokens = shape.tokens;
   args.hidden = config_.hidden_size;
   args.vocab = config_.vocab_size;
   args.dtype = dtype_;
@@ -131,9 +152,9 @@ absl::Status Decoder::Embed(const ForwardInput& input) {
   }
   kernels::RotaryTableArgs rotary;
   rotary.cos_sin = scratch_.cos_sin.as<float>();
-  rotary.positions = scratch_.positions.as<int32_t>();
+  rotary.positions = step_.positions;
   rotary.inv_freq = weights_.inv_freq.as<float>();
-  rotary.num_tokens = input.num_tokens();
+  rotary.num_tokens = shape.tokens;
   rotary.half_dim = config_.head_dim / 2;
   rotary.scale = static_cast<float>(config_.rope.attention_scale);
   return backend_->RotaryTable(rotary);
@@ -175,8 +196,8 @@ absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
   args.cos_sin = scratch_.cos_sin.as<float>();
   args.q_norm_weight = weights.q_norm.as<float>();
   args.k_norm_weight = weights.k_norm.as<float>();
-  args.token_slots = scratch_.token_slots.as<int32_t>();
-  args.kv_positions = scratch_.kv_positions.as<int32_t>();
+  args.token_slots = step_.token_slots;
+  args.kv_positions = step_.kv_positions;
   args.kv = cache_.View(layer);
   args.num_tokens = num_tokens;
   args.num_q_heads = config_.num_heads;
@@ -185,14 +206,15 @@ absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
   return backend_->RotaryKvWrite(args);
 }
 
-absl::Status Decoder::Attend(int32_t layer, const ForwardInput& input) {
+absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
   kernels::PagedAttentionArgs args;
   args.out = scratch_.attention.data();
   args.qkv = scratch_.qkv.data();
-  args.sequences = scratch_.sequences.as<kernels::SequenceSpan>();
+  args.sequences = step_.sequences;
   args.kv = cache_.View(layer);
-  args.num_sequences = static_cast<int32_t>(input.sequences.size());
-  args.num_tokens = input.num_tokens();
+  args.num_sequences = shape.sequences;
+  args.num_tokens = shape.tokens;
+  args.max_query_len = shape.max_query_len;
   args.num_q_heads = config_.num_heads;
   args.window = cache_.WindowOf(layer);
   args.scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
@@ -218,10 +240,10 @@ absl::Status Decoder::FinishLayer(int32_t layer, const Flow& flow) {
                   scratch_.branch.data(), flow.rows);
 }
 
-absl::StatusOr<Decoder::Flow> Decoder::KeepLogitRows(const ForwardInput& input) {
+absl::StatusOr<Decoder::Flow> Decoder::KeepLogitRows(const StepShape& shape) {
   kernels::GatherRowsArgs args;
-  args.indices = scratch_.logit_rows.as<int32_t>();
-  args.rows = static_cast<int32_t>(input.logit_rows.size());
+  args.indices = step_.logit_rows;
+  args.rows = shape.logit_rows;
   args.dtype = dtype_;
   args.out = scratch_.last_attention.data();
   args.x = scratch_.attention.data();
@@ -243,24 +265,33 @@ absl::StatusOr<LogitsView> Decoder::Forward(const ForwardInput& input) {
   for (const SequenceInput& sequence : input.sequences) {
     RETURN_IF_ERROR(cache_.CheckCovered(sequence));
   }
-  RETURN_IF_ERROR(Upload(input));
-  RETURN_IF_ERROR(Embed(input));
+  const StepShape shape = ShapeOf(input);
+  RETURN_IF_ERROR(Upload(input, shape));
+  if (shape.decodes) {
+    RETURN_IF_ERROR(
+        backend_->Replay(static_cast<uint64_t>(shape.tokens), [&] { return Run(input, shape); }));
+  } else {
+    RETURN_IF_ERROR(Run(input, shape));
+  }
+  return LogitsView{scratch_.logits.as<float>(), static_cast<int32_t>(input.logit_rows.size()),
+                    config_.vocab_size};
+}
 
-  Flow flow = {scratch_.residual.data(), scratch_.attention.data(), input.num_tokens()};
-  LogitsView logits = {scratch_.logits.as<float>(), static_cast<int32_t>(input.logit_rows.size()),
-                       config_.vocab_size};
+absl::Status Decoder::Run(const ForwardInput& input, const StepShape& shape) {
+  RETURN_IF_ERROR(Embed(input, shape));
+  Flow flow = {scratch_.residual.data(), scratch_.attention.data(), shape.tokens};
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
     const kernels::DeviceBuffer& norm = weights_.layers[layer].input_norm;
     RETURN_IF_ERROR(layer == 0 ? Normalize(norm, flow.residual, nullptr, flow.rows)
                                : Normalize(norm, scratch_.branch.data(), flow.residual, flow.rows));
     RETURN_IF_ERROR(WriteKv(layer, flow.rows));
-    if (layer + 1 == config_.num_layers) {
-      // Nothing reads the last layer's output but the logits.
-      if (logits.rows == 0) return logits;
-      RETURN_IF_ERROR(Attend(layer, input));
-      ASSIGN_OR_RETURN(flow, KeepLogitRows(input));
-    } else {
-      RETURN_IF_ERROR(Attend(layer, input));
+    // Nothing reads the last layer's output but the logits.
+    const bool last = layer + 1 == config_.num_layers;
+    if (last && shape.logit_rows == 0) return absl::OkStatus();
+    RETURN_IF_ERROR(Attend(layer, shape));
+    // Where all rows decode, each wants its logits, in its place.
+    if (last && !shape.decodes) {
+      ASSIGN_OR_RETURN(flow, KeepLogitRows(shape));
     }
     RETURN_IF_ERROR(FinishLayer(layer, flow));
   }
@@ -271,9 +302,7 @@ absl::StatusOr<LogitsView> Decoder::Forward(const ForwardInput& input) {
   head.rows = flow.rows;
   head.dtype = dtype_;
   head.out_dtype = DType::kF32;
-  RETURN_IF_ERROR(backend_->Linear(head, *weights_.lm_head));
-  RETURN_IF_ERROR(backend_->Synchronize());
-  return logits;
+  return backend_->Linear(head, *weights_.lm_head);
 }
 
 }  // namespace fathom::worker

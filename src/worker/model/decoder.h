@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -31,16 +32,30 @@ class Decoder final : public Model {
   absl::Status AllocateKv(const KvPlan& plan) override;
   absl::StatusOr<LogitsView> Forward(const ForwardInput& input) override;
   std::span<TokenId> slot_tokens() override;
+  int32_t max_logit_rows() const override { return limits_.max_logit_rows; }
+  kernels::Backend* backend() override { return backend_.get(); }
 
  private:
+  // What a step is told, in one piece of device memory, so that it travels in one copy.
+  struct StepInput {
+    int32_t* token_ids = nullptr;                // [tokens]
+    int32_t* token_slots = nullptr;              // [tokens]
+    int32_t* positions = nullptr;                // [tokens]
+    int32_t* kv_positions = nullptr;             // [tokens]; -1: not written
+    int32_t* logit_rows = nullptr;               // [rows]
+    kernels::SequenceSpan* sequences = nullptr;  // [sequences]
+  };
+  // Sizes of a step, padding included.
+  struct StepShape {
+    int32_t tokens = 0;
+    int32_t sequences = 0;
+    int32_t logit_rows = 0;
+    int32_t max_query_len = 0;
+    bool decodes = false;  // a token and a logit row for every sequence
+  };
   // Activations of one step; T = max_step_tokens, R = max_logit_rows.
   struct Scratch {
-    kernels::DeviceBuffer token_ids;       // [T]
-    kernels::DeviceBuffer token_slots;     // [T]
-    kernels::DeviceBuffer positions;       // [T]
-    kernels::DeviceBuffer kv_positions;    // [T]
-    kernels::DeviceBuffer sequences;       // [T]
-    kernels::DeviceBuffer logit_rows;      // [R]
+    kernels::DeviceBuffer step_input;      // StepInput, for T tokens and sequences and R rows
     kernels::DeviceBuffer cos_sin;         // [T, 2, head_dim / 2] F32
     kernels::DeviceBuffer embeddings;      // [T, hidden] F32, when the input brings some
     kernels::DeviceBuffer residual;        // [T, hidden]
@@ -64,18 +79,22 @@ class Decoder final : public Model {
   Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, DType dtype,
           const Limits& limits, DecoderWeights weights);
   absl::Status AllocateScratch();
-  absl::Status Upload(const ForwardInput& input);
-  absl::Status Embed(const ForwardInput& input);
+  StepShape ShapeOf(const ForwardInput& input) const;
+  absl::Status Upload(const ForwardInput& input, const StepShape& shape);
+  // Launches everything but what a step uploads; depends on `shape` alone where there are no
+  // embedding spans.
+  absl::Status Run(const ForwardInput& input, const StepShape& shape);
+  absl::Status Embed(const ForwardInput& input, const StepShape& shape);
   absl::Status Normalize(const kernels::DeviceBuffer& weight, const void* x, void* residual,
                          int32_t rows);
   absl::Status Multiply(const kernels::PackedMatrix& weight, const kernels::DeviceBuffer& bias,
                         const void* x, void* out, int32_t rows);
   // Projects, rotates and writes the keys and values of a layer.
   absl::Status WriteKv(int32_t layer, int32_t num_tokens);
-  absl::Status Attend(int32_t layer, const ForwardInput& input);
+  absl::Status Attend(int32_t layer, const StepShape& shape);
   // Output projection and MLP; the result is in scratch_.branch, not yet in the residual.
   absl::Status FinishLayer(int32_t layer, const Flow& flow);
-  absl::StatusOr<Flow> KeepLogitRows(const ForwardInput& input);
+  absl::StatusOr<Flow> KeepLogitRows(const StepShape& shape);
 
   const std::unique_ptr<kernels::Backend> backend_;
   const ModelConfig config_;
@@ -84,6 +103,8 @@ class Decoder final : public Model {
   const DecoderWeights weights_;
   KvCache cache_;
   Scratch scratch_;
+  StepInput step_;                     // into scratch_.step_input
+  std::vector<char> staged_;           // what goes there, while it is written
   kernels::DeviceBuffer slot_tokens_;  // [max_sequences]
 };
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -5,6 +6,9 @@
 #include "common/status_macros.h"
 #include "kernels/cpu/fast_backend.h"
 #include "kernels/cpu/ref_backend.h"
+#ifdef FATHOM_CUDA
+#include "kernels/cuda/cuda_backend.h"
+#endif
 #include "worker/model/checkpoint.h"
 #include "worker/model/decoder.h"
 #include "worker/model/model.h"
@@ -16,12 +20,23 @@ namespace {
 
 constexpr uint64_t kDummySeed = 1;
 
-absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options) {
+absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options,
+                                                                  int32_t vocab_size) {
   switch (options.backend) {
     case BackendKind::kRef:
       return kernels::cpu::CreateRefBackend();
     case BackendKind::kFast:
       return kernels::cpu::CreateFastBackend({options.threads, options.batch_invariant});
+    case BackendKind::kCuda:
+#ifdef FATHOM_CUDA
+      return kernels::cuda::CreateCudaBackend(
+          {.ordinal = options.device_ordinal,
+           .max_rows = std::max(options.max_sequences, options.max_logit_rows),
+           .max_vocab = vocab_size});
+#else
+      (void)vocab_size;
+      return absl::FailedPreconditionError("this build has no CUDA backend");
+#endif
   }
   return absl::InvalidArgumentError("unknown backend");
 }
@@ -43,14 +58,15 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   ASSIGN_OR_RETURN(ModelConfig config, options.dummy_shape.empty()
                                            ? LoadModelConfig(options.path)
                                            : ConfigOfShape(options.dummy_shape));
-  // Nothing on the CPU computes in F16; BF16 would lose what its mantissa holds.
-  const DType stored = config.dtype == DType::kF16 ? DType::kF32 : config.dtype;
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
+                   CreateBackend(options, config.vocab_size));
+  // A CPU does not compute in F16; BF16 would lose what its mantissa holds.
+  const DType stored = backend->Stores(config.dtype) ? config.dtype : DType::kF32;
   const DType dtype = options.compute_dtype.value_or(stored);
-  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+  if (!backend->Stores(dtype)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("cannot compute in ", Name(dtype), "; F32 and BF16 are implemented"));
+        absl::StrCat("the ", backend->name(), " backend does not compute in ", Name(dtype)));
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend, CreateBackend(options));
   const Decoder::Limits limits = {options.max_step_tokens, options.max_logit_rows,
                                   options.block_tokens};
   if (!options.dummy_shape.empty()) {

@@ -11,6 +11,8 @@ namespace {
 
 constexpr size_t kGroupAlignment = 4096;
 constexpr int32_t kNoBlock = -1;
+// Table entries that travel at once.
+constexpr size_t kUpdatesMax = 4096;
 
 }  // namespace
 
@@ -47,6 +49,7 @@ absl::Status KvCache::Allocate(const KvPlan& plan) {
         backend_->CopyFromHost(table.data(), host_tables_[group].data(), table.bytes()));
     tables_.push_back(std::move(table));
   }
+  ASSIGN_OR_RETURN(updates_, backend_->Allocate(2 * kUpdatesMax * sizeof(int32_t)));
   // A step copies at most one tail a sequence and group.
   const size_t copy_bytes = static_cast<size_t>(plan.max_sequences) * sizeof(BlockId);
   ASSIGN_OR_RETURN(copy_sources_, backend_->Allocate(copy_bytes));
@@ -113,14 +116,37 @@ absl::Status KvCache::CopyBlocksOf(int32_t group, const ForwardInput& input) {
   return flush();
 }
 
+absl::Status KvCache::UpdateTable(size_t group, const ForwardInput& input) {
+  // Entries that change, each once: a later update of one and the same step wins.
+  std::vector<int32_t> changed;
+  for (const BlockTableUpdate& update : input.table_updates) {
+    if (static_cast<size_t>(update.group) != group) continue;
+    const size_t at = TableIndex(update.slot, update.first_index);
+    for (int32_t i = 0; i < update.num_blocks; ++i) {
+      host_tables_[group][at + i] = input.block_ids[update.first_block + i];
+      changed.push_back(static_cast<int32_t>(at) + i);
+    }
+  }
+  std::ranges::sort(changed);
+  changed.erase(std::ranges::unique(changed).begin(), changed.end());
+  for (size_t begin = 0; begin < changed.size(); begin += kUpdatesMax) {
+    const size_t count = std::min(kUpdatesMax, changed.size() - begin);
+    std::vector<int32_t> packed(changed.begin() + static_cast<std::ptrdiff_t>(begin),
+                                changed.begin() + static_cast<std::ptrdiff_t>(begin + count));
+    for (size_t i = 0; i < count; ++i) packed.push_back(host_tables_[group][packed[i]]);
+    RETURN_IF_ERROR(
+        backend_->CopyFromHost(updates_.data(), packed.data(), packed.size() * sizeof(int32_t)));
+    RETURN_IF_ERROR(
+        backend_->Scatter({tables_[group].as<BlockId>(), updates_.as<int32_t>(),
+                           updates_.as<int32_t>() + count, static_cast<int32_t>(count)}));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status KvCache::Apply(const ForwardInput& input) {
   RETURN_IF_ERROR(CheckUpdates(input));
-  for (const BlockTableUpdate& update : input.table_updates) {
-    const BlockId* ids = input.block_ids.data() + update.first_block;
-    const size_t at = TableIndex(update.slot, update.first_index);
-    std::copy_n(ids, update.num_blocks, host_tables_[update.group].begin() + at);
-    RETURN_IF_ERROR(backend_->CopyFromHost(tables_[update.group].as<BlockId>() + at, ids,
-                                           update.num_blocks * sizeof(BlockId)));
+  for (size_t group = 0; group < spec_.groups.size() && !input.table_updates.empty(); ++group) {
+    RETURN_IF_ERROR(UpdateTable(group, input));
   }
   if (input.copies.empty()) return absl::OkStatus();
   for (size_t group = 0; group < spec_.groups.size(); ++group) {

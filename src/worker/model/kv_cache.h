@@ -41,6 +41,7 @@ class KvCache {
     int64_t index_in_group = 0;
   };
   absl::Status CheckUpdates(const ForwardInput& input) const;
+  absl::Status UpdateTable(size_t group, const ForwardInput& input);
   absl::Status CopyBlocksOf(int32_t group, const ForwardInput& input);
   char* ArenaOf(size_t group) const { return arena_.as<char>() + arena_offsets_[group]; }
   size_t TableIndex(int32_t slot, int32_t index) const {
@@ -57,6 +58,7 @@ class KvCache {
   std::vector<size_t> arena_offsets_;              // [groups]
   std::vector<kernels::DeviceBuffer> tables_;      // [groups] of [slots, max_blocks]
   std::vector<std::vector<BlockId>> host_tables_;  // the same, to check against
+  kernels::DeviceBuffer updates_;                  // [2, kUpdatesMax]: table entries, ids
   kernels::DeviceBuffer copy_sources_;
   kernels::DeviceBuffer copy_destinations_;
 };

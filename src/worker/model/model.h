@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/domain.h"
+#include "kernels/backend.h"
 #include "kernels/dtype.h"
 #include "worker/model/forward_input.h"
 #include "worker/model/kv_spec.h"
@@ -23,7 +24,7 @@
 
 namespace fathom::worker {
 
-// Backend memory; valid until the next Forward.
+// Memory of the backend, in the order of its operations; valid until the next Forward.
 struct LogitsView {
   const float* data = nullptr;  // [rows, vocab]
   int32_t rows = 0;
@@ -48,18 +49,27 @@ class Model {
   // [max_sequences] the last sampled token of each slot, in backend memory: written by the sampler,
   // read where token_ids says kTokenFromSlot. Empty before AllocateKv.
   virtual std::span<TokenId> slot_tokens() = 0;
+
+  // Rows of logits that one Forward gives at most.
+  virtual int32_t max_logit_rows() const { return 0; }
+
+  // Where it runs, for what reads the logits there; null for a model without a device.
+  virtual kernels::Backend* backend() { return nullptr; }
 };
 
 enum class BackendKind : uint8_t {
   kRef,   // naive FP32 arithmetic, the oracle; always batch-invariant
   kFast,  // vectorised CPU
+  kCuda,  // an NVIDIA GPU, in builds that have it
 };
 
 struct ModelOptions {
   std::string path;                    // a checkpoint's folder
   std::string dummy_shape;             // instead: random weights of a shape of model_shapes.h
-  std::optional<DType> compute_dtype;  // kF32 or kBF16; empty: what the checkpoint holds
+  std::optional<DType> compute_dtype;  // kF32, kBF16 or, on a GPU, kF16; empty: as stored
   BackendKind backend = BackendKind::kFast;
+  int32_t device_ordinal = 0;      // which GPU
+  int32_t max_sequences = 256;     // a step's at most, on a GPU
   int32_t threads = 0;             // 0: one a core this process may use
   bool batch_invariant = false;    // bit-equal logits whatever the batch and the chunking
   int32_t max_step_tokens = 2048;  // the most tokens one Forward may carry

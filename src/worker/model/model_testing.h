@@ -102,7 +102,10 @@ class ModelHarness {
     EXPECT_TRUE(logits.ok()) << logits.status();
     if (!logits.ok()) return {};
     EXPECT_EQ(logits->rows, static_cast<int32_t>(input.logit_rows.size()));
-    return {logits->data, logits->data + static_cast<size_t>(logits->rows) * logits->vocab};
+    std::vector<float> host(static_cast<size_t>(logits->rows) * logits->vocab);
+    EXPECT_TRUE(
+        model_->backend()->CopyToHost(host.data(), logits->data, host.size() * sizeof(float)).ok());
+    return host;
   }
 
  private:

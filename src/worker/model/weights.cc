@@ -80,15 +80,15 @@ absl::StatusOr<std::unique_ptr<kernels::PackedMatrix>> WeightReader::Matrix(
     std::span<const MatrixSource> sources) const {
   std::vector<Part> parts;
   std::vector<TensorView> views;
-  DType dtype = DType::kBF16;
+  bool all_bf16 = true;
   for (const MatrixSource& source : sources) {
     const std::array<int64_t, 2> shape = {source.rows, source.cols};
     ASSIGN_OR_RETURN(Part part, Read(source.tensor, shape, source.slice));
-    if (part.view.dtype != DType::kBF16) dtype = compute_dtype_;
+    all_bf16 &= part.view.dtype == DType::kBF16;
     parts.push_back(std::move(part));
   }
   for (const Part& part : parts) views.push_back(part.view);
-  return backend_->PackMatrix(views, dtype);
+  return backend_->PackMatrix(views, backend_->MatrixDType(compute_dtype_, all_bf16));
 }
 
 absl::StatusOr<kernels::DeviceBuffer> WeightReader::Vector(
@@ -109,7 +109,7 @@ absl::StatusOr<EmbeddingTable> WeightReader::Table(const MatrixSource& source) c
   const std::array<int64_t, 2> shape = {source.rows, source.cols};
   ASSIGN_OR_RETURN(const Part part, Read(source.tensor, shape, source.slice));
   EmbeddingTable table;
-  if (part.view.dtype == DType::kF16) {
+  if (!backend_->Stores(part.view.dtype)) {
     std::vector<float> values;
     values.reserve(static_cast<size_t>(part.view.NumElements()));
     AppendAsFloat(part.view, values);

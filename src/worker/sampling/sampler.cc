@@ -2,36 +2,15 @@
 
 #include <algorithm>
 
-#include "absl/container/flat_hash_map.h"
 #include "common/status_macros.h"
 #include "worker/sampling/params.h"
+#include "worker/sampling/token_history.h"
 
 namespace fathom::worker {
 namespace {
 
 static_assert(static_cast<uint8_t>(RowStatus::kNotFinite) == kernels::kRowNotFinite);
 static_assert(static_cast<uint8_t>(RowStatus::kNoCandidate) == kernels::kRowNoCandidate);
-
-// The distinct tokens of a choice so far, with room for every token it may still add.
-void CountHistory(const SlotSetup& setup, int32_t vocab_size,
-                  std::vector<kernels::TokenCount>* counts, int32_t* num_counts) {
-  counts->clear();
-  absl::flat_hash_map<TokenId, size_t> seen;
-  const auto at = [&](TokenId token) -> kernels::TokenCount& {
-    const auto [it, added] = seen.try_emplace(token, counts->size());
-    if (added) counts->push_back({token, 0, 0});
-    return (*counts)[it->second];
-  };
-  if (ReadsPrompt(setup.params)) {
-    for (const TokenId token : setup.prompt) at(token).in_prompt = 1;
-  }
-  for (const TokenId token : setup.output) ++at(token).in_output;
-  *num_counts = static_cast<int32_t>(counts->size());
-  const int64_t room =
-      *num_counts +
-      std::max<int64_t>(0, setup.max_output - static_cast<int64_t>(setup.output.size()));
-  counts->resize(std::min<int64_t>(room, vocab_size));
-}
 
 }  // namespace
 
@@ -65,7 +44,7 @@ void Sampler::SetUp(const SlotSetup& setup) {
   slot.row.bias_values = slot.bias_values.data();
   slot.row.num_bias = static_cast<int32_t>(slot.bias_tokens.size());
   if (ReadsOutput(p)) {
-    CountHistory(setup, vocab_size_, &slot.counts, &slot.num_counts);
+    slot.num_counts = CountHistory(setup, vocab_size_, &slot.counts);
     slot.row.counts = slot.counts.data();
     slot.row.num_counts = &slot.num_counts;
     slot.row.counts_capacity = static_cast<int32_t>(slot.counts.size());

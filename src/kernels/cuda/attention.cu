@@ -1,0 +1,73 @@
+#include <algorithm>
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_kernels.h"
+
+namespace fathom::kernels::cuda {
+namespace {
+
+bool Aligned(int64_t v) { return v % 16 == 0; }
+bool Aligned(const void* p) { return Aligned(reinterpret_cast<intptr_t>(p)); }
+
+bool FitsTensorCores(const PagedAttentionArgs& args) {
+  const KvCacheView& kv = args.kv;
+  return (args.dtype == DType::kBF16 || args.dtype == DType::kF16) &&
+         IsTensorHeadDim(kv.head_dim) && kv.block_tokens % kBlockTokensStep == 0 &&
+         args.scale > 0 && Aligned(args.out) && Aligned(args.qkv) && Aligned(kv.arena) &&
+         Aligned(kv.block_bytes) && Aligned(kv.layer_offset) && Aligned(kv.value_offset);
+}
+
+int32_t NumWorkers(int32_t head_dim, int32_t num_multiprocessors) {
+  constexpr auto kMax = static_cast<int32_t>(kAttentionCounterBytes / sizeof(int32_t));
+  return std::min(num_multiprocessors * DecodeBlocksPerMultiprocessor(head_dim), kMax);
+}
+
+DecodeWorkspace Divide(void* workspace, int32_t num_workers, int32_t head_dim) {
+  DecodeWorkspace parts;
+  const int64_t rows = static_cast<int64_t>(num_workers) * 2 * kMaxHeadsPerPass;
+  parts.arrivals = static_cast<int32_t*>(workspace);
+  parts.outputs = reinterpret_cast<float*>(static_cast<char*>(workspace) + kAttentionCounterBytes);
+  parts.statistics = parts.outputs + rows * head_dim;
+  return parts;
+}
+
+}  // namespace
+
+size_t AttentionWorkspaceBytes(int32_t num_multiprocessors) {
+  size_t bytes = 0;
+  for (const int32_t head_dim : kTensorHeadDims) {
+    const size_t rows =
+        static_cast<size_t>(NumWorkers(head_dim, num_multiprocessors)) * 2 * kMaxHeadsPerPass;
+    bytes = std::max(bytes, rows * (head_dim + 2) * sizeof(float));
+  }
+  return kAttentionCounterBytes + bytes;
+}
+
+cudaError_t PrepareAttention() {
+  const cudaError_t error = PrepareDecodeAttention();
+  return error == cudaSuccess ? PreparePrefillAttention() : error;
+}
+
+cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const AttentionHints& hints,
+                                 void* workspace, size_t workspace_bytes, cudaStream_t stream) {
+  if (args.num_tokens == 0 || args.num_sequences == 0) return cudaSuccess;
+  const int32_t head_dim = args.kv.head_dim;
+  if (head_dim > kMaxAttentionHeadDim) return cudaErrorInvalidValue;
+  if (!FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
+  if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
+    return cudaErrorInvalidValue;
+  }
+  const bool all_decode = hints.max_query_len <= 1;
+  if (all_decode || hints.num_decodes != 0) {
+    const int32_t workers = NumWorkers(head_dim, hints.num_multiprocessors);
+    const DecodeWorkspace parts = Divide(workspace, workers, head_dim);
+    const cudaError_t error = LaunchDecodeAttention(args, parts, workers, stream);
+    if (error != cudaSuccess) return error;
+  }
+  const int32_t decodes = hints.num_decodes < 0 ? 0 : hints.num_decodes;
+  if (all_decode || decodes >= args.num_sequences) return cudaSuccess;
+  return LaunchPrefillAttention(args, args.num_tokens - decodes, args.num_sequences - decodes,
+                                stream);
+}
+
+}  // namespace fathom::kernels::cuda

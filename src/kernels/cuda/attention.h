@@ -1,0 +1,45 @@
+#pragma once
+
+// Attention over the paged cache on the GPU. Sequences that bring one query go to the decode
+// kernel, which cuts all their keys into equal shares; longer ones go to the prefill kernel.
+// Everything a launch depends on besides device memory is in its arguments, so a captured graph may
+// replay it while the sequences grow.
+//
+// Results do not depend on the run; those of the decode kernel depend on what else is in the batch,
+// within rounding. NaN and inf go where the reference lets them go, with one exception: in the
+// prefill kernel a NaN or inf value also reaches the queries of its own sequence that share a tile
+// with a query that sees it.
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/op_args.h"
+
+namespace fathom::kernels::cuda {
+
+// What the host knows of the sequences, which lie in device memory.
+struct AttentionHints {
+  int32_t max_query_len = 1;  // 1: all sequences decode
+  int32_t num_decodes = -1;   // sequences with query_len 1; -1: not known
+  int32_t num_multiprocessors = 132;
+};
+
+// The front of the workspace: zeroed once by its owner, left zeroed by every launch. What the rest
+// holds does not matter.
+inline constexpr size_t kAttentionCounterBytes = 4096;
+
+// Enough for every launch: the kernels divide the work by multiprocessors, not by sequences.
+size_t AttentionWorkspaceBytes(int32_t num_multiprocessors);
+
+// Once for each device, before its first launch: allows the kernels the shared memory they need.
+cudaError_t PrepareAttention();
+
+// head_dim 64, 96, 128 or 256 in BF16 and F16, with block_tokens a multiple of 8, everything
+// aligned to 16 bytes and a positive scale; all else, F32 included, takes a plain kernel.
+// `workspace` belongs to this launch until it has ended.
+cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const AttentionHints& hints,
+                                 void* workspace, size_t workspace_bytes, cudaStream_t stream);
+
+}  // namespace fathom::kernels::cuda

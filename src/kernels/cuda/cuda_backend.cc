@@ -1,0 +1,328 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/handles.h"
+#include "kernels/cuda/library_linear.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/sampling.h"
+#include "kernels/cuda/staging_ring.h"
+
+namespace fathom::kernels::cuda {
+namespace {
+
+constexpr size_t kSegmentBytes = size_t{16} << 20;
+constexpr int kSegments = 4;
+constexpr int32_t kMinComputeMajor = 9;
+
+// Steps of one token a sequence are computed in these sizes, so that few graphs serve all.
+constexpr std::array<int32_t, 19> kDecodeSizes = {1,  2,  4,  8,  12,  16,  20,  24,  32, 40,
+                                                  48, 56, 64, 96, 128, 160, 192, 224, 256};
+
+absl::Status FromLibrary(cublasStatus_t status) {
+  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("cuBLASLt: ", LibraryLinear::Describe(status)));
+}
+
+class CudaMatrix final : public PackedMatrix {
+ public:
+  CudaMatrix(int32_t rows, int32_t cols, DType dtype, DeviceBuffer data)
+      : PackedMatrix(rows, cols, dtype), data_(std::move(data)) {}
+  WeightView view() const { return {data_.data(), rows(), cols(), dtype()}; }
+
+ private:
+  const DeviceBuffer data_;
+};
+
+class CudaMark final : public Mark {
+ public:
+  CudaMark(Event event, cudaStream_t stream) : event_(std::move(event)), stream_(stream) {}
+  absl::Status Record() override {
+    return ToStatus(cudaEventRecord(event_.get(), stream_), "recording a mark");
+  }
+  absl::Status Wait() override {
+    return ToStatus(cudaEventSynchronize(event_.get()), "waiting for a step");
+  }
+
+ private:
+  const Event event_;
+  const cudaStream_t stream_;
+};
+
+class CudaPinned final : public PinnedBuffer {
+ public:
+  explicit CudaPinned(PinnedMemory memory) : memory_(std::move(memory)) {}
+  void* data() const override { return memory_.get(); }
+
+ private:
+  const PinnedMemory memory_;
+};
+
+class CudaBackend final : public Backend, public DeviceQueue {
+ public:
+  CudaBackend(const CudaOptions& options, int32_t num_multiprocessors, Stream stream,
+              StagingRing staging)
+      : options_(options),
+        num_multiprocessors_(num_multiprocessors),
+        stream_(std::move(stream)),
+        staging_(std::move(staging)) {}
+  // What is still running reads memory that is about to go.
+  ~CudaBackend() override { (void)cudaStreamSynchronize(stream_.get()); }
+
+  absl::Status Plan();
+
+  const char* name() const override { return "cuda"; }
+  bool batch_invariant() const override { return false; }
+  absl::Status BindThread() override {
+    return ToStatus(cudaSetDevice(options_.ordinal), "choosing the GPU");
+  }
+  DeviceQueue* queue() override { return this; }
+  bool Stores(DType dtype) const override {
+    return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+  }
+  // Tensor cores multiply two of a kind.
+  DType MatrixDType(DType compute, bool) const override { return compute; }
+  int32_t PaddedRows(int32_t rows) const override {
+    const auto* size = std::ranges::lower_bound(kDecodeSizes, rows);
+    return size == kDecodeSizes.end() ? rows : std::min(*size, options_.max_rows);
+  }
+  absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
+
+  absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
+    RETURN_IF_ERROR(Synchronize());  // what was freed in order is free now
+    ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
+    return memory.free_bytes;
+  }
+  absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) override;
+  absl::Status CopyFromHost(void* device, const void* host, size_t bytes) override {
+    return staging_.Copy(device, host, bytes, stream_.get());
+  }
+  absl::Status CopyToHost(void* host, const void* device, size_t bytes) override;
+  absl::Status Synchronize() override {
+    return ToStatus(cudaStreamSynchronize(stream_.get()), "waiting for the device");
+  }
+
+  absl::StatusOr<std::unique_ptr<PinnedBuffer>> AllocatePinned(size_t bytes) override;
+  absl::StatusOr<std::unique_ptr<Mark>> CreateMark() override;
+  absl::Status StartCopyToHost(void* host, const void* device, size_t bytes) override {
+    return ToStatus(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_.get()),
+                    "copying to the host");
+  }
+  absl::Status SampleTokens(const SamplingArgs& args) override {
+    return ToStatus(LaunchSampleTokens(args, sampling_workspace_.data(),
+                                       sampling_workspace_.bytes(), stream_.get()),
+                    "sampling");
+  }
+  absl::Status ScoreTokens(const ScoringArgs& args) override {
+    return ToStatus(LaunchScoreTokens(args, sampling_workspace_.data(), sampling_workspace_.bytes(),
+                                      stream_.get()),
+                    "scoring");
+  }
+
+ private:
+  void Free(void* data, size_t) override { (void)cudaFreeAsync(data, stream_.get()); }
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> DoPackMatrix(std::span<const TensorView> parts,
+                                                             int32_t rows, int32_t cols,
+                                                             DType dtype) override;
+  absl::Status DoEmbedding(const EmbeddingArgs& args) override {
+    return ToStatus(LaunchEmbedding(args, stream_.get()), "embedding");
+  }
+  absl::Status DoRmsNorm(const RmsNormArgs& args) override {
+    return ToStatus(LaunchRmsNorm(args, stream_.get()), "RMS norm");
+  }
+  absl::Status DoRotaryTable(const RotaryTableArgs& args) override {
+    return ToStatus(LaunchRotaryTable(args, stream_.get()), "rotary table");
+  }
+  absl::Status DoRotaryKvWrite(const RotaryKvWriteArgs& args) override {
+    return ToStatus(LaunchRotaryKvWrite(args, stream_.get()), "rotary embedding");
+  }
+  absl::Status DoPagedAttention(const PagedAttentionArgs& args) override;
+  absl::Status DoSiluMul(const SiluMulArgs& args) override {
+    return ToStatus(LaunchSiluMul(args, stream_.get()), "SiLU");
+  }
+  absl::Status DoGatherRows(const GatherRowsArgs& args) override {
+    return ToStatus(LaunchGatherRows(args, stream_.get()), "gathering rows");
+  }
+  absl::Status DoCast(const CastArgs& args) override {
+    return ToStatus(
+        LaunchConvert(args.out, args.dtype, args.x, DType::kF32, args.count, stream_.get()),
+        "cast");
+  }
+  absl::Status DoCopyBlocks(const CopyBlocksArgs& args) override {
+    return ToStatus(LaunchCopyBlocks(args, stream_.get()), "copying blocks");
+  }
+  absl::Status DoScatter(const ScatterArgs& args) override {
+    return ToStatus(LaunchScatter(args, stream_.get()), "scattering");
+  }
+  absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) override;
+
+  const CudaOptions options_;
+  const int32_t num_multiprocessors_;
+  const Stream stream_;  // before everything that frees in its order
+  StagingRing staging_;
+  LibraryLinear library_;
+  DeviceBuffer attention_workspace_;
+  DeviceBuffer skinny_workspace_;
+  DeviceBuffer sampling_workspace_;
+  DeviceBuffer library_workspace_;
+  absl::flat_hash_map<uint64_t, GraphExec> graphs_;
+};
+
+absl::Status CudaBackend::Plan() {
+  ASSIGN_OR_RETURN(attention_workspace_,
+                   Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
+  ASSIGN_OR_RETURN(skinny_workspace_, Allocate(SkinnyWorkspaceBytes()));
+  ASSIGN_OR_RETURN(sampling_workspace_,
+                   Allocate(SamplingWorkspaceBytes(options_.max_rows, options_.max_vocab)));
+  ASSIGN_OR_RETURN(library_workspace_, Allocate(LibraryLinear::kWorkspaceBytes));
+  RETURN_IF_ERROR(
+      FromLibrary(library_.Init(library_workspace_.data(), library_workspace_.bytes())));
+  RETURN_IF_CUDA_ERROR(PrepareAttention());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DeviceBuffer> CudaBackend::Allocate(size_t bytes) {
+  if (bytes == 0) return DeviceBuffer();
+  void* data = nullptr;
+  const cudaError_t error = cudaMallocAsync(&data, bytes, stream_.get());
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the GPU cannot give ", bytes >> 20, " MiB more: ", memory.free_bytes >> 20,
+                     " of its ", memory.total_bytes >> 20, " MiB are free"));
+  }
+  RETURN_IF_CUDA_ERROR(error);
+  DeviceBuffer buffer(this, data, bytes);
+  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(data, 0, bytes, stream_.get()));
+  return buffer;
+}
+
+absl::Status CudaBackend::CopyToHost(void* host, const void* device, size_t bytes) {
+  RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_.get()));
+  return Synchronize();
+}
+
+absl::StatusOr<std::unique_ptr<PinnedBuffer>> CudaBackend::AllocatePinned(size_t bytes) {
+  ASSIGN_OR_RETURN(PinnedMemory memory, AllocatePinnedMemory(bytes));
+  return std::make_unique<CudaPinned>(std::move(memory));
+}
+
+absl::StatusOr<std::unique_ptr<Mark>> CudaBackend::CreateMark() {
+  ASSIGN_OR_RETURN(Event event, CreateEvent());
+  return std::make_unique<CudaMark>(std::move(event), stream_.get());
+}
+
+absl::Status CudaBackend::Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) {
+  auto known = graphs_.find(key);
+  if (known == graphs_.end()) {
+    RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    const absl::Status recorded = record();
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
+    const Graph owned(graph);
+    RETURN_IF_ERROR(recorded);
+    RETURN_IF_CUDA_ERROR(ended);
+    cudaGraphExec_t exec = nullptr;
+    RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
+    known = graphs_.emplace(key, GraphExec(exec)).first;
+  }
+  return ToStatus(cudaGraphLaunch(known->second.get(), stream_.get()), "replaying a step");
+}
+
+absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaBackend::DoPackMatrix(
+    std::span<const TensorView> parts, int32_t rows, int32_t cols, DType dtype) {
+  ASSIGN_OR_RETURN(DeviceBuffer data, Allocate(static_cast<size_t>(rows) * cols * SizeOf(dtype)));
+  char* to = data.as<char>();
+  for (const TensorView& part : parts) {
+    if (part.dtype == dtype) {
+      RETURN_IF_ERROR(CopyFromHost(to, part.data, part.NumBytes()));
+    } else {
+      ASSIGN_OR_RETURN(const DeviceBuffer stored, Allocate(part.NumBytes()));
+      RETURN_IF_ERROR(CopyFromHost(stored.data(), part.data, part.NumBytes()));
+      RETURN_IF_CUDA_ERROR(
+          LaunchConvert(to, dtype, stored.data(), part.dtype, part.NumElements(), stream_.get()));
+    }
+    to += static_cast<size_t>(part.NumElements()) * SizeOf(dtype);
+  }
+  return std::make_unique<CudaMatrix>(rows, cols, dtype, std::move(data));
+}
+
+absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
+  AttentionHints hints;
+  hints.max_query_len = args.max_query_len > 0 ? args.max_query_len : args.num_tokens;
+  hints.num_multiprocessors = num_multiprocessors_;
+  return ToStatus(LaunchPagedAttention(args, hints, attention_workspace_.data(),
+                                       attention_workspace_.bytes(), stream_.get()),
+                  "attention");
+}
+
+absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& weight) {
+  if (args.rows == 0) return absl::OkStatus();
+  const WeightView view = static_cast<const CudaMatrix&>(weight).view();
+  switch (ChooseLinear(args, view)) {
+    case LinearKernel::kSkinny:
+      return ToStatus(
+          LaunchSkinnyLinear(args, view, skinny_workspace_.data(), skinny_workspace_.bytes(),
+                             {.programmatic = true, .num_multiprocessors = num_multiprocessors_},
+                             stream_.get()),
+          "skinny product");
+    case LinearKernel::kLibrary:
+      return FromLibrary(library_.Launch(args, view, stream_.get()));
+    case LinearKernel::kPlain:
+      break;
+  }
+  return ToStatus(LaunchPlainLinear(args, view, stream_.get()), "product");
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal) {
+  RETURN_IF_CUDA_ERROR(cudaSetDevice(ordinal));
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return DeviceMemory{static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {
+  int count = 0;
+  RETURN_IF_CUDA_ERROR(cudaGetDeviceCount(&count));
+  if (options.ordinal < 0 || options.ordinal >= count) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is no GPU ", options.ordinal, "; this machine has ", count));
+  }
+  RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal));
+  int major = 0;
+  int multiprocessors = 0;
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.ordinal));
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, options.ordinal));
+  if (major != kMinComputeMajor) {
+    return absl::FailedPreconditionError(absl::StrCat("GPU ", options.ordinal,
+                                                      " has compute capability ", major,
+                                                      ".x; this build runs on 9.x (H100, H200)"));
+  }
+  // Freed memory stays with the process: what was planned at start is there when it is needed.
+  cudaMemPool_t pool = nullptr;
+  uint64_t keep = UINT64_MAX;
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetDefaultMemPool(&pool, options.ordinal));
+  RETURN_IF_CUDA_ERROR(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+
+  ASSIGN_OR_RETURN(Stream stream, CreateStream());
+  ASSIGN_OR_RETURN(StagingRing staging, StagingRing::Create(kSegmentBytes, kSegments));
+  auto backend = std::make_unique<CudaBackend>(options, multiprocessors, std::move(stream),
+                                               std::move(staging));
+  RETURN_IF_ERROR(backend->Plan());
+  return backend;
+}
+
+}  // namespace fathom::kernels::cuda

@@ -1,0 +1,30 @@
+#pragma once
+
+// The backend of one NVIDIA GPU: Hopper (sm_90a). Operations are launched on one stream and return
+// at once. Matrices stay row-major in the type they multiply in.
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+
+namespace fathom::kernels::cuda {
+
+struct CudaOptions {
+  int32_t ordinal = 0;
+  int32_t max_rows = 256;          // sequences of a step, rows of a sampling
+  int32_t max_vocab = 256 * 1024;  // of logits that are sampled
+};
+
+// FAILED_PRECONDITION tells why there is no usable GPU.
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options);
+
+// Bytes the device has free now, and in all.
+struct DeviceMemory {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal);
+
+}  // namespace fathom::kernels::cuda

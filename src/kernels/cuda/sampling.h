@@ -1,0 +1,24 @@
+#pragma once
+
+// Sampling on the GPU: the contract of kernels/sampling_args.h, all pointers in device memory, no
+// wait for the host. The token of a row equals the CPU's wherever no two scores lie closer than the
+// rounding of exp and log.
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/sampling_args.h"
+
+namespace fathom::kernels::cuda {
+
+// Enough for every launch of at most so many rows.
+size_t SamplingWorkspaceBytes(int32_t max_rows, int32_t vocab);
+
+cudaError_t LaunchSampleTokens(const SamplingArgs& args, void* workspace, size_t workspace_bytes,
+                               cudaStream_t stream);
+cudaError_t LaunchScoreTokens(const ScoringArgs& args, void* workspace, size_t workspace_bytes,
+                              cudaStream_t stream);
+
+}  // namespace fathom::kernels::cuda

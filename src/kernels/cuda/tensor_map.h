@@ -1,0 +1,20 @@
+#pragma once
+
+// Descriptors for tensor copies of row-major matrices of 16-bit elements in boxes of 64 columns,
+// laid out in shared memory with rows of 128 bytes under the 128-byte swizzle: 16-byte piece p of
+// row r lies at piece p ^ (r % 8). What lies outside the matrix is read as zeros.
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+namespace fathom::kernels::cuda {
+
+// `data` is aligned to 16 bytes and cols a multiple of 8; box_rows is at most 256.
+cudaError_t EncodeTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
+                            int32_t box_rows, CUtensorMap* out);
+
+}  // namespace fathom::kernels::cuda
