@@ -176,8 +176,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
 };
 
 absl::Status CudaBackend::Plan() {
-  ASSIGN_OR_RETURN(attention_workspace_,
-                   Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
+  ASSIGN_OR_RETURN(attention_workspace_, Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
   ASSIGN_OR_RETURN(skinny_workspace_, Allocate(SkinnyWorkspaceBytes()));
   ASSIGN_OR_RETURN(sampling_workspace_,
                    Allocate(SamplingWorkspaceBytes(options_.max_rows, options_.max_vocab)));

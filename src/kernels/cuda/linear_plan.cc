@@ -7,8 +7,8 @@ bool IsFloat(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
 }
 
-// Measured on an H100 (fathom-gpu-linear-bench): beyond, x that every tile reads again outweighs what
-// the library loses in its tails.
+// Measured on an H100 (fathom-gpu-linear-bench): beyond, x that every tile reads again outweighs
+// what the library loses in its tails.
 int32_t SkinnyRowsMax(int32_t n) { return n >= 32768 ? 32 : 16; }
 
 }  // namespace

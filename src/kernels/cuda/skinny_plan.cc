@@ -89,9 +89,9 @@ bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t 
          SkinnyLayoutOf(plan).bytes <= kSkinnySharedBytes;
 }
 
-// Measured on an H100 (fathom-gpu-linear-bench --sweep): a ring that fills the shared memory beats one
-// that leaves room for the next kernel's blocks by 20 %, and blocks that share tiles lose to those
-// that do not as soon as more than 8 tokens make the parts heavy.
+// Measured on an H100 (fathom-gpu-linear-bench --sweep): a ring that fills the shared memory beats
+// one that leaves room for the next kernel's blocks by 20 %, and blocks that share tiles lose to
+// those that do not as soon as more than 8 tokens make the parts heavy.
 SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors) {
   SkinnyPlan best;
   double best_time = 0;
