@@ -21,7 +21,7 @@ namespace {
 constexpr uint64_t kDummySeed = 1;
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options,
-                                                                  int32_t vocab_size) {
+                                                                int32_t vocab_size) {
   switch (options.backend) {
     case BackendKind::kRef:
       return kernels::cpu::CreateRefBackend();
