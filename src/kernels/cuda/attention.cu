@@ -44,8 +44,10 @@ size_t AttentionWorkspaceBytes(int32_t num_multiprocessors) {
 }
 
 cudaError_t PrepareAttention() {
-  const cudaError_t error = PrepareDecodeAttention();
-  return error == cudaSuccess ? PreparePrefillAttention() : error;
+  cudaError_t error = PrepareDecodeAttention();
+  if (error == cudaSuccess) error = PreparePrefillAttention();
+  if (error == cudaSuccess) error = PrepareHopperPrefillAttention();
+  return error;
 }
 
 cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const AttentionHints& hints,
@@ -66,8 +68,9 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   }
   const int32_t decodes = hints.num_decodes < 0 ? 0 : hints.num_decodes;
   if (all_decode || decodes >= args.num_sequences) return cudaSuccess;
-  return LaunchPrefillAttention(args, args.num_tokens - decodes, args.num_sequences - decodes,
-                                stream);
+  const auto prefill =
+      FitsHopperPrefill(args.kv) ? LaunchHopperPrefillAttention : LaunchPrefillAttention;
+  return prefill(args, args.num_tokens - decodes, args.num_sequences - decodes, stream);
 }
 
 }  // namespace fathom::kernels::cuda

@@ -49,4 +49,10 @@ cudaError_t PreparePrefillAttention();
 cudaError_t LaunchPrefillAttention(const PagedAttentionArgs& args, int32_t num_tokens,
                                    int32_t num_sequences, cudaStream_t stream);
 
+// The same with Hopper's own instructions, for caches that FitsHopperPrefill takes.
+bool FitsHopperPrefill(const KvCacheView& kv);
+cudaError_t PrepareHopperPrefillAttention();
+cudaError_t LaunchHopperPrefillAttention(const PagedAttentionArgs& args, int32_t num_tokens,
+                                         int32_t num_sequences, cudaStream_t stream);
+
 }  // namespace fathom::kernels::cuda
