@@ -98,6 +98,7 @@ struct PagedAttentionArgs {
   int32_t num_sequences = 0;
   int32_t num_tokens = 0;
   int32_t max_query_len = 0;  // the longest query_len; 0: not known
+  int32_t num_decodes = -1;   // sequences with query_len 1; -1: not known
   int32_t num_q_heads = 0;
   int32_t window = 0;  // 0: none
   float scale = 1;

@@ -156,6 +156,7 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   const int32_t warp = threadIdx.x / 32;
 
   WaitForPredecessor();
+  LetSuccessorStart();
   DecodePartition partition(0, 0);
   int64_t first_chunk = 0;
   SequencePieces found;
@@ -293,8 +294,8 @@ cudaError_t LaunchDecodeAttention(const PagedAttentionArgs& args, const DecodeWo
                                   int32_t num_workers, cudaStream_t stream) {
   const int32_t group = args.num_q_heads / args.kv.num_kv_heads;
   return decode::WithInstance(args.dtype, args.kv.head_dim, group, [&](auto instance) {
-    return Launch(instance.kKernel, dim3(num_workers), decode::kThreads, instance.kSharedBytes,
-                  stream, args, args.scale * kLog2E, workspace);
+    return LaunchChained(instance.kKernel, dim3(num_workers), decode::kThreads,
+                         instance.kSharedBytes, stream, args, args.scale * kLog2E, workspace);
   });
 }
 

@@ -5,36 +5,14 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <utility>
 
 #include "kernels/cuda/attention_schedule.h"
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 
 namespace fathom::kernels::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634F;
-
-// Every kernel launched here begins with WaitForPredecessor: it may be started while the kernel
-// before it in the stream still runs.
-template <typename... Params, typename... Args>
-cudaError_t Launch(void (*kernel)(Params...), dim3 grid, int32_t threads, int32_t shared_bytes,
-                   cudaStream_t stream, Args&&... args) {
-  // A multiprocessor does not mix kernels that partition its shared memory differently, so even
-  // those that need little ask for the same partition.
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
-}
 
 template <typename... Params>
 cudaError_t AllowShared(void (*kernel)(Params...), int32_t bytes) {

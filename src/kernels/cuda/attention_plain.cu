@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t warp = threadIdx.x / 32;
 
   WaitForPredecessor();
+  LetSuccessorStart();
   if (threadIdx.x == 0) found = false;
   __syncthreads();
   for (int32_t i = threadIdx.x; i < args.num_sequences; i += kThreads) {
@@ -132,11 +133,11 @@ cudaError_t LaunchPlainAttention(const PagedAttentionArgs& args, cudaStream_t st
   const dim3 grid(args.num_tokens, args.num_q_heads);
   switch (args.dtype) {
     case DType::kF32:
-      return Launch(PlainKernel<float>, grid, kThreads, 0, stream, args);
+      return LaunchChained(PlainKernel<float>, grid, kThreads, 0, stream, args);
     case DType::kBF16:
-      return Launch(PlainKernel<__nv_bfloat16>, grid, kThreads, 0, stream, args);
+      return LaunchChained(PlainKernel<__nv_bfloat16>, grid, kThreads, 0, stream, args);
     case DType::kF16:
-      return Launch(PlainKernel<__half>, grid, kThreads, 0, stream, args);
+      return LaunchChained(PlainKernel<__half>, grid, kThreads, 0, stream, args);
     default:
       return cudaErrorInvalidValue;
   }

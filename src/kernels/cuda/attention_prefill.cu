@@ -284,6 +284,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   // Shared, for the registers are full.
   __shared__ Tile tile;
   WaitForPredecessor();
+  LetSuccessorStart();
   if (!FindTile<kThreads, S::kRows>(args, tile)) return;
   const KeyRange seen = tile.SeenByAll(args.window);
 
@@ -372,8 +373,8 @@ cudaError_t LaunchPrefillAttention(const PagedAttentionArgs& args, int32_t num_t
   return WithInstance(args.dtype, args.kv.head_dim, [&](auto instance) {
     using S = typename decltype(instance)::S;
     const int32_t tiles = MaxPrefillTiles(num_tokens, num_sequences, group, S::kRows);
-    return Launch(instance.kKernel, dim3(args.kv.num_kv_heads, tiles), kThreads, S::kSharedBytes,
-                  stream, args, args.scale * kLog2E);
+    return LaunchChained(instance.kKernel, dim3(args.kv.num_kv_heads, tiles), kThreads,
+                         S::kSharedBytes, stream, args, args.scale * kLog2E);
   });
 }
 

@@ -381,6 +381,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     memory.InitBarriers();
   }
   WaitForPredecessor();
+  LetSuccessorStart();
   // Synchronises the block, barriers included.
   if (!FindTile<kThreads, kRows>(args, tile)) return;
   if (threadIdx.x < kGroupThreads) {
@@ -476,8 +477,8 @@ cudaError_t LaunchHopperPrefillAttention(const PagedAttentionArgs& args, int32_t
   const int32_t group = args.num_q_heads / args.kv.num_kv_heads;
   const int32_t tiles = MaxPrefillTiles(num_tokens, num_sequences, group, hopper::kRows);
   return hopper::WithInstance(args.dtype, args.kv.head_dim, [&](auto instance) {
-    return Launch(instance.kKernel, dim3(args.kv.num_kv_heads, tiles), hopper::kThreads,
-                  instance.kSharedBytes, stream, args, keys, values, args.scale * kLog2E);
+    return LaunchChained(instance.kKernel, dim3(args.kv.num_kv_heads, tiles), hopper::kThreads,
+                         instance.kSharedBytes, stream, args, keys, values, args.scale * kLog2E);
   });
 }
 

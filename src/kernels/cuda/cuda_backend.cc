@@ -257,6 +257,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaBackend::DoPackMatrix(
 absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   AttentionHints hints;
   hints.max_query_len = args.max_query_len > 0 ? args.max_query_len : args.num_tokens;
+  hints.num_decodes = args.num_decodes;
   hints.num_multiprocessors = num_multiprocessors_;
   return ToStatus(LaunchPagedAttention(args, hints, attention_workspace_.data(),
                                        attention_workspace_.bytes(), stream_.get()),

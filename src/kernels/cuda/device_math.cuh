@@ -69,19 +69,4 @@ __device__ inline float BlockSum(float v, float* scratch) {
   return WarpSum(lane < warps ? scratch[lane] : 0.0F);
 }
 
-// A kernel that was launched programmatically may start before its predecessor has ended; this
-// waits until what the predecessor wrote is there. Nothing to wait for otherwise.
-__device__ inline void WaitForPredecessor() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// Lets the next kernel of the stream begin to take its place; it still waits for this one's writes.
-__device__ inline void LetSuccessorStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
 }  // namespace fathom::kernels::cuda

@@ -1,13 +1,12 @@
 #pragma once
 
-// Launches for .cu files: a kernel for a storage type, with or without programmatic dependence.
+// For launches by storage type. Only .cu files include it.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cstddef>
-#include <utility>
+#include <cstdint>
 
 #include "kernels/dtype.h"
 
@@ -26,28 +25,6 @@ cudaError_t WithType(DType dtype, Call&& call) {
     default:
       return cudaErrorInvalidValue;
   }
-}
-
-// Every kernel launched here begins with WaitForPredecessor: it may be started while the one before
-// it in the stream still runs. A multiprocessor does not mix kernels that partition its shared
-// memory differently, so all ask for the partition of the products, which need all of it.
-template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchChained(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                          cudaStream_t stream, Arguments&&... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
 constexpr unsigned CeilDiv(int64_t a, int64_t b) { return static_cast<unsigned>((a + b - 1) / b); }

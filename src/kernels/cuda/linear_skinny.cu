@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/skinny_ptx.cuh"
@@ -47,7 +48,7 @@ class Consumer {
 
   __device__ void Run() {
     // Results go where kernels ahead may still read.
-    ptx::WaitForPredecessors();
+    WaitForPredecessor();
     SkinnyCursor cursor(plan_, blockIdx.x);
     SkinnyRingSlot slot;
     const int32_t first_tile = cursor.tile;

@@ -1,6 +1,7 @@
 // The angles of a step, and what they are for: normalised, rotated queries and keys, the keys and
 // values written to the cache.
 
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_ops.h"

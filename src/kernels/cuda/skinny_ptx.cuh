@@ -82,13 +82,6 @@ __device__ inline void CopyBox(uint32_t to, const CUtensorMap* map, int32_t colu
       : "memory");
 }
 
-// Waits until every kernel ahead in the stream has ended and its writes are visible.
-__device__ inline void WaitForPredecessors() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
-__device__ inline void LetDependentsLaunch() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 template <int kThreads>
 __device__ inline void NamedBarrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");

@@ -4,6 +4,7 @@
 // shared memory, and the thread that keeps it full. Consumers free a stage through its empty
 // barrier, one arrival a warp; the copies of a stage complete its full one. For linear_skinny.cu.
 
+#include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/skinny_ptx.cuh"
 #include "kernels/dtype.h"
@@ -111,10 +112,10 @@ class SkinnyProducer {
     for (int32_t i = 0; i < early; ++i) {
       ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
       LoadWeights(cursor, i);
-      if (i + 1 == units) ptx::LetDependentsLaunch();
+      if (i + 1 == units) LetSuccessorStart();
       cursor.Advance(plan);
     }
-    ptx::WaitForPredecessors();
+    WaitForPredecessor();
     SkinnyCursor behind(plan, blockIdx.x);
     for (int32_t i = 0; i < early; ++i) {
       LoadX(behind, i);
@@ -127,7 +128,7 @@ class SkinnyProducer {
       ptx::ArriveExpecting(FullBarrier(layout_, slot.index), layout_.stage_bytes);
       LoadWeights(cursor, slot.index);
       LoadX(cursor, slot.index);
-      if (i + 1 == units) ptx::LetDependentsLaunch();
+      if (i + 1 == units) LetSuccessorStart();
       cursor.Advance(plan);
       slot.Advance(plan.stages);
     }

@@ -24,13 +24,6 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Until everything the kernels before this one in the stream wrote is there.
-__device__ inline void WaitForPredecessor() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // How many came before. What this thread, and those it met at a barrier before, wrote is seen by
 // who comes later and by those that meet it at a barrier after.
 __device__ inline int32_t CountArrival(int32_t* counter) {

@@ -81,17 +81,22 @@ std::span<TokenId> Decoder::slot_tokens() {
 }
 
 Decoder::StepShape Decoder::ShapeOf(const ForwardInput& input) const {
-  StepShape shape = {input.num_tokens(), static_cast<int32_t>(input.sequences.size()),
-                     static_cast<int32_t>(input.logit_rows.size()), 0, false};
+  StepShape shape = {input.num_tokens(),
+                     static_cast<int32_t>(input.sequences.size()),
+                     static_cast<int32_t>(input.logit_rows.size()),
+                     0,
+                     0,
+                     false};
   for (const SequenceInput& sequence : input.sequences) {
     shape.max_query_len = std::max(shape.max_query_len, sequence.query_len);
+    shape.num_decodes += sequence.query_len == 1 ? 1 : 0;
   }
   shape.decodes = shape.max_query_len == 1 && shape.logit_rows == shape.sequences &&
                   input.embedding_spans.empty();
   if (!shape.decodes) return shape;
   const int32_t padded = backend_->PaddedRows(shape.tokens);
   if (padded > limits_.max_step_tokens || padded > limits_.max_logit_rows) return shape;
-  shape.tokens = shape.sequences = shape.logit_rows = padded;
+  shape.tokens = shape.sequences = shape.logit_rows = shape.num_decodes = padded;
   return shape;
 }
 
@@ -215,6 +220,7 @@ absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
   args.num_sequences = shape.sequences;
   args.num_tokens = shape.tokens;
   args.max_query_len = shape.max_query_len;
+  args.num_decodes = shape.num_decodes;
   args.num_q_heads = config_.num_heads;
   args.window = cache_.WindowOf(layer);
   args.scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));

@@ -51,7 +51,8 @@ class Decoder final : public Model {
     int32_t sequences = 0;
     int32_t logit_rows = 0;
     int32_t max_query_len = 0;
-    bool decodes = false;  // a token and a logit row for every sequence
+    int32_t num_decodes = 0;  // sequences with one token
+    bool decodes = false;     // a token and a logit row for every sequence
   };
   // Activations of one step; T = max_step_tokens, R = max_logit_rows.
   struct Scratch {
