@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   const auto worker = static_cast<int32_t>(blockIdx.x);
   const int32_t warp = threadIdx.x / 32;
 
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   DecodePartition partition(0, 0);
   int64_t first_chunk = 0;
   SequencePieces found;

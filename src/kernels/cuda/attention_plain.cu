@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t lane = threadIdx.x % 32;
   const int32_t warp = threadIdx.x / 32;
 
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   if (threadIdx.x == 0) found = false;
   __syncthreads();
   for (int32_t i = threadIdx.x; i < args.num_sequences; i += kThreads) {

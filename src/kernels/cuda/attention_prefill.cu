@@ -283,8 +283,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ int64_t offsets[2][S::kGroups];
   // Shared, for the registers are full.
   __shared__ Tile tile;
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   if (!FindTile<kThreads, S::kRows>(args, tile)) return;
   const KeyRange seen = tile.SeenByAll(args.window);
 

@@ -380,8 +380,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     PrefetchMap(&values);
     memory.InitBarriers();
   }
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   // Synchronises the block, barriers included.
   if (!FindTile<kThreads, kRows>(args, tile)) return;
   if (threadIdx.x < kGroupThreads) {

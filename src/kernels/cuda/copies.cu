@@ -15,8 +15,8 @@ constexpr int64_t kBlocksMax = 4096;
 
 template <typename T>
 __global__ void GatherRowsKernel(GatherRowsArgs args) {
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   const T* x = static_cast<const T*>(args.x) + int64_t{args.indices[blockIdx.x]} * args.dim;
   T* out = static_cast<T*>(args.out) + int64_t{blockIdx.x} * args.dim;
   for (int i = static_cast<int>(threadIdx.x); i < args.dim; i += kThreads) out[i] = x[i];
@@ -24,8 +24,8 @@ __global__ void GatherRowsKernel(GatherRowsArgs args) {
 
 template <typename To, typename From>
 __global__ void ConvertKernel(To* out, const From* x, int64_t count) {
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += stride) {
     out[i] = FromFloat<To>(ToFloat(x[i]));
@@ -35,8 +35,8 @@ __global__ void ConvertKernel(To* out, const From* x, int64_t count) {
 // In the order of the list: a later copy may read what an earlier one wrote, so one block of
 // threads takes the same stretch of bytes of every copy.
 __global__ void CopyBlocksKernel(CopyBlocksArgs args) {
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   auto* arena = static_cast<char*>(args.arena);
   const int64_t words = args.block_bytes / 4;
   const int64_t stride = int64_t{gridDim.x} * kThreads;

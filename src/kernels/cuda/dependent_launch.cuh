@@ -20,6 +20,8 @@ __device__ inline void WaitForPredecessor() {
 }
 
 // Lets the next kernel of the stream begin, as far as there is room, once every block has said so.
+// Short kernels say so before they wait: what comes behind them then fills its shared memory with
+// weights while they and the kernel before them still run.
 __device__ inline void LetSuccessorStart() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -17,8 +17,8 @@ __device__ int EmbeddingId(const EmbeddingArgs& args, int token) {
 
 template <typename T, typename Table>
 __global__ void EmbeddingKernel(EmbeddingArgs args) {
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   const int token = static_cast<int>(blockIdx.x);
   const auto* row =
       static_cast<const Table*>(args.table) + int64_t{EmbeddingId(args, token)} * args.hidden;

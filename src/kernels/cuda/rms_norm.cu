@@ -18,6 +18,7 @@ __global__ void RmsNormKernel(RmsNormArgs args) {
   T* out = static_cast<T*>(args.out) + begin;
   const int packs = args.dim / kCount;
   const int stride = static_cast<int>(blockDim.x);
+  LetSuccessorStart();
   WaitForPredecessor();
 
   Pack<T, kCount> kept[kPacksMax];
@@ -42,7 +43,6 @@ __global__ void RmsNormKernel(RmsNormArgs args) {
     if (p < packs) kept[k] = take(p);
   }
   for (int p = static_cast<int>(threadIdx.x) + kPacksMax * stride; p < packs; p += stride) take(p);
-  LetSuccessorStart();
 
   const float mean = BlockSum(sum, scratch) / static_cast<float>(args.dim);
   const float inverse = 1.0F / sqrtf(mean + args.eps);

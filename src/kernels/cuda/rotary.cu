@@ -15,8 +15,8 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kPairsMax = 4;
 
 __global__ void RotaryTableKernel(RotaryTableArgs args) {
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (at >= int64_t{args.num_tokens} * args.half_dim) return;
   const auto token = static_cast<int>(at / args.half_dim);
@@ -39,8 +39,8 @@ __global__ void RotaryKvWriteKernel(RotaryKvWriteArgs args) {
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const auto token = static_cast<int>(blockIdx.x);
   const int num_heads = args.num_q_heads + 2 * kv.num_kv_heads;
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   if (head >= num_heads) return;
   T* data = static_cast<T*>(args.qkv) + (int64_t{token} * num_heads + head) * dim;
   const bool is_query = head < args.num_q_heads;

@@ -12,8 +12,8 @@ template <typename T, int kCount>
 __global__ void SiluMulKernel(SiluMulArgs args) {
   const int packs = args.dim / kCount;
   const int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  WaitForPredecessor();
   LetSuccessorStart();
+  WaitForPredecessor();
   if (at >= int64_t{args.rows} * packs) return;
   const int64_t row = at / packs;
   const int64_t begin = at % packs * kCount;

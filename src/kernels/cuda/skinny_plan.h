@@ -25,8 +25,9 @@ inline constexpr int32_t kSkinnyStagesMax = 16;
 inline constexpr size_t kSkinnyCounterBytes = 1024;  // one 32-bit counter a block
 inline constexpr size_t kSkinnyPartialBytesMax = 64 * 128 * sizeof(float);
 
-// All of a multiprocessor's: a block is alone on it.
-inline constexpr int32_t kSkinnySharedBytes = 227 * 1024;
+// A block is alone on its multiprocessor, but for blocks of the small kernels between two products:
+// those must be resident early, since only then the next product may begin to fill its rings.
+inline constexpr int32_t kSkinnySharedBytes = 224 * 1024;
 
 struct SkinnyPlan {
   int32_t tokens = 0;     // rows of x as the tensor cores see them: 8, 16, 32 or 64
