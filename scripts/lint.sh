@@ -39,7 +39,8 @@ lint() {
 
 files() { git ls-files --cached --others --exclude-standard -- "$@"; }
 
-mapfile -t cpp < <(files 'src/*.h' 'src/*.cc' 'src/*.cu' 'src/*.cuh' 'benchmarks/*.h' 'benchmarks/*.cc')
+mapfile -t cpp < <(files 'src/*.h' 'src/*.cc' 'src/*.cu' 'src/*.cuh' 'benchmarks/*.h' 'benchmarks/*.cc' 'tests/*.h' \
+  'tests/*.cc')
 mapfile -t shell < <(files '*.sh' '.ci/run')
 
 if [ "$fix" = yes ]; then
