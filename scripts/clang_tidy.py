@@ -24,11 +24,11 @@ def output_of(*command):
 
 
 def own_sources(build):
-    """{source: the object ninja makes of it} for the sources under src/ and benchmarks/."""
+    """{source: the object ninja makes of it} for the sources under src/, benchmarks/ and tests/."""
     sources = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         file = Path(entry["directory"], entry["file"]).resolve()
-        if file.is_relative_to(ROOT / "src") or file.is_relative_to(ROOT / "benchmarks"):
+        if any(file.is_relative_to(ROOT / folder) for folder in ("src", "benchmarks", "tests")):
             words = shlex.split(entry["command"])
             sources[file] = words[words.index("-o") + 1]
     return sources

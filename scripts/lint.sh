@@ -39,7 +39,7 @@ lint() {
 
 files() { git ls-files --cached --others --exclude-standard -- "$@"; }
 
-mapfile -t cpp < <(files {src,benchmarks}/'*.'{h,cc,cu,cuh})
+mapfile -t cpp < <(files {src,benchmarks,tests}/'*.'{h,cc,cu,cuh})
 mapfile -t shell < <(files '*.sh' '.ci/run')
 
 if [ "$fix" = yes ]; then

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--grpcurl]
+# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--fuzz] [--grpcurl]
 #
 #   --cuda     also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --fuzz     also install the clang that the fuzz targets are built with
 #   --grpcurl  also build grpcurl into .cache/bin, which one system test uses, where there is Go
 #
 # What is already there is left alone; a second run takes a moment. Debian packages are installed with apt-get (as root, or
@@ -18,6 +19,11 @@ PACKAGES=(
   ocl-icd-opencl-dev # oneDNN's CMake file asks for OpenCL
   libomp-dev         # the omp.h that clang-tidy reads
   chromium chromium-driver # the chat page is tried in it
+)
+FUZZ_PACKAGES=(
+  clang-19 libclang-rt-19-dev
+  llvm-19        # names of functions in stack traces
+  libomp-19-dev  # oneDNN's CMake file turns OpenMP on
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0
@@ -49,9 +55,10 @@ install_packages() {
   }
 }
 
+# setup_packages PACKAGE...: installs those that are missing.
 setup_packages() {
   local missing=()
-  for package in "${PACKAGES[@]}"; do
+  for package in "$@"; do
     package_present "$package" || missing+=("$package")
   done
   if [ ${#missing[@]} -gt 0 ]; then install_packages "${missing[@]}"; fi
@@ -149,10 +156,12 @@ setup_cuda() {
 }
 
 want_cuda=no
+want_fuzz=no
 want_grpcurl=no
 for argument in "$@"; do
   case $argument in
     --cuda) want_cuda=yes ;;
+    --fuzz) want_fuzz=yes ;;
     --grpcurl) want_grpcurl=yes ;;
     -h | --help) usage && exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
@@ -164,7 +173,8 @@ mkdir -p "$ROOT/.cache"
 exec 9>"$ROOT/.cache/setup.lock"
 if command -v flock >/dev/null; then flock 9; fi
 
-setup_packages
+setup_packages "${PACKAGES[@]}"
+if [ "$want_fuzz" = yes ]; then setup_packages "${FUZZ_PACKAGES[@]}"; fi
 setup_rust
 setup_python
 setup_node

@@ -4,6 +4,12 @@
 #include <utility>
 
 namespace fathom::worker {
+namespace {
+
+// A master may claim any cost; sums of these still fit.
+constexpr int64_t kCostMax = int64_t{1} << 40;
+
+}  // namespace
 
 size_t RequestTable::Entry::bytes() const {
   size_t bytes = sizeof(Entry) + resume_context.size();
@@ -28,7 +34,7 @@ void RequestTable::Add(Brief request, LinkId owner, int64_t cost, std::string re
   Entry entry;
   entry.attempt = request.attempt;
   entry.owner = owner;
-  entry.cost = std::max<int64_t>(0, cost);
+  entry.cost = std::clamp<int64_t>(cost, 0, kCostMax);
   entry.resume_context = std::move(resume_context);
   entry.with_logprobs = request.with_logprobs;
   for (const auto& [index, first_index] : request.choices) {

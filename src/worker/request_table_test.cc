@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "common/random.h"
 
 namespace fathom::worker {
@@ -34,6 +36,16 @@ v1::Claim ClaimFrom(const std::string& id, int32_t next_index) {
   claim.set_request_id(id);
   claim.add_next_index(next_index);
   return claim;
+}
+
+TEST(RequestTableTest, CostsBeyondMeasureDoNotOverflow) {
+  RequestTable table({});
+  for (const std::string id : {"r1", "r2", "r3"}) {
+    table.Add(Brief(id), kA, std::numeric_limits<int64_t>::max(), "");
+  }
+  table.Add(Brief("r4"), kB, -5, "");
+  EXPECT_GT(table.in_flight(kA), 0);
+  EXPECT_EQ(table.in_flight(kB), 0);
 }
 
 TEST(RequestTableTest, OutputsGoToTheOwnerAndTheLastOneForgets) {

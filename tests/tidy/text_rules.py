@@ -60,7 +60,7 @@ def check_names(tree):
 
 def check_headers(tree):
     problems = []
-    for path in tree.below("src/", ".h", ".cuh"):
+    for path in tree.below(("src/", "tests/fuzz/"), ".h", ".cuh"):
         lines = [line for line in tree.read(path).splitlines() if line.strip()]
         if "#pragma once" not in lines[:1]:
             problems.append(f"{path}:1: a header begins with #pragma once")

@@ -1,8 +1,10 @@
 #include "master/api/openai_messages.h"
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/json_text.h"
@@ -35,6 +37,13 @@ const json::string* ArgumentsText(const json::value& call) {
   boost::system::error_code error;
   const json::value parsed = json::parse(arguments->as_string(), error);
   return !error && parsed.is_object() ? &arguments->as_string() : nullptr;
+}
+
+// Parsers take the last of several members of one name.
+const RawEntry* LastOf(const std::vector<RawEntry>& members, std::string_view key) {
+  const auto found = std::find_if(members.rbegin(), members.rend(),
+                                  [key](const RawEntry& member) { return member.key == key; });
+  return found == members.rend() ? nullptr : &*found;
 }
 
 const json::array* CallsOf(const json::object& message) {
@@ -93,9 +102,18 @@ class Rewriter {
       out += raw;
       return absl::OkStatus();
     }
+    const RawEntry* content = LastOf(*members, "content");
+    const RawEntry* calls = LastOf(*members, "tool_calls");
+    char before = '{';
     for (const RawEntry& member : *members) {
-      absl::StrAppend(&out, &member == members->data() ? "{\"" : ",\"", ToAbsl(member.key), "\":");
+      // What is rewritten from the parsed value is of the last one; its forerunners count for
+      // nothing.
+      if (member.key == "content" && &member != content) continue;
+      if (member.key == "tool_calls" && &member != calls) continue;
+      out += before;
+      absl::StrAppend(&out, "\"", ToAbsl(member.key), "\":");
       RETURN_IF_ERROR(AppendMember(where, message, member, out));
+      before = ',';
     }
     out += '}';
     return absl::OkStatus();

@@ -53,6 +53,18 @@ TEST(RewriteMessagesTest, ArgumentsThatAreNoObjectStay) {
   }
 }
 
+TEST(RewriteMessagesTest, OfMembersOfOneNameTheLastCounts) {
+  constexpr std::string_view kCall = R"([{"function":{"name":"f","arguments":"{}"}}])";
+  constexpr std::string_view kRead = R"([{"function":{"name":"f","arguments":{}}}])";
+  for (const std::string first : {"[]", "null", "5", "[1,2,3]"}) {
+    EXPECT_EQ(Rewrite(absl::StrCat(R"([{"tool_calls":)", first, R"(,"role":"assistant",)",
+                                   R"("tool_calls":)", ToAbsl(kCall), "}]")),
+              absl::StrCat(R"([{"role":"assistant","tool_calls":)", ToAbsl(kRead), "}]"));
+  }
+  EXPECT_EQ(Rewrite(R"([{"role":"user","content":"x","content":[{"type":"text","text":"y"}]}])"),
+            R"([{"role":"user","content":"y"}])");
+}
+
 TEST(RewriteMessagesTest, KeysSpelledWithEscapesAreUnderstood) {
   EXPECT_EQ(Rewrite(R"([{"\u0072ole":"developer","content":"x"}])"),
             R"([{"role":"system","content":"x"}])");

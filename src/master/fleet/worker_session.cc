@@ -11,6 +11,9 @@
 namespace fathom::master {
 namespace {
 
+// A worker may say anything; beyond this a deadline says nothing more.
+constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
+
 WorkerInfo InfoOf(const v1::Hello& hello) {
   WorkerInfo info;
   info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
@@ -126,9 +129,9 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
   {
     const std::lock_guard lock(mutex_);
     judge_.Beat(now_ns);
-    hang_at_ns_ = heartbeat.step_deadline_ms() == 0
-                      ? 0
-                      : now_ns + heartbeat.step_deadline_ms() * int64_t{1'000'000};
+    const int64_t deadline_ms = std::clamp(static_cast<int64_t>(heartbeat.step_deadline_ms()),
+                                           -kStepDeadlineMsMax, kStepDeadlineMsMax);
+    hang_at_ns_ = deadline_ms == 0 ? 0 : now_ns + deadline_ms * 1'000'000;
     const WorkerState state = heartbeat.state() == v1::ENGINE_STATE_READY ? WorkerState::kReady
                               : heartbeat.state() == v1::ENGINE_STATE_DRAINING
                                   ? WorkerState::kDraining

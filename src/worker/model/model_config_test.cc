@@ -6,6 +6,7 @@
 #include <cmath>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "common/strings.h"
 #include "worker/model/rope.h"
 
@@ -157,6 +158,19 @@ TEST(ModelConfigTest, YarnReachesBeyondTheTrainedContext) {
                "original_max_position_embeddings":512}})"));
   EXPECT_EQ(config.max_context, 2048);
   EXPECT_NEAR(config.rope.attention_scale, 0.1 * std::log(4.0) + 1, 1e-12);
+}
+
+TEST(ModelConfigTest, RopeThatGivesNoFrequenciesIsRefused) {
+  const auto rope = [](const std::string& fields) {
+    return Config("llama", absl::StrCat(R"({"rope_scaling":{)", fields, "}}"));
+  };
+  ExpectRefused(rope(R"("rope_type":"yarn","factor":4,"beta_fast":1e-320)"), "beta_fast");
+  ExpectRefused(rope(R"("rope_type":"yarn","factor":4,"beta_slow":1e300)"), "beta_slow");
+  ExpectRefused(rope(R"("rope_type":"yarn","factor":1e300,"mscale":1e308,"mscale_all_dim":1e308)"),
+                "mscale");
+  ExpectRefused(rope(R"("rope_type":"llama3","factor":4,"low_freq_factor":1,)"
+                     R"("high_freq_factor":1.00000001)"),
+                "high_freq_factor");
 }
 
 TEST(ModelConfigTest, TinyIsWhatItsCardSays) {

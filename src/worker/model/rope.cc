@@ -12,6 +12,9 @@ namespace fathom::worker {
 namespace {
 
 constexpr int32_t kMaxPositions = 1 << 28;
+// Rotations within the original context; published ones are 1 and 32.
+constexpr double kMinBeta = 1e-6;
+constexpr double kMaxBeta = 1e6;
 
 // Everything a rope object may say; what is missing here changes the mathematics in a way that
 // nobody has implemented.
@@ -56,7 +59,12 @@ absl::Status ParseYarn(const JsonFields& rope, RopeConfig& out) {
     scale = YarnScale(out.factor, mscale) / YarnScale(out.factor, mscale_all_dim);
   }
   ASSIGN_OR_RETURN(out.attention_scale, rope.NumberOr("attention_factor", scale));
-  if (out.beta_fast <= 0 || out.beta_slow <= 0) return rope.Wrong("beta_fast", "not positive");
+  if (!std::isfinite(out.attention_scale)) return rope.Wrong("mscale", "makes no finite scale");
+  for (const double beta : {out.beta_fast, out.beta_slow}) {
+    if (beta < kMinBeta || beta > kMaxBeta) {
+      return rope.Wrong("beta_fast", "it or beta_slow is not in [1e-6, 1e6]");
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -81,7 +89,9 @@ absl::Status ParseScaling(const JsonFields& rope, int32_t max_positions, RopeCon
   if (out.kind == RopeKind::kLlama3) {
     ASSIGN_OR_RETURN(out.low_freq_factor, rope.NumberOr("low_freq_factor", 1));
     ASSIGN_OR_RETURN(out.high_freq_factor, rope.NumberOr("high_freq_factor", 4));
-    if (out.low_freq_factor <= 0 || out.high_freq_factor <= out.low_freq_factor) {
+    // They are used as FP32, where close ones may be one.
+    if (out.low_freq_factor <= 0 ||
+        static_cast<float>(out.high_freq_factor) <= static_cast<float>(out.low_freq_factor)) {
       return rope.Wrong("high_freq_factor", "not above low_freq_factor");
     }
   }

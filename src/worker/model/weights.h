@@ -44,8 +44,8 @@ struct EmbeddingTable {
 
 class WeightReader {
  public:
-  // Matrices are packed as the backend wants them for activations of `compute_dtype`. The source and
-  // the backend outlive the reader.
+  // Matrices are packed as the backend wants them for activations of `compute_dtype`. The source
+  // and the backend outlive the reader.
   WeightReader(const TensorSource* source, kernels::Backend* backend, DType compute_dtype)
       : source_(source), backend_(backend), compute_dtype_(compute_dtype) {}
 
