@@ -86,7 +86,7 @@ class Handler final : public HttpHandler {
     }
     exchange->Reply({.content_type = "text/plain", .body = DecodePath(call.path) + call.body});
   }
-  HttpReply Complaint(int status, std::string_view message) override {
+  HttpReply Complaint(const HttpCall&, int status, std::string_view message) override {
     return ErrorReply(status, message);
   }
   void Done(const HttpCall& call, int status, int64_t, const HttpRecord&) override {
