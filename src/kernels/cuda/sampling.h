@@ -2,7 +2,8 @@
 
 // Sampling on the GPU: the contract of kernels/sampling_args.h, all pointers in device memory, no
 // wait for the host. The token of a row equals the CPU's wherever no two scores lie closer than the
-// rounding of exp and log.
+// rounding of exp and log, and does not depend on what else is in the batch. Nobody checks the
+// rows: rows, ids and the num_logprobs they name must be in range.
 
 #include <cuda_runtime_api.h>
 
@@ -13,7 +14,7 @@
 
 namespace fathom::kernels::cuda {
 
-// Enough for every launch of at most so many rows.
+// Enough for every launch of at most so many rows; its content does not matter. Scoring needs none.
 size_t SamplingWorkspaceBytes(int32_t max_rows, int32_t vocab);
 
 cudaError_t LaunchSampleTokens(const SamplingArgs& args, void* workspace, size_t workspace_bytes,
