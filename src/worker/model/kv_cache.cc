@@ -128,7 +128,7 @@ absl::Status KvCache::UpdateTable(size_t group, const ForwardInput& input) {
     }
   }
   std::ranges::sort(changed);
-  changed.erase(std::ranges::unique(changed).begin(), changed.end());
+  changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
   for (size_t begin = 0; begin < changed.size(); begin += kUpdatesMax) {
     const size_t count = std::min(kUpdatesMax, changed.size() - begin);
     std::vector<int32_t> packed(changed.begin() + static_cast<std::ptrdiff_t>(begin),
