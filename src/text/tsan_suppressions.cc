@@ -16,6 +16,7 @@ extern "C" const char* __tsan_default_suppressions() {
          "race:_ZN3std4\n"
          "race:_ZN4core\n"
          "race:_ZN5alloc\n"
+         "race:std::io::\n"
          "race:std::sync\n"
          "race:alloc..\n"
          "race:alloc::\n"
