@@ -1,6 +1,7 @@
 // Whatever bytes a client sends: each request is answered once, with an answer that parses, and
 // where the bytes were cut on their way changes nothing.
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
