@@ -88,17 +88,15 @@ void CheckFile(const std::string& path) {
 }
 
 }  // namespace
-}  // namespace fathom::worker
 
 // Sections that end with a line `===`: the index, nothing for none, then a.safetensors and so on;
 // without an index the first shard is model.safetensors.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::worker;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(Folder(), ignored)) {
     std::filesystem::remove(entry.path(), ignored);
   }
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const std::string_view index = input.Section("===");
   if (!index.empty()) Write("model.safetensors.index.json", index);
   for (int i = 0; i < kShardsMax && !input.Rest().empty(); ++i) {
@@ -109,7 +107,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CheckFile(Folder() + "/" + name);
   }
   const auto checkpoint = Checkpoint::Open(Folder());
-  fathom::fuzz::CheckSound(1, checkpoint.status());
+  fuzz::CheckSound(1, checkpoint.status());
   if (!checkpoint.ok()) return 0;
   for (const char* name : {"a", "b", "model.embed_tokens.weight"}) {
     const auto view = checkpoint->Find(name);
@@ -118,3 +116,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   return 0;
 }
+
+}  // namespace fathom::worker

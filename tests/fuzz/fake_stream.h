@@ -55,7 +55,7 @@ class FakeStream {
   auto async_read_some(const Buffers& buffers, Token&& token) {
     const boost::asio::mutable_buffer into = *boost::asio::buffer_sequence_begin(buffers);
     return boost::asio::async_initiate<Token, void(Error, size_t)>(
-        [this, into](auto handler) { Read(into, std::move(handler)); }, token);
+        [this, into](auto handler) { this->Read(into, std::move(handler)); }, token);
   }
 
   template <typename Buffers, typename Token>
@@ -64,7 +64,7 @@ class FakeStream {
     const boost::asio::const_buffer from = *boost::asio::buffer_sequence_begin(buffers);
     wire_->written.append(static_cast<const char*>(from.data()), from.size());
     return boost::asio::async_initiate<Token, void(Error, size_t)>(
-        [this, size = from.size()](auto handler) { Complete(std::move(handler), {}, size); },
+        [this, size = from.size()](auto handler) { this->Complete(std::move(handler), {}, size); },
         token);
   }
 

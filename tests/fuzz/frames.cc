@@ -182,7 +182,7 @@ size_t Frames::Mutate(uint8_t* data, size_t size, size_t size_max, unsigned seed
   }
   const std::string out = Write(frames);
   if (out.size() > size_max) return LLVMFuzzerMutate(data, size, size_max);
-  std::memcpy(data, out.data(), out.size());
+  std::copy(out.begin(), out.end(), data);
   return out.size();
 }
 

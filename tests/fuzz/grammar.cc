@@ -72,19 +72,19 @@ void Walk(GrammarMatcher matcher, std::string_view choices) {
 }
 
 }  // namespace
-}  // namespace fathom::text
 
 // json_schema, regex or lark; choices of the walk; the source.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::text;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const std::string_view name = input.Line();
   const GrammarKind kind = name == "regex"  ? GrammarKind::kRegex
                            : name == "lark" ? GrammarKind::kLark
                                             : GrammarKind::kJsonSchema;
   const std::string_view choices = input.Line();
   auto matcher = Compiler().Compile(kind, input.Rest(), kLimits);
-  fathom::fuzz::CheckSound(0, matcher.status());
+  fuzz::CheckSound(0, matcher.status());
   if (matcher.ok()) Walk(*std::move(matcher), choices);
   return 0;
 }
+
+}  // namespace fathom::text

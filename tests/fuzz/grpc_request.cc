@@ -46,13 +46,11 @@ void Infer(const inference::ModelInferRequest& message) {
 }
 
 }  // namespace
-}  // namespace fathom::master
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
-  for (const fathom::fuzz::Frame& frame : Messages().Read(data, size)) {
+  for (const fuzz::Frame& frame : Messages().Read(data, size)) {
     if (frame.kind == 0) {
-      Generate(static_cast<const fathom::v1::GenerateRequest&>(*frame.message));
+      Generate(static_cast<const v1::GenerateRequest&>(*frame.message));
     } else {
       Infer(static_cast<const inference::ModelInferRequest&>(*frame.message));
     }
@@ -62,5 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t size_max,
                                           unsigned seed) {
-  return fathom::master::Messages().Mutate(data, size, size_max, seed);
+  return Messages().Mutate(data, size, size_max, seed);
 }
+
+}  // namespace fathom::master

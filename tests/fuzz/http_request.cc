@@ -1,6 +1,7 @@
 // Whatever bytes a client sends: each request is answered once, with an answer that parses, and
 // where the bytes were cut on their way changes nothing.
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -159,16 +160,14 @@ Run Serve(const std::vector<std::string_view>& pieces) {
 }
 
 }  // namespace
-}  // namespace fathom::master
 
 // How to cut it, then what the client sends.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const uint8_t seed = input.Byte();
   const std::string_view text = input.Rest();
   const Run whole = Serve({text});
-  const Run cut = Serve(fathom::fuzz::Cut(text, seed));
+  const Run cut = Serve(fuzz::Cut(text, seed));
   FATHOM_CHECK(whole.calls == cut.calls, "pieces make other requests");
   // Of a head that is refused, how much was read, and so its method, depends on the pieces.
   FATHOM_CHECK(
@@ -176,3 +175,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       "pieces make other answers");
   return 0;
 }
+
+}  // namespace fathom::master

@@ -121,17 +121,16 @@ Answer Ask(std::vector<std::string_view> pieces, bool with_sink) {
 }
 
 }  // namespace
-}  // namespace fathom::cli
 
 // How to cut it, then what the server says.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::cli;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const uint8_t seed = input.Byte();
   const std::string_view text = input.Rest();
   const Answer whole = Ask({text}, /*with_sink=*/false);
   FATHOM_CHECK(Ask({text}, /*with_sink=*/true) == whole, "a sink gets something else");
-  FATHOM_CHECK(Ask(fathom::fuzz::Cut(text, seed), seed % 2 == 0) == whole,
-               "pieces change the answer");
+  FATHOM_CHECK(Ask(fuzz::Cut(text, seed), seed % 2 == 0) == whole, "pieces change the answer");
   return 0;
 }
+
+}  // namespace fathom::cli

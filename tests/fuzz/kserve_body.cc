@@ -85,15 +85,13 @@ void CheckMessage(uint64_t place, absl::StatusOr<Message> message) {
 }
 
 }  // namespace
-}  // namespace fathom::master
 
 // A number: how much of the rest is JSON, all when it is none; a newline; the body.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   std::optional<size_t> json_bytes;
   size_t number = 0;
-  if (absl::SimpleAtoi(fathom::ToAbsl(input.Line()), &number)) json_bytes = number;
+  if (absl::SimpleAtoi(ToAbsl(input.Line()), &number)) json_bytes = number;
   const std::string_view body = input.Rest();
 
   const auto infer = ReadInferBody(body, json_bytes);
@@ -102,3 +100,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CheckMessage(1, ReadGenerateBody(body));
   return 0;
 }
+
+}  // namespace fathom::master

@@ -10,6 +10,7 @@
 
 #include "common/check.h"
 #include "common/logging.h"
+#include "common/status_macros.h"
 #include "fathom/v1/link.pb.h"
 #include "fuzz/feedback.h"
 #include "fuzz/frames.h"
@@ -173,8 +174,7 @@ class Master {
   }
 
   absl::Status Greet(const v1::Hello& hello) {
-    const absl::Status status = CheckHello(hello);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(CheckHello(hello));
     session_ = std::make_unique<WorkerSession>(
         hello, "session", absl::Milliseconds(250), absl::Seconds(3), now_ns_,
         std::make_shared<OpenSink<v1::MasterControl>>(), [](bool) {});
@@ -206,16 +206,14 @@ class Master {
 };
 
 }  // namespace
-}  // namespace fathom::master
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
-  static const bool quiet = fathom::InitLogging({.level = "error"}).ok();
+  static const bool quiet = InitLogging({.level = "error"}).ok();
   FATHOM_CHECK(quiet, "no logging");
   Master master;
-  for (const fathom::fuzz::Frame& frame : Messages().Read(data, size)) {
+  for (const fuzz::Frame& frame : Messages().Read(data, size)) {
     const absl::Status status = master.Take(frame);
-    fathom::fuzz::CheckSound(frame.kind, status);
+    fuzz::CheckSound(frame.kind, status);
     master.CheckBooks();
     if (!status.ok()) break;
   }
@@ -225,5 +223,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t size_max,
                                           unsigned seed) {
-  return fathom::master::Messages().Mutate(data, size, size_max, seed);
+  return Messages().Mutate(data, size, size_max, seed);
 }
+
+}  // namespace fathom::master

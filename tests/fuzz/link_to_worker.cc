@@ -147,12 +147,10 @@ class Worker {
 };
 
 }  // namespace
-}  // namespace fathom::worker
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::worker;
   Worker worker;
-  for (const fathom::fuzz::Frame& frame : Messages().Read(data, size)) {
+  for (const fuzz::Frame& frame : Messages().Read(data, size)) {
     worker.Take(frame);
     worker.CheckBooks();
   }
@@ -162,5 +160,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 
 extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t size_max,
                                           unsigned seed) {
-  return fathom::worker::Messages().Mutate(data, size, size_max, seed);
+  return Messages().Mutate(data, size, size_max, seed);
 }
+
+}  // namespace fathom::worker

@@ -34,15 +34,15 @@ void CheckConfig(const ModelConfig& config) {
 }
 
 }  // namespace
-}  // namespace fathom::worker
 
 // config.json, a line `===`, generation_config.json.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::worker;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const std::string_view config_json = input.Section("===");
   const auto config = ParseModelConfig(config_json, input.Rest());
-  fathom::fuzz::CheckSound(0, config.status());
+  fuzz::CheckSound(0, config.status());
   if (config.ok()) CheckConfig(*config);
   return 0;
 }
+
+}  // namespace fathom::worker

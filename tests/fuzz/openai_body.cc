@@ -132,14 +132,14 @@ void CheckReply(uint64_t place, const absl::StatusOr<std::string>& reply) {
 }
 
 }  // namespace
-}  // namespace fathom::master
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
   const std::string_view body(reinterpret_cast<const char*>(data), size);
   CheckRequest(OpenAiKind::kChat, body);
   CheckRequest(OpenAiKind::kCompletion, body);
-  CheckReply(20, TokenizeBody(body, fathom::fuzz::TestCatalog()));
-  CheckReply(21, DetokenizeBody(body, fathom::fuzz::TestCatalog()));
+  CheckReply(20, TokenizeBody(body, fuzz::TestCatalog()));
+  CheckReply(21, DetokenizeBody(body, fuzz::TestCatalog()));
   return 0;
 }
+
+}  // namespace fathom::master

@@ -80,25 +80,23 @@ void CheckSame(const std::vector<SseEvent>& a, const std::vector<SseEvent>& b) {
 }
 
 }  // namespace
-}  // namespace fathom::cli
 
 // How to cut it, then the stream.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::cli;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const uint8_t seed = input.Byte();
   const std::string_view text = input.Rest();
   const Read whole = ReadPieces({text});
-  const Read cut = ReadPieces(fathom::fuzz::Cut(text, seed));
+  const Read cut = ReadPieces(fuzz::Cut(text, seed));
   CheckSame(whole.events, cut.events);
   FATHOM_CHECK(whole.status == cut.status, "pieces change the outcome");
   if (whole.status.ok()) CheckSame(whole.events, Interpret(text));
 
   AnswerMeter meter(0, std::nullopt);
   OpenAiStream stream(meter);
-  for (const std::string_view piece : fathom::fuzz::Cut(text, seed)) {
+  for (const std::string_view piece : fuzz::Cut(text, seed)) {
     const absl::Status status = stream.Push(piece, 1);
-    fathom::fuzz::CheckSound(1, status);
+    fuzz::CheckSound(1, status);
     if (!status.ok()) break;
   }
   const Answer answer = meter.Finish(stream.Finish(), 2);
@@ -106,3 +104,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                "more gaps than pieces");
   return 0;
 }
+
+}  // namespace fathom::cli

@@ -62,20 +62,20 @@ void CheckVocabulary(const std::shared_ptr<const Tokenizer>& tokenizer) {
 }
 
 }  // namespace
-}  // namespace fathom::text
 
 // tokenizer.json, a line `===`, text to encode.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::text;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const auto tokenizer = Tokenizer::FromJson(input.Section("==="));
-  fathom::fuzz::CheckSound(0, tokenizer.status());
+  fuzz::CheckSound(0, tokenizer.status());
   if (!tokenizer.ok()) return 0;
   CheckVocabulary(*tokenizer);
   CheckText(*tokenizer, input.Rest());
   CheckText(*tokenizer, "Hello, w\xC3\xB6rld \xF0\x9F\x98\x80 <s>\n\n  1234");
   const std::vector<TokenId> ends = {0};
   const auto compiler = GrammarCompiler::Create(*tokenizer, (*tokenizer)->vocab_size(), ends);
-  fathom::fuzz::CheckSound(5, compiler.status());
+  fuzz::CheckSound(5, compiler.status());
   return 0;
 }
+
+}  // namespace fathom::text

@@ -93,12 +93,10 @@ bool IsSubsequence(std::string_view part, std::string_view whole) {
 }
 
 }  // namespace
-}  // namespace fathom::master
 
 // '1': the prompt opened the reasoning; how to cut; a stop string up to the newline; the output.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace fathom::master;
-  fathom::fuzz::Input input(data, size);
+  fuzz::Input input(data, size);
   const bool thinking = input.Byte() == '1';
   const uint8_t seed = input.Byte();
   std::vector<std::string> stops;
@@ -106,8 +104,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text = input.Rest();
 
   const Output whole = Split({text}, thinking, stops);
-  FATHOM_CHECK(Split(fathom::fuzz::Cut(text, '0'), thinking, stops) == whole, "bytes differ");
-  FATHOM_CHECK(Split(fathom::fuzz::Cut(text, seed), thinking, stops) == whole, "pieces differ");
+  FATHOM_CHECK(Split(fuzz::Cut(text, '0'), thinking, stops) == whole, "bytes differ");
+  FATHOM_CHECK(Split(fuzz::Cut(text, seed), thinking, stops) == whole, "pieces differ");
 
   const std::string_view heard =
       stops.empty() ? text : text.substr(0, std::min(text.find(stops[0]), text.size()));
@@ -121,3 +119,5 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const auto& call : whole.calls) FATHOM_CHECK(!call.name.empty(), "a call without a name");
   return 0;
 }
+
+}  // namespace fathom::master
