@@ -104,6 +104,8 @@ def test_second_signal_does_not_wait(own_cluster):
         stream = ask(client, stream=True, **ENDLESS)
         next(stream)
         own_cluster.master.signal(signal.SIGTERM)
+        # Two signals sent before the first is taken are one signal.
+        wait_for(lambda: httpx.get(f"{own_cluster.master.url}/ready").status_code == 503, "the drain to begin")
         own_cluster.master.signal(signal.SIGTERM)
         own_cluster.master.wait(20)
 
