@@ -15,7 +15,7 @@ namespace fathom::worker {
 namespace {
 
 constexpr size_t kMailboxMax = 8192;
-constexpr int kStepsPostedMax = 4096;
+constexpr int kStepsPostedMax = 256;
 constexpr size_t kMastersMax = 64;
 constexpr int64_t kTickNs = 25'000'000;
 constexpr int64_t kOversleptNs = 500'000'000;
@@ -75,14 +75,15 @@ void LinkClient::Stop() {
 }
 
 void LinkClient::OnStep(std::vector<SequenceOutput> outputs) {
-  if (steps_posted_.fetch_add(1) >= kStepsPostedMax) {
-    --steps_posted_;
-    overflowed_ = true;
-    return;
+  for (int posted = steps_posted_; posted >= kStepsPostedMax; posted = steps_posted_) {
+    if (mailbox_.closed()) return;
+    steps_posted_.wait(posted);
   }
+  ++steps_posted_;
   Post([this, outputs = std::move(outputs)] {
-    --steps_posted_;
     OnOutputs(outputs);
+    --steps_posted_;
+    steps_posted_.notify_one();
   });
 }
 
@@ -124,6 +125,8 @@ void LinkClient::Run() {
     absl::SleepFor(absl::Milliseconds(1));
   }
   static_cast<void>(mailbox_.Drain());
+  steps_posted_ = 0;
+  steps_posted_.notify_one();
 }
 
 bool LinkClient::Done(int64_t now_ns) const {
@@ -148,7 +151,10 @@ void LinkClient::Tick(int64_t now_ns) {
       if (stop_by_ns_ == 0 && peer.dial_at_ns <= now_ns) Dial(peer, now_ns);
       continue;
     }
-    if (peer.judge && slept_ns > 0) peer.judge->Excuse(slept_ns);
+    if (peer.judge) {
+      peer.judge->Heard(*peer.heard_ns);
+      if (slept_ns > 0) peer.judge->Excuse(slept_ns);
+    }
     if (overflowed) {
       Lose(peer, absl::ResourceExhaustedError("the link's mailbox overflowed"));
     } else if (!peer.welcomed && now_ns - peer.dialled_at_ns > kWelcomeNs) {
@@ -182,17 +188,23 @@ void LinkClient::Dial(Peer& peer, int64_t now_ns) {
   const LinkId id = ++last_id_;
   peer.id = id;
   peer.dialled_at_ns = now_ns;
+  // Noted where a message comes in: one that waits for this thread is no silence of the master's.
+  const auto heard_ns = std::make_shared<std::atomic<int64_t>>(0);
+  peer.heard_ns = heard_ns;
+  const Clock* const clock = options_.clock;
   peer.link =
       MasterLink::Dial(peer.address, *credentials, options_.hello, options_.outbox_bytes,
                        {.on_control =
-                            [this, id](v1::MasterControl message) {
+                            [this, id, heard_ns, clock](v1::MasterControl message) {
+                              *heard_ns = clock->MonotonicNs();
                               PostTo(id, [this, message = std::move(message)](Peer& peer) {
                                 OnControl(peer, message);
                                 if (peer.link != nullptr) peer.link->ReadControl();
                               });
                             },
                         .on_data =
-                            [this, id](v1::MasterData message) {
+                            [this, id, heard_ns, clock](v1::MasterData message) {
+                              *heard_ns = clock->MonotonicNs();
                               PostTo(id, [this, message = std::move(message)](Peer& peer) {
                                 if (message.has_submit()) OnSubmit(peer, message.submit());
                                 if (peer.link != nullptr) peer.link->ReadData();
@@ -236,14 +248,13 @@ LinkClient::Peer* LinkClient::Find(LinkId id) {
 }
 
 void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
-  const int64_t now_ns = options_.clock->MonotonicNs();
   if (message.has_welcome()) {
     if (!peer.welcomed) OnWelcome(peer, message.welcome());
     return;
   }
   if (!peer.welcomed) return Lose(peer, absl::InvalidArgumentError("no Welcome came first"));
   if (message.has_heartbeat()) {
-    peer.judge->Beat(now_ns);
+    peer.judge->Beat(*peer.heard_ns);
     peer.backlog = message.heartbeat().backlog_cost();
   } else if (message.has_cancel()) {
     const v1::Cancel& cancel = message.cancel();

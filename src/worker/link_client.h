@@ -83,6 +83,8 @@ class LinkClient final : public OutputSink {
   int unfinished() const { return unfinished_; }           // requests the engine has
   bool idle() const { return left_ && unfinished_ == 0; }  // Leave is done and nothing runs
 
+  // On the engine's thread. Waits while the link is hundreds of steps behind: an engine faster than
+  // the link is slowed down, no output is lost.
   void OnStep(std::vector<SequenceOutput> outputs) override;
   void OnDead(const absl::Status& reason) override;
 
@@ -104,6 +106,7 @@ class LinkClient final : public OutputSink {
     uint64_t beats = 0;
     int64_t backlog = 0;
     std::optional<SilenceJudge> judge;
+    std::shared_ptr<std::atomic<int64_t>> heard_ns;  // when its last message came in
   };
 
   // From any thread: runs `act` on the link thread.

@@ -75,7 +75,8 @@ struct EngineStats {
   int64_t preemptions = 0;    // since start
 };
 
-// Takes all outputs of one step at once. Called on the engine thread: must not block.
+// Takes all outputs of one step at once. Called on the engine thread: waits only to slow down an
+// engine that is faster than what takes its outputs.
 class OutputSink {
  public:
   virtual ~OutputSink() = default;
