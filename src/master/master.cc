@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/fleet/link_server.h"
+#include "text/text.h"
 
 namespace fathom::master {
 namespace {
@@ -71,7 +72,8 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   });
   work_.emplace(io_->get_executor());
   for (int i = 0; i < settings_.io_threads; ++i) {
-    io_threads_.emplace_back([this] { io_->run(); });
+    // Short prompts are prepared here, templates and all.
+    io_threads_.emplace_back(text::kDeepStackBytes, [this] { io_->run(); });
   }
   RETURN_IF_ERROR(StartListeners());
   RETURN_IF_ERROR(WritePorts());
@@ -194,7 +196,7 @@ void Master::Stop() {
   if (serving_ != nullptr) serving_->Stop();
   work_.reset();
   if (io_ != nullptr) io_->stop();
-  for (std::thread& thread : io_threads_) thread.join();
+  for (StackThread& thread : io_threads_) thread.Join();
   io_threads_.clear();
   io_ = nullptr;  // with whatever still waited in it
 }

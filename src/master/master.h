@@ -15,13 +15,13 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/health_server.h"
+#include "common/stack_thread.h"
 #include "master/api/grpc_call.h"
 #include "master/api/grpc_inference.h"
 #include "master/api/grpc_server.h"
@@ -90,7 +90,7 @@ class Master {
   std::unique_ptr<HttpApi> http_api_;
   std::unique_ptr<boost::asio::io_context> io_;  // what waits in it may own parts of serving_
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work_;
-  std::vector<std::thread> io_threads_;
+  std::vector<StackThread> io_threads_;
   std::unique_ptr<HttpServer> http_;
   GrpcCalls grpc_calls_;
   std::unique_ptr<GrpcInference> grpc_inference_;

@@ -22,6 +22,9 @@ constexpr int32_t kRefusalsMax = 5;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 constexpr int kHexDigits64Bits = 16;
+// Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
+// cost less than holding up an I/O thread.
+constexpr size_t kInlinePromptBytes = 2048;
 // The worker has the same limit in whole milliseconds, so it may give up a moment before us.
 constexpr int64_t kDeadlineSlackNs = 5'000'000;
 
@@ -30,6 +33,17 @@ constexpr int64_t kDeadlineSlackNs = 5'000'000;
 uint64_t TenantHash(const std::string& tenant) {
   const std::string hex = Sha256Hex(absl::StrCat("fathom tenant\n", tenant));
   return std::stoull(hex.substr(0, kHexDigits64Bits), nullptr, 16);
+}
+
+bool IsPreparedInline(const GenerationRequest& request) {
+  if (request.grammar || !request.tool_use.tools.empty()) return false;
+  size_t bytes = 0;
+  if (const auto* chat = std::get_if<ChatPrompt>(&request.prompt)) {
+    bytes = chat->messages_json.size() + chat->tools_json.size() + chat->template_args_json.size();
+  } else if (const auto* text = std::get_if<TextPrompt>(&request.prompt)) {
+    bytes = text->text.size();
+  }  // ids need no work
+  return bytes <= kInlinePromptBytes;
 }
 
 std::string CacheSalt(const std::string& tenant) {
@@ -57,6 +71,7 @@ void Generation::Start() {
   if (!ticket.ok()) return End(ticket.status());
   ticket_ = *std::move(ticket);
   ArmDeadline();
+  if (IsPreparedInline(request_)) return HandlePrepared(PreparePrompt(request_));
   const bool accepted = services_.pool->Submit([self = shared_from_this()] {
     // Safe off the strand: the request does not change before its prompt is there.
     absl::StatusOr<PreparedPrompt> prepared = PreparePrompt(self->request_);
