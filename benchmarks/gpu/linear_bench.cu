@@ -116,6 +116,21 @@ void RunChain(LinearWorkload& work, const Options& options, double rate, Report&
       report.Add(Json("chain", {"8b", "chain"}, tokens, NameOf(mode), seconds, work.ChainBytes(),
                       rate, ""));
     }
+    if (tokens > kernels::cuda::kSkinnyFusedRowsMax) continue;
+    const std::pair<const char*, ChainFusion> fusions[] = {
+        {"+ norm", {.norm = true}},
+        {"+ SiLU", {.gated = true}},
+        {"+ residual", {.residual = true}},
+        {"+ all", {.norm = true, .gated = true, .residual = true}}};
+    for (const auto& [name, fusion] : fusions) {
+      const double seconds = work.TimeChain(tokens, Mode::kProgrammatic, fusion);
+      std::printf("%4d %-13s %9.3f %7.0f %7.1f\n", tokens, name, seconds * 1e3,
+                  work.ChainBytes() / seconds * 1e-9,
+                  100 * work.ChainBytes() / seconds * 1e-9 / rate);
+      std::fflush(stdout);
+      report.Add(
+          Json("chain", {"8b", "chain"}, tokens, name, seconds, work.ChainBytes(), rate, ""));
+    }
   }
 }
 

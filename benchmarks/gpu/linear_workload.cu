@@ -19,6 +19,8 @@ using kernels::cuda::WeightView;
 constexpr size_t kAlignment = 256;
 constexpr int32_t kWidest = 152064;
 constexpr int32_t kDeepest = 28672;
+constexpr int32_t kHidden = 4096;
+constexpr int32_t kSquarePitch = kHidden / 8;
 
 void Check(cudaError_t error, int line) {
   if (error == cudaSuccess) return;
@@ -145,6 +147,14 @@ LinearWorkload::LinearWorkload(int32_t layers, const std::vector<Shape>& shapes)
   for (char*& buffer : buffers_) {
     CHECK_CUDA(cudaMalloc(&buffer, size_t{kMaxTokens} * kWidest * sizeof(float)));
   }
+  // All zeros make a norm's weight, and squares whose epsilon of 1 leaves the rows as they are.
+  CHECK_CUDA(cudaMalloc(&residual_, size_t{kMaxTokens} * kHidden * 2));
+  CHECK_CUDA(cudaMemsetAsync(residual_, 0, size_t{kMaxTokens} * kHidden * 2, stream_));
+  CHECK_CUDA(cudaMalloc(&norm_weight_, kHidden * sizeof(float)));
+  CHECK_CUDA(cudaMemsetAsync(norm_weight_, 0, kHidden * sizeof(float), stream_));
+  CHECK_CUDA(cudaMalloc(&squares_, size_t{kMaxTokens} * kSquarePitch * sizeof(float)));
+  CHECK_CUDA(
+      cudaMemsetAsync(squares_, 0, size_t{kMaxTokens} * kSquarePitch * sizeof(float), stream_));
   CHECK_CUDA(cudaMalloc(&workspace_, SkinnyWorkspaceBytes()));
   CHECK_CUDA(cudaMemsetAsync(workspace_, 0, SkinnyWorkspaceBytes(), stream_));
   CHECK_CUDA(cudaMalloc(&library_workspace_, LibraryLinear::kWorkspaceBytes));
@@ -153,9 +163,10 @@ LinearWorkload::LinearWorkload(int32_t layers, const std::vector<Shape>& shapes)
 }
 
 LinearWorkload::~LinearWorkload() {
-  for (void* pointer :
-       {static_cast<void*>(arena_), static_cast<void*>(x_), workspace_, library_workspace_,
-        static_cast<void*>(buffers_[0]), static_cast<void*>(buffers_[1])}) {
+  for (void* pointer : {static_cast<void*>(arena_), static_cast<void*>(x_), workspace_,
+                        library_workspace_, static_cast<void*>(buffers_[0]),
+                        static_cast<void*>(buffers_[1]), static_cast<void*>(residual_),
+                        static_cast<void*>(norm_weight_), static_cast<void*>(squares_)}) {
     cudaFree(pointer);
   }
   cudaStreamDestroy(stream_);
@@ -185,8 +196,10 @@ double LinearWorkload::ReadRate() {
 }
 
 void LinearWorkload::Launch(const Matrix& matrix, const void* x, void* out, int32_t tokens,
-                            Mode mode, const SkinnyPlan* plan) {
+                            Mode mode, const SkinnyPlan* plan,
+                            const kernels::LinearFusion& fusion) {
   LinearArgs args;
+  args.fusion = fusion;
   args.out = out;
   args.x = x;
   args.rows = tokens;
@@ -239,9 +252,32 @@ double LinearWorkload::TimeGraph(const std::function<void()>& launches, int repe
   return Median(seconds);
 }
 
-double LinearWorkload::TimeChain(int32_t tokens, Mode mode) {
+kernels::LinearFusion LinearWorkload::FusionAt(size_t i, int32_t tokens,
+                                               const ChainFusion& fusion) const {
+  const size_t place = i % 4;  // qkv, o, gate_up, down; the head comes where a qkv would
+  kernels::LinearFusion out;
+  if (fusion.norm && place % 2 == 0) {
+    const Matrix& before = chain_[place == 0 ? 3 : 1];
+    out.square_sums = squares_;
+    out.square_parts = kernels::cuda::SkinnySquareParts(
+        tokens, {.data = before.data, .rows = before.n, .cols = before.k}, num_multiprocessors_);
+    out.norm_eps = 1;
+    out.square_pitch = kSquarePitch;
+  }
+  out.gated = fusion.gated && place == 2;
+  if (fusion.residual && place % 2 == 1) {
+    out.residual = residual_;
+    out.norm_weight = norm_weight_;
+    out.residual_squares = squares_;
+    out.square_pitch = kSquarePitch;
+  }
+  return out;
+}
+
+double LinearWorkload::TimeChain(int32_t tokens, Mode mode, const ChainFusion& fusion) {
   const auto launch = [&](size_t i) {
-    Launch(chain_[i], buffers_[i % 2], buffers_[(i + 1) % 2], tokens, mode, nullptr);
+    Launch(chain_[i], buffers_[i % 2], buffers_[(i + 1) % 2], tokens, mode, nullptr,
+           FusionAt(i, tokens, fusion));
   };
   // A kernel's first launch may load it, which a capture does not allow.
   for (const size_t i : {0, 1, 2, 3}) launch(i);

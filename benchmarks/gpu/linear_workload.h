@@ -30,6 +30,13 @@ std::vector<Shape> ShapesOf(const std::string& models);
 
 enum class Mode { kSerial, kProgrammatic, kLibrary };
 
+// What the chain's products take along, as a model's step wants it; see kernels::LinearFusion.
+struct ChainFusion {
+  bool norm = false;      // qkv, gate_up and lm_head divide by a norm
+  bool gated = false;     // gate_up
+  bool residual = false;  // o and down
+};
+
 class LinearWorkload {
  public:
   static constexpr int32_t kMaxTokens = 64;
@@ -48,7 +55,7 @@ class LinearWorkload {
   double ReadRate();
 
   // Seconds for all matrices of the model, each fed with the output of the one before.
-  double TimeChain(int32_t tokens, Mode mode);
+  double TimeChain(int32_t tokens, Mode mode, const ChainFusion& fusion = {});
 
   // Seconds a launch, of launches over about `bytes` of distinct weights of one shape. `plan` may
   // be null.
@@ -64,7 +71,8 @@ class LinearWorkload {
     int32_t n, k;
   };
   void Launch(const Matrix& matrix, const void* x, void* out, int32_t tokens, Mode mode,
-              const kernels::cuda::SkinnyPlan* plan);
+              const kernels::cuda::SkinnyPlan* plan, const kernels::LinearFusion& fusion = {});
+  kernels::LinearFusion FusionAt(size_t i, int32_t tokens, const ChainFusion& fusion) const;
   double TimeGraph(const std::function<void()>& launches, int repeats);
 
   int32_t num_multiprocessors_ = 0;
@@ -74,6 +82,9 @@ class LinearWorkload {
   size_t arena_bytes_ = 0;
   char* x_ = nullptr;
   char* buffers_[2] = {};
+  char* residual_ = nullptr;
+  float* norm_weight_ = nullptr;
+  float* squares_ = nullptr;
   void* workspace_ = nullptr;
   void* library_workspace_ = nullptr;
   kernels::cuda::LibraryLinear library_;

@@ -82,6 +82,9 @@ absl::Status Backend::CopyBlocks(const CopyBlocksArgs& args) {
 absl::Status Backend::Linear(const LinearArgs& args, const PackedMatrix& weight) {
   RETURN_IF_ERROR(CheckArgs(args));
   RETURN_IF_ERROR(CheckStored(args.dtype));
+  if (!args.fusion.empty() && !FusesLinear(args.rows, args.dtype, weight)) {
+    return absl::InvalidArgumentError("Linear: nothing is fused with such a product here");
+  }
   return DoLinear(args, weight);
 }
 

@@ -71,6 +71,18 @@ class Backend : protected MemoryAllocator {
     return record();
   }
 
+  // Whether Linear takes a LinearFusion for so many rows, activations of this type and this matrix.
+  virtual bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const {
+    (void)rows, (void)dtype, (void)weight;
+    return false;
+  }
+  // In how many parts a product with a residual leaves each row's sum of squares; at most
+  // ceil(weight.rows() / 8).
+  virtual int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const {
+    (void)rows, (void)weight;
+    return 0;
+  }
+
   // Bytes of the device's own memory that can still be allocated; none where it is the process's.
   virtual absl::StatusOr<std::optional<int64_t>> FreeBytes() { return std::nullopt; }
   // Zeroed, aligned to 64 bytes. ResourceExhausted when there is not enough.

@@ -125,6 +125,13 @@ absl::Status CheckArgs(const LinearArgs& args) {
   REQUIRE_ARG(kOp, args.rows >= 0);
   REQUIRE_ARG(kOp, IsFloat(args.dtype) && IsFloat(args.out_dtype));
   REQUIRE_ARG(kOp, args.out != nullptr && args.x != nullptr && args.out != args.x);
+  const LinearFusion& fusion = args.fusion;
+  REQUIRE_ARG(kOp, fusion.square_sums == nullptr ||
+                       (fusion.square_parts > 0 && fusion.square_parts <= fusion.square_pitch));
+  REQUIRE_ARG(kOp, fusion.norm_eps >= 0);
+  REQUIRE_ARG(kOp, fusion.residual == nullptr ||
+                       (fusion.norm_weight != nullptr && fusion.residual_squares != nullptr &&
+                        fusion.square_pitch > 0 && !fusion.gated));
   return absl::OkStatus();
 }
 

@@ -149,6 +149,28 @@ struct ScatterArgs {
   int32_t count = 0;
 };
 
+// What a product of few rows does besides, where Backend::FusesLinear holds, to spare the small
+// operations around it. Any of the three parts may be used; gating and a residual exclude each
+// other. The default does nothing.
+struct LinearFusion {
+  // RMS norm of x. Its rows hold the norm's input times the norm's weight; what is left, the
+  // division by sqrt(mean of squares + eps), happens to the product. The sum of squares of a row
+  // comes in parts, left by the product that made it.
+  const float* square_sums = nullptr;  // [rows, square_pitch], of which square_parts are read
+  int32_t square_parts = 0;
+  float norm_eps = 0;
+  // SiLU: W stacks gate over up, and out [rows, N / 2] = round(silu(gate)) * up.
+  bool gated = false;
+  // residual += the product, and out = residual * norm_weight: what the next norm's product takes
+  // as x, with the sums of squares of the new residual, in Backend::SquareParts parts a row.
+  void* residual = nullptr;            // [rows, N] dtype
+  const float* norm_weight = nullptr;  // [N]
+  float* residual_squares = nullptr;   // [rows, square_pitch]
+  int32_t square_pitch = 0;
+
+  constexpr bool empty() const { return square_sums == nullptr && !gated && residual == nullptr; }
+};
+
 // out = x W^T + bias; W is a backend's own packed matrix of shape [N, K] (see PackedMatrix).
 struct LinearArgs {
   void* out = nullptr;          // [rows, N] out_dtype
@@ -157,6 +179,7 @@ struct LinearArgs {
   int32_t rows = 0;
   DType dtype = DType::kF32;
   DType out_dtype = DType::kF32;
+  LinearFusion fusion;
 };
 
 }  // namespace fathom::kernels

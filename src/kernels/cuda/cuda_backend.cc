@@ -93,6 +93,15 @@ class CudaBackend final : public Backend, public DeviceQueue {
     const auto* size = std::ranges::lower_bound(kDecodeSizes, rows);
     return size == kDecodeSizes.end() ? rows : std::min(*size, options_.max_rows);
   }
+  // An unnormalised row may leave the range of F16.
+  bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
+    return rows <= kSkinnyFusedRowsMax && dtype == DType::kBF16 && weight.dtype() == DType::kBF16 &&
+           weight.cols() % 8 == 0;
+  }
+  int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const override {
+    return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
+                             num_multiprocessors_);
+  }
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
   absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
@@ -267,7 +276,9 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
 absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& weight) {
   if (args.rows == 0) return absl::OkStatus();
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
-  switch (ChooseLinear(args, view)) {
+  const LinearKernel kernel =
+      args.fusion.empty() ? ChooseLinear(args, view) : LinearKernel::kSkinny;
+  switch (kernel) {
     case LinearKernel::kSkinny:
       return ToStatus(
           LaunchSkinnyLinear(args, view, skinny_workspace_.data(), skinny_workspace_.bytes(),

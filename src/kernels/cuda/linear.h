@@ -47,16 +47,19 @@ struct LaunchOptions {
 cudaError_t LaunchPlainLinear(const LinearArgs& args, const WeightView& weight,
                               cudaStream_t stream);
 
-// `workspace` holds partial sums where K is split, and is used until the launch has ended. Its
-// first kSkinnyCounterBytes are zeroed once by its owner and left zeroed by every launch; what the
-// rest holds does not matter. x is aligned to 16 bytes. The result depends on the arguments and
-// num_multiprocessors alone: sums are taken in one fixed order.
+// The only one to take args.fusion. `workspace` holds partial sums where K is split, and is used
+// until the launch has ended. Its first kSkinnyCounterBytes are zeroed once by its owner and left
+// zeroed by every launch; what the rest holds does not matter. x is aligned to 16 bytes. The result
+// depends on the arguments and num_multiprocessors alone: sums are taken in one fixed order.
 constexpr size_t SkinnyWorkspaceBytes() {
   return kSkinnyCounterBytes + size_t{2} * kSkinnyBlocksMax * kSkinnyPartialBytesMax;
 }
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight, void* workspace,
                                size_t workspace_bytes, const LaunchOptions& options,
                                cudaStream_t stream);
+
+// Parts in which a product with a residual leaves each row's sum of squares.
+int32_t SkinnySquareParts(int32_t rows, const WeightView& weight, int32_t num_multiprocessors);
 
 // The same by a given plan, for measurements; cudaErrorInvalidValue where the plan does not fit.
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,

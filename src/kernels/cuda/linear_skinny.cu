@@ -10,6 +10,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/skinny_ptx.cuh"
+#include "kernels/cuda/skinny_store.cuh"
 #include "kernels/cuda/skinny_stream.cuh"
 #include "kernels/cuda/tensor_map.h"
 
@@ -25,6 +26,7 @@ class Consumer {
   static constexpr SkinnyShape kShape = SkinnyShapeOf(kTokens);
   static constexpr int kRowTiles = kShape.row_tiles;
   static constexpr int kTokenTiles = kTokens / 8;
+  static constexpr bool kFuses = SkinnyStore<T, kTokens>::kFuses;
   static constexpr int kColumnGroups = kShape.ColumnGroups();
   static constexpr int kPassTokens = kShape.pass_tokens;
   static constexpr int kMaxTileRows = kShape.MaxTileRows();
@@ -33,6 +35,7 @@ class Consumer {
       : params_(params),
         plan_(params.plan),
         layout_(params.layout),
+        store_(params),
         lane_(threadIdx.x % 32),
         row_group_(threadIdx.x / 32 % kShape.row_groups),
         column_group_(threadIdx.x / 32 / kShape.row_groups) {
@@ -49,12 +52,17 @@ class Consumer {
   __device__ void Run() {
     // Results go where kernels ahead may still read.
     WaitForPredecessor();
+    typename SkinnyStore<T, kTokens>::Squares squares;
+    if constexpr (kFuses) squares = store_.LoadSquares();
     SkinnyCursor cursor(plan_, blockIdx.x);
     SkinnyRingSlot slot;
     const int32_t first_tile = cursor.tile;
     while (cursor.left > 0) {
       const int32_t tile = cursor.tile;
       const int32_t units = min(cursor.left, plan_.units_per_tile - cursor.unit);
+      const bool adds = kFuses && params_.fusion.residual != nullptr;
+      Residual residual;
+      if (adds) residual = LoadResidual(tile, 0);
 #pragma unroll
       for (auto& row : sums_) {
 #pragma unroll
@@ -71,6 +79,11 @@ class Consumer {
         slot.Advance(plan_.stages);
       }
       cursor.FinishTile(units);
+      if (kFuses && tile == first_tile) store_.PrepareScales(squares);
+      if (adds) {
+        AddTileToResidual(tile, residual);
+        continue;
+      }
       FinishTile(tile, units == plan_.units_per_tile,
                  2 * static_cast<int32_t>(blockIdx.x) + (tile == first_tile ? 0 : 1));
     }
@@ -141,31 +154,110 @@ class Consumer {
 
   // Adds up what the column groups hold and stores it, as a result or as one part of it.
   __device__ void FinishTile(int32_t tile, bool whole, int32_t slot) {
-    const int32_t pitch = SkinnySumPitch(plan_.tile_rows);
 #pragma unroll
     for (int pass = 0; pass < kTokens / kPassTokens; ++pass) {
       const int32_t token0 = pass * kPassTokens;
       if (token0 >= params_.rows) break;
       StoreFragments<kPassTokens / 8>(pass * (kPassTokens / 8));
       ptx::NamedBarrier<kConsumerThreads>();
-      for (int32_t i = threadIdx.x; i < kPassTokens * kMaxTileRows; i += kConsumerThreads) {
-        const int32_t row = i % kMaxTileRows;
-        const int32_t token = i / kMaxTileRows;
-        if (row >= plan_.tile_rows || token0 + token >= params_.rows) continue;
-        float sum = 0;
-#pragma unroll
-        for (int g = 0; g < kColumnGroups; ++g) {
-          sum += Sums(layout_)[(g * kPassTokens + token) * pitch + row];
-        }
-        if (whole) {
-          StoreResult(tile, row, token0 + token, sum);
-        } else {
-          Partial(slot)[(token0 + token) * plan_.tile_rows + row] = sum;
-        }
+      if (kFuses && params_.fusion.gated) {
+        ForEachSum(token0, plan_.tile_rows / 2, [&](int32_t row, int32_t token) {
+          const int32_t half = plan_.tile_rows / 2;
+          store_.Gated(tile * half + row, token, Sum(row, token - token0),
+                       Sum(row + half, token - token0));
+        });
+      } else {
+        ForEachSum(token0, plan_.tile_rows, [&](int32_t row, int32_t token) {
+          const float sum = Sum(row, token - token0);
+          if (whole) {
+            store_.Result(tile * plan_.tile_rows + row, token, sum);
+          } else {
+            Partial(slot)[token * plan_.tile_rows + row] = sum;
+          }
+        });
       }
       ptx::NamedBarrier<kConsumerThreads>();
     }
     if (!whole) CombineParts(tile);
+  }
+
+  // Neighbouring threads take neighbouring rows.
+  template <typename Act>
+  __device__ void ForEachSum(int32_t token0, int32_t rows, const Act& act) const {
+    for (int32_t i = threadIdx.x; i < kPassTokens * kMaxTileRows; i += kConsumerThreads) {
+      const int32_t row = i % kMaxTileRows;
+      const int32_t token = token0 + i / kMaxTileRows;
+      if (row < rows && token < params_.rows) act(row, token);
+    }
+  }
+
+  // Over the column groups, of a token counted from the pass's first.
+  __device__ float Sum(int32_t row, int32_t token) const {
+    const int32_t pitch = SkinnySumPitch(plan_.tile_rows);
+    float sum = 0;
+#pragma unroll
+    for (int g = 0; g < kColumnGroups; ++g) {
+      sum += Sums(layout_)[(g * kPassTokens + token) * pitch + row];
+    }
+    return sum;
+  }
+
+  // What a thread adds a pass of a tile to: of one row of the tile, every kTokenStep-th token.
+  static constexpr int kEach = kPassTokens * kMaxTileRows / kConsumerThreads;
+  static constexpr int kTokenStep = kConsumerThreads / kMaxTileRows;
+  static_assert(kMaxTileRows % 32 == 0 && kEach * kTokenStep == kPassTokens);
+  struct Residual {
+    float norm_weight = 0;
+    float old[kEach] = {};
+  };
+
+  __device__ bool HasResult(int32_t tile, int32_t row) const {
+    return row < plan_.tile_rows && tile * plan_.tile_rows + row < params_.n;
+  }
+
+  __device__ Residual LoadResidual(int32_t tile, int32_t token0) const {
+    Residual out;
+    const int32_t row = threadIdx.x % kMaxTileRows;
+    if (!HasResult(tile, row)) return out;
+    const int32_t column = tile * plan_.tile_rows + row;
+    out.norm_weight = store_.NormWeight(column);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int32_t token = token0 + threadIdx.x / kMaxTileRows + i * kTokenStep;
+      if (token < params_.rows) out.old[i] = store_.OldResidual(column, token);
+    }
+    return out;
+  }
+
+  // A whole tile; what the next pass adds to is read while this one is added up.
+  __device__ void AddTileToResidual(int32_t tile, Residual residual) {
+    const int32_t row = threadIdx.x % kMaxTileRows;
+    const int32_t column = tile * plan_.tile_rows + row;
+    const int32_t parts = (plan_.tile_rows + 31) / 32;
+    const bool has_result = HasResult(tile, row);
+#pragma unroll
+    for (int pass = 0; pass < kTokens / kPassTokens; ++pass) {
+      const int32_t token0 = pass * kPassTokens;
+      if (token0 >= params_.rows) break;
+      StoreFragments<kPassTokens / 8>(pass * (kPassTokens / 8));
+      Residual next;
+      if (token0 + kPassTokens < params_.rows) next = LoadResidual(tile, token0 + kPassTokens);
+      ptx::NamedBarrier<kConsumerThreads>();
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int32_t in_pass = threadIdx.x / kMaxTileRows + i * kTokenStep;
+        const int32_t token = token0 + in_pass;
+        // Of a warp all lanes go on or none: it has one token, and 32 rows whose squares it adds.
+        if (row / 32 >= parts || token >= params_.rows) continue;
+        const float result = has_result
+                                 ? store_.AddedToResidual(column, token, Sum(row, in_pass),
+                                                          residual.old[i], residual.norm_weight)
+                                 : 0;
+        store_.KeepSquares(tile * parts + row / 32, token, result);
+      }
+      ptx::NamedBarrier<kConsumerThreads>();
+      residual = next;
+    }
   }
 
   template <int kTiles>
@@ -219,31 +311,14 @@ class Consumer {
             SkinnyPartialSlot(units, plan_.blocks, plan_.units_per_tile, block, tile);
         sum += __ldcg(Partial(slot) + token * plan_.tile_rows + row);
       }
-      StoreResult(tile, row, token, sum);
-    }
-  }
-
-  __device__ void StoreResult(int32_t tile, int32_t row, int32_t token, float sum) {
-    const int32_t column = tile * plan_.tile_rows + row;
-    if (column >= params_.n) return;
-    if (params_.bias != nullptr) sum += params_.bias[column];
-    const int64_t at = static_cast<int64_t>(token) * params_.n + column;
-    switch (params_.out_dtype) {
-      case DType::kF32:
-        static_cast<float*>(params_.out)[at] = sum;
-        break;
-      case DType::kF16:
-        static_cast<__half*>(params_.out)[at] = __float2half_rn(sum);
-        break;
-      default:
-        static_cast<__nv_bfloat16*>(params_.out)[at] = __float2bfloat16_rn(sum);
-        break;
+      store_.Result(tile * plan_.tile_rows + row, token, sum);
     }
   }
 
   const SkinnyParams& params_;
   const SkinnyPlan& plan_;
   const SkinnyLayout& layout_;
+  const SkinnyStore<T, kTokens> store_;
   const int32_t lane_;
   const int32_t row_group_;
   const int32_t column_group_;
@@ -299,12 +374,27 @@ bool IsSkinny(const LinearArgs& args, const WeightView& weight) {
          weight.cols % 8 == 0 && IsAligned(args.x, 16) && IsAligned(weight.data, 16);
 }
 
+SkinnyNeeds NeedsOf(const LinearFusion& fusion) {
+  return {.whole_tiles = fusion.gated || fusion.residual != nullptr, .paired_rows = fusion.gated};
+}
+
+bool IsSound(const LinearArgs& args, const WeightView& weight, const SkinnyPlan& plan) {
+  const LinearFusion& fusion = args.fusion;
+  if (!fusion.empty() && args.rows > kSkinnyFusedRowsMax) return false;
+  if (!fusion.gated && fusion.residual == nullptr) return true;
+  if (!NeedsOf(fusion).HeldBy(plan) || args.out_dtype != args.dtype) return false;
+  if (fusion.gated) return fusion.residual == nullptr && weight.rows % 2 == 0;
+  return fusion.norm_weight != nullptr && fusion.residual_squares != nullptr &&
+         fusion.square_pitch >= SkinnySquareParts(plan);
+}
+
 }  // namespace
 
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                const SkinnyPlan& plan, void* workspace, size_t workspace_bytes,
                                const LaunchOptions& options, cudaStream_t stream) {
-  if (!IsSkinny(args, weight) || !IsValidSkinnyPlan(plan, args.rows, weight.rows, weight.cols)) {
+  if (!IsSkinny(args, weight) || !IsValidSkinnyPlan(plan, args.rows, weight.rows, weight.cols) ||
+      !IsSound(args, weight, plan)) {
     return cudaErrorInvalidValue;
   }
   const size_t parts =
@@ -313,8 +403,11 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
     return cudaErrorInvalidValue;
   }
   SkinnyParams params;
-  cudaError_t error = EncodeTensorMap(weight.data, weight.rows, weight.cols, weight.dtype,
-                                      plan.tile_rows, &params.weight);
+  cudaError_t error = args.fusion.gated
+                          ? EncodeHalvesTensorMap(weight.data, weight.rows, weight.cols,
+                                                  weight.dtype, plan.tile_rows, &params.weight)
+                          : EncodeTensorMap(weight.data, weight.rows, weight.cols, weight.dtype,
+                                            plan.tile_rows, &params.weight);
   if (error != cudaSuccess) return error;
   error = EncodeTensorMap(args.x, args.rows, weight.cols, args.dtype, plan.tokens, &params.x);
   if (error != cudaSuccess) return error;
@@ -324,6 +417,8 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
   params.partials = reinterpret_cast<float*>(static_cast<char*>(workspace) + kSkinnyCounterBytes);
   params.rows = args.rows;
   params.n = weight.rows;
+  params.k = weight.cols;
+  params.fusion = args.fusion;
   params.out_dtype = args.out_dtype;
   params.plan = plan;
   params.layout = SkinnyLayoutOf(plan);
@@ -355,9 +450,14 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
   if (args.rows < 1 || args.rows > kSkinnyRowsMax || weight.rows < 1 || weight.cols < 1) {
     return cudaErrorInvalidValue;
   }
-  const SkinnyPlan plan =
-      PlanSkinny(args.rows, weight.rows, weight.cols, options.num_multiprocessors);
+  const SkinnyPlan plan = PlanSkinny(args.rows, weight.rows, weight.cols,
+                                     options.num_multiprocessors, NeedsOf(args.fusion));
   return LaunchSkinnyLinear(args, weight, plan, workspace, workspace_bytes, options, stream);
+}
+
+int32_t SkinnySquareParts(int32_t rows, const WeightView& weight, int32_t num_multiprocessors) {
+  return SkinnySquareParts(PlanSkinny(rows, weight.rows, weight.cols, num_multiprocessors,
+                                      SkinnyNeeds{.whole_tiles = true}));
 }
 
 }  // namespace fathom::kernels::cuda

@@ -13,6 +13,9 @@ constexpr double kL2Rate = 6.0e6;
 constexpr double kBlockRate = 0.07e6;
 // Storing parts, counting and reading them back lengthens the chain from one kernel to the next.
 constexpr double kSplitMicroseconds = 1.5;
+// Narrow tiles reach 80 % of what wider ones do: x is a third of what they load and multiply.
+constexpr int32_t kNarrowRows = 32;
+constexpr double kNarrowCost = 1.25;
 constexpr int32_t kUnitBytes = 32 * 1024;  // of W
 constexpr int32_t kStageBytesMax = 40 * 1024;
 
@@ -22,7 +25,7 @@ int32_t TokensOf(int32_t rows) { return rows <= 8 ? 8 : rows <= 16 ? 16 : rows <
 
 double Microseconds(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t k,
                     int32_t num_multiprocessors) {
-  const double weight = 2.0 * n * k;
+  const double weight = 2.0 * n * k * (plan.tile_rows < kNarrowRows ? kNarrowCost : 1);
   const double tiles = plan.tiles;
   const double x = tiles * rows * k * 2.0;
   const double tile_bytes = 2.0 * plan.tile_rows * k;
@@ -92,7 +95,8 @@ bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t 
 // Measured on an H100 (fathom-gpu-linear-bench --sweep): a ring that fills the shared memory beats
 // one that leaves room for the next kernel's blocks by 20 %, and blocks that share tiles lose to
 // those that do not as soon as more than 8 tokens make the parts heavy.
-SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors) {
+SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
+                      SkinnyNeeds needs) {
   SkinnyPlan best;
   double best_time = 0;
   const int32_t max_rows = SkinnyShapeOf(TokensOf(rows)).MaxTileRows();
@@ -101,6 +105,7 @@ SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiproce
     for (int32_t tile_rows = 8; tile_rows <= max_rows; tile_rows += 8) {
       const SkinnyPlan plan = CompleteSkinnyPlan({.tile_rows = tile_rows, .split = split}, rows, n,
                                                  k, num_multiprocessors);
+      if (!needs.HeldBy(plan)) continue;
       const double time = Microseconds(plan, rows, n, k, num_multiprocessors);
       if (best.tile_rows != 0 && time >= best_time) continue;
       best = plan;

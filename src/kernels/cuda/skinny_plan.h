@@ -18,6 +18,8 @@
 namespace fathom::kernels::cuda {
 
 inline constexpr int32_t kSkinnyRowsMax = 64;
+// With more, what products take along (LinearFusion) costs them more than it spares others.
+inline constexpr int32_t kSkinnyFusedRowsMax = 16;
 inline constexpr int32_t kSkinnyConsumerWarps = 8;
 inline constexpr int32_t kSkinnyBoxColumns = 64;  // 128 bytes, the widest swizzle of a tensor copy
 inline constexpr int32_t kSkinnyBlocksMax = 160;
@@ -79,6 +81,7 @@ struct SkinnyLayout {
   int32_t stage_bytes = 0;
   int32_t sums_offset = 0;      // [column groups, pass tokens, pitch] floats
   int32_t barriers_offset = 0;  // full ones, then empty ones, kSkinnyStagesMax each, then a flag
+  int32_t scales_offset = 0;    // [kSkinnyFusedRowsMax] floats
   int32_t bytes = 0;
 };
 
@@ -91,7 +94,8 @@ FATHOM_HOST_DEVICE constexpr SkinnyLayout SkinnyLayoutOf(const SkinnyPlan& plan)
   layout.sums_offset = plan.stages * layout.stage_bytes;
   layout.barriers_offset = layout.sums_offset + shape.ColumnGroups() * shape.pass_tokens *
                                                     SkinnySumPitch(plan.tile_rows) * 4;
-  layout.bytes = layout.barriers_offset + 2 * kSkinnyStagesMax * 8 + 16;
+  layout.scales_offset = layout.barriers_offset + 2 * kSkinnyStagesMax * 8 + 16;
+  layout.bytes = layout.scales_offset + kSkinnyFusedRowsMax * 4;
   return layout;
 }
 
@@ -121,7 +125,23 @@ SkinnyPlan CompleteSkinnyPlan(SkinnyPlan plan, int32_t rows, int32_t n, int32_t 
 // Whether the kernel can run the plan on this shape.
 bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t k);
 
+// What the end of a tile asks of the plan.
+struct SkinnyNeeds {
+  bool whole_tiles = false;  // no tile is shared
+  bool paired_rows = false;  // the halves of a tile come from the halves of W, in steps of 8 rows
+
+  constexpr bool HeldBy(const SkinnyPlan& plan) const {
+    return !(whole_tiles && plan.split) && !(paired_rows && plan.tile_rows % 16 != 0);
+  }
+};
+
 // The plan for rows in [1, kSkinnyRowsMax].
-SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors);
+SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
+                      SkinnyNeeds needs = {});
+
+// Sums of squares of a row's results, one for 32 rows of a tile.
+constexpr int32_t SkinnySquareParts(const SkinnyPlan& plan) {
+  return plan.tiles * ((plan.tile_rows + 31) / 32);
+}
 
 }  // namespace fathom::kernels::cuda

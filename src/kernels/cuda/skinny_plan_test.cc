@@ -73,6 +73,23 @@ TEST(SkinnyPlanTest, FewTokensDoNotSplitAnEightBillionModel) {
   }
 }
 
+TEST(SkinnyPlanTest, HoldsWhatTheEndOfATileNeeds) {
+  for (const Shape& shape : Shapes()) {
+    for (int32_t rows = 1; rows <= kSkinnyFusedRowsMax; ++rows) {
+      SCOPED_TRACE(testing::Message() << rows << ": " << shape.n << " x " << shape.k);
+      const SkinnyNeeds gated = {.whole_tiles = true, .paired_rows = true};
+      const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, gated);
+      ASSERT_TRUE(IsValidSkinnyPlan(plan, rows, shape.n, shape.k));
+      ASSERT_TRUE(gated.HeldBy(plan));
+      const SkinnyPlan whole =
+          PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, {.whole_tiles = true});
+      ASSERT_FALSE(whole.split);
+      // What a decoder leaves room for.
+      ASSERT_LE(SkinnySquareParts(whole), (shape.n + 7) / 8);
+    }
+  }
+}
+
 TEST(SkinnyPlanTest, BoxesLieAtMultiplesOfTheSwizzle) {
   for (const int32_t tokens : {8, 16, 32, 64}) {
     for (int32_t tile_rows = 8; tile_rows <= SkinnyShapeOf(tokens).MaxTileRows(); tile_rows += 8) {
@@ -157,7 +174,9 @@ TEST(ChooseLinearTest, ByTypesAndRows) {
   const DType f32 = DType::kF32;
   const DType bf16 = DType::kBF16;
   EXPECT_EQ(choose(1, 4096, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
-  EXPECT_EQ(choose(64, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
+  EXPECT_EQ(choose(16, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
+  EXPECT_EQ(choose(17, 4096, 4096, bf16, bf16, f32), LinearKernel::kLibrary);
+  EXPECT_EQ(choose(32, 128256, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, bf16), LinearKernel::kLibrary);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kPlain);
   EXPECT_EQ(choose(1, 4096, 4095, bf16, bf16, bf16), LinearKernel::kPlain);

@@ -82,6 +82,16 @@ __device__ inline void CopyBox(uint32_t to, const CUtensorMap* map, int32_t colu
       : "memory");
 }
 
+// Of a map of halves.
+__device__ inline void CopyHalvesBox(uint32_t to, const CUtensorMap* map, int32_t column,
+                                     int32_t row, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(0), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 template <int kThreads>
 __device__ inline void NamedBarrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");

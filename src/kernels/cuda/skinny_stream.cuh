@@ -7,7 +7,7 @@
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/skinny_ptx.cuh"
-#include "kernels/dtype.h"
+#include "kernels/op_args.h"
 
 namespace fathom::kernels::cuda {
 
@@ -20,7 +20,9 @@ struct SkinnyParams {
   float* partials;
   int32_t rows;
   int32_t n;
+  int32_t k;
   DType out_dtype;
+  LinearFusion fusion;
   SkinnyPlan plan;
   SkinnyLayout layout;
 };
@@ -137,6 +139,15 @@ class SkinnyProducer {
  private:
   __device__ void LoadWeights(const SkinnyCursor& cursor, int32_t slot) {
     const int32_t boxes = params_.plan.boxes;
+    if (params_.fusion.gated) {
+      for (int32_t box = 0; box < boxes; ++box) {
+        ptx::CopyHalvesBox(StageAddress(layout_, slot) + box * layout_.box_bytes, &params_.weight,
+                           (cursor.unit * boxes + box) * kSkinnyBoxColumns,
+                           cursor.tile * (params_.plan.tile_rows / 2), FullBarrier(layout_, slot),
+                           policy_);
+      }
+      return;
+    }
     for (int32_t box = 0; box < boxes; ++box) {
       ptx::CopyBox(StageAddress(layout_, slot) + box * layout_.box_bytes, &params_.weight,
                    (cursor.unit * boxes + box) * kSkinnyBoxColumns,

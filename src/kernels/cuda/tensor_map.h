@@ -17,4 +17,10 @@ namespace fathom::kernels::cuda {
 cudaError_t EncodeTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
                             int32_t box_rows, CUtensorMap* out);
 
+// The same of a matrix that stacks two: the first half of a box's rows comes from the first half of
+// the matrix, the second from the second, each from its own row on. A third coordinate, 0, goes
+// with it.
+cudaError_t EncodeHalvesTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
+                                  int32_t box_rows, CUtensorMap* out);
+
 }  // namespace fathom::kernels::cuda

@@ -48,12 +48,14 @@ absl::Status Decoder::AllocateScratch() {
   const auto inner = static_cast<size_t>(config_.intermediate_size);
   const size_t q_dim = static_cast<size_t>(config_.num_heads) * config_.head_dim;
   const size_t kv_dim = static_cast<size_t>(config_.num_kv_heads) * config_.head_dim;
+  if (Fuses(1)) square_pitch_ = (config_.hidden_size + 7) / 8;  // as many parts as there can be
   const std::pair<kernels::DeviceBuffer*, size_t> sizes[] = {
       {&scratch_.step_input, StepBytes(limits_.max_step_tokens, limits_.max_logit_rows)},
       {&scratch_.cos_sin, tokens * config_.head_dim * sizeof(float)},
       {&scratch_.embeddings, tokens * hidden * sizeof(float)},
       {&scratch_.residual, tokens * hidden * element},
       {&scratch_.normed, tokens * hidden * element},
+      {&scratch_.squares, rows * square_pitch_ * sizeof(float)},
       {&scratch_.qkv, tokens * (q_dim + 2 * kv_dim) * element},
       {&scratch_.attention, tokens * q_dim * element},
       {&scratch_.branch, tokens * hidden * element},
@@ -181,7 +183,7 @@ absl::Status Decoder::Normalize(const kernels::DeviceBuffer& weight, const void*
 
 absl::Status Decoder::Multiply(const kernels::PackedMatrix& weight,
                                const kernels::DeviceBuffer& bias, const void* x, void* out,
-                               int32_t rows) {
+                               int32_t rows, const kernels::LinearFusion& fusion) {
   kernels::LinearArgs args;
   args.out = out;
   args.x = x;
@@ -189,13 +191,43 @@ absl::Status Decoder::Multiply(const kernels::PackedMatrix& weight,
   args.rows = rows;
   args.dtype = dtype_;
   args.out_dtype = dtype_;
+  args.fusion = fusion;
   return backend_->Linear(args, weight);
 }
 
-absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
+bool Decoder::Fuses(int32_t rows) const {
+  const DecoderLayer& layer = weights_.layers.front();
+  const kernels::PackedMatrix* const products[] = {layer.qkv.get(), layer.output.get(),
+                                                   layer.gate_up.get(), layer.down.get(),
+                                                   weights_.lm_head.get()};
+  return std::ranges::all_of(products, [&](const kernels::PackedMatrix* matrix) {
+    return backend_->FusesLinear(rows, dtype_, *matrix);
+  });
+}
+
+kernels::LinearFusion Decoder::Dividing(const Flow& flow) const {
+  if (flow.square_parts == 0) return {};
+  return {.square_sums = scratch_.squares.as<float>(),
+          .square_parts = flow.square_parts,
+          .norm_eps = config_.rms_norm_eps,
+          .square_pitch = square_pitch_};
+}
+
+absl::Status Decoder::MultiplyIntoResidual(const kernels::PackedMatrix& weight,
+                                           const kernels::DeviceBuffer& bias, const void* x,
+                                           const kernels::DeviceBuffer& next_norm, Flow& flow) {
+  flow.square_parts = backend_->SquareParts(flow.rows, weight);
+  return Multiply(weight, bias, x, scratch_.normed.data(), flow.rows,
+                  {.residual = flow.residual,
+                   .norm_weight = next_norm.as<float>(),
+                   .residual_squares = scratch_.squares.as<float>(),
+                   .square_pitch = square_pitch_});
+}
+
+absl::Status Decoder::WriteKv(int32_t layer, const Flow& flow) {
   const DecoderLayer& weights = weights_.layers[layer];
   RETURN_IF_ERROR(Multiply(*weights.qkv, weights.qkv_bias, scratch_.normed.data(),
-                           scratch_.qkv.data(), num_tokens));
+                           scratch_.qkv.data(), flow.rows, Dividing(flow)));
   kernels::RotaryKvWriteArgs args;
   args.qkv = scratch_.qkv.data();
   args.cos_sin = scratch_.cos_sin.as<float>();
@@ -204,7 +236,7 @@ absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
   args.token_slots = step_.token_slots;
   args.kv_positions = step_.kv_positions;
   args.kv = cache_.View(layer);
-  args.num_tokens = num_tokens;
+  args.num_tokens = flow.rows;
   args.num_q_heads = config_.num_heads;
   args.norm_eps = config_.rms_norm_eps;
   args.dtype = dtype_;
@@ -246,6 +278,20 @@ absl::Status Decoder::FinishLayer(int32_t layer, const Flow& flow) {
                   scratch_.branch.data(), flow.rows);
 }
 
+absl::Status Decoder::FinishLayerFused(int32_t layer, Flow& flow) {
+  const DecoderLayer& weights = weights_.layers[layer];
+  RETURN_IF_ERROR(MultiplyIntoResidual(*weights.output, weights.output_bias, flow.attention,
+                                       weights.post_norm, flow));
+  kernels::LinearFusion gated = Dividing(flow);
+  gated.gated = true;
+  RETURN_IF_ERROR(Multiply(*weights.gate_up, weights.gate_up_bias, scratch_.normed.data(),
+                           scratch_.activated.data(), flow.rows, gated));
+  const bool last = layer + 1 == config_.num_layers;
+  return MultiplyIntoResidual(*weights.down, weights.down_bias, scratch_.activated.data(),
+                              last ? weights_.final_norm : weights_.layers[layer + 1].input_norm,
+                              flow);
+}
+
 absl::StatusOr<Decoder::Flow> Decoder::KeepLogitRows(const StepShape& shape) {
   kernels::GatherRowsArgs args;
   args.indices = step_.logit_rows;
@@ -259,7 +305,9 @@ absl::StatusOr<Decoder::Flow> Decoder::KeepLogitRows(const StepShape& shape) {
   args.x = scratch_.residual.data();
   args.dim = config_.hidden_size;
   RETURN_IF_ERROR(backend_->GatherRows(args));
-  return Flow{scratch_.last_residual.data(), scratch_.last_attention.data(), args.rows};
+  return Flow{.residual = scratch_.last_residual.data(),
+              .attention = scratch_.last_attention.data(),
+              .rows = args.rows};
 }
 
 absl::StatusOr<LogitsView> Decoder::Forward(const ForwardInput& input) {
@@ -285,29 +333,37 @@ absl::StatusOr<LogitsView> Decoder::Forward(const ForwardInput& input) {
 
 absl::Status Decoder::Run(const ForwardInput& input, const StepShape& shape) {
   RETURN_IF_ERROR(Embed(input, shape));
-  Flow flow = {scratch_.residual.data(), scratch_.attention.data(), shape.tokens};
+  Flow flow = {.residual = scratch_.residual.data(),
+               .attention = scratch_.attention.data(),
+               .rows = shape.tokens,
+               .fuses = shape.decodes && Fuses(shape.tokens)};
+  RETURN_IF_ERROR(Normalize(weights_.layers.front().input_norm, flow.residual, nullptr, flow.rows));
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
-    const kernels::DeviceBuffer& norm = weights_.layers[layer].input_norm;
-    RETURN_IF_ERROR(layer == 0 ? Normalize(norm, flow.residual, nullptr, flow.rows)
-                               : Normalize(norm, scratch_.branch.data(), flow.residual, flow.rows));
-    RETURN_IF_ERROR(WriteKv(layer, flow.rows));
+    RETURN_IF_ERROR(WriteKv(layer, flow));
     // Nothing reads the last layer's output but the logits.
     const bool last = layer + 1 == config_.num_layers;
     if (last && shape.logit_rows == 0) return absl::OkStatus();
     RETURN_IF_ERROR(Attend(layer, shape));
+    if (flow.fuses) {
+      RETURN_IF_ERROR(FinishLayerFused(layer, flow));
+      continue;
+    }
     // Where all rows decode, each wants its logits, in its place.
     if (last && !shape.decodes) {
       ASSIGN_OR_RETURN(flow, KeepLogitRows(shape));
     }
     RETURN_IF_ERROR(FinishLayer(layer, flow));
+    const kernels::DeviceBuffer& next =
+        last ? weights_.final_norm : weights_.layers[layer + 1].input_norm;
+    RETURN_IF_ERROR(Normalize(next, scratch_.branch.data(), flow.residual, flow.rows));
   }
-  RETURN_IF_ERROR(Normalize(weights_.final_norm, scratch_.branch.data(), flow.residual, flow.rows));
   kernels::LinearArgs head;
   head.out = scratch_.logits.data();
   head.x = scratch_.normed.data();
   head.rows = flow.rows;
   head.dtype = dtype_;
   head.out_dtype = DType::kF32;
+  head.fusion = Dividing(flow);
   return backend_->Linear(head, *weights_.lm_head);
 }
 

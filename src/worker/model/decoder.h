@@ -61,6 +61,7 @@ class Decoder final : public Model {
     kernels::DeviceBuffer embeddings;      // [T, hidden] F32, when the input brings some
     kernels::DeviceBuffer residual;        // [T, hidden]
     kernels::DeviceBuffer normed;          // [T, hidden]
+    kernels::DeviceBuffer squares;         // [R, square_pitch] F32, where products are fused
     kernels::DeviceBuffer qkv;             // [T, (heads + 2 kv_heads) * head_dim]
     kernels::DeviceBuffer attention;       // [T, heads * head_dim]
     kernels::DeviceBuffer branch;          // [T, hidden]
@@ -75,6 +76,10 @@ class Decoder final : public Model {
     void* residual = nullptr;   // [rows, hidden]
     void* attention = nullptr;  // [rows, heads * head_dim]
     int32_t rows = 0;
+    bool fuses = false;  // products take the norms, SiLU and the residual along
+    // 0: scratch_.normed is normalised. Else its rows are still to be divided, as LinearFusion
+    // says, and scratch_.squares holds so many parts of each row's sum.
+    int32_t square_parts = 0;
   };
 
   Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, DType dtype,
@@ -89,12 +94,23 @@ class Decoder final : public Model {
   absl::Status Normalize(const kernels::DeviceBuffer& weight, const void* x, void* residual,
                          int32_t rows);
   absl::Status Multiply(const kernels::PackedMatrix& weight, const kernels::DeviceBuffer& bias,
-                        const void* x, void* out, int32_t rows);
+                        const void* x, void* out, int32_t rows,
+                        const kernels::LinearFusion& fusion = {});
+  // Whether a step of so many rows fuses its products.
+  bool Fuses(int32_t rows) const;
+  // For products that take scratch_.normed as it is.
+  kernels::LinearFusion Dividing(const Flow& flow) const;
+  // flow.residual += x W^T; scratch_.normed becomes the next norm's, up to the division.
+  absl::Status MultiplyIntoResidual(const kernels::PackedMatrix& weight,
+                                    const kernels::DeviceBuffer& bias, const void* x,
+                                    const kernels::DeviceBuffer& next_norm, Flow& flow);
   // Projects, rotates and writes the keys and values of a layer.
-  absl::Status WriteKv(int32_t layer, int32_t num_tokens);
+  absl::Status WriteKv(int32_t layer, const Flow& flow);
   absl::Status Attend(int32_t layer, const StepShape& shape);
   // Output projection and MLP; the result is in scratch_.branch, not yet in the residual.
   absl::Status FinishLayer(int32_t layer, const Flow& flow);
+  // The same with fused products: it is in the residual, and normed is the next layer's.
+  absl::Status FinishLayerFused(int32_t layer, Flow& flow);
   absl::StatusOr<Flow> KeepLogitRows(const StepShape& shape);
 
   const std::unique_ptr<kernels::Backend> backend_;
@@ -104,6 +120,7 @@ class Decoder final : public Model {
   const DecoderWeights weights_;
   KvCache cache_;
   Scratch scratch_;
+  int32_t square_pitch_ = 0;
   StepInput step_;                     // into scratch_.step_input
   std::vector<char> staged_;           // what goes there, while it is written
   kernels::DeviceBuffer slot_tokens_;  // [max_sequences]
