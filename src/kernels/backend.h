@@ -70,6 +70,12 @@ class Backend : protected MemoryAllocator {
     (void)key;
     return record();
   }
+  // Keeps what `record` launches for a later Replay, without running it. False: nothing is kept
+  // here.
+  virtual absl::StatusOr<bool> Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) {
+    (void)key, (void)record;
+    return false;
+  }
 
   // Whether Linear takes a LinearFusion for so many rows, activations of this type and this matrix.
   virtual bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const {

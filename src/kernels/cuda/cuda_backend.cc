@@ -22,9 +22,11 @@ constexpr size_t kSegmentBytes = size_t{16} << 20;
 constexpr int kSegments = 4;
 constexpr int32_t kMinComputeMajor = 9;
 
-// Steps of one token a sequence are computed in these sizes, so that few graphs serve all.
+// Steps of one token a sequence are computed in these sizes, so that few graphs serve all; above
+// the last one in multiples of kDecodeSizeStep.
 constexpr std::array<int32_t, 19> kDecodeSizes = {1,  2,  4,  8,  12,  16,  20,  24,  32, 40,
                                                   48, 56, 64, 96, 128, 160, 192, 224, 256};
+constexpr int32_t kDecodeSizeStep = 64;
 
 absl::Status FromLibrary(cublasStatus_t status) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
@@ -91,7 +93,10 @@ class CudaBackend final : public Backend, public DeviceQueue {
   DType MatrixDType(DType compute, bool) const override { return compute; }
   int32_t PaddedRows(int32_t rows) const override {
     const auto* size = std::ranges::lower_bound(kDecodeSizes, rows);
-    return size == kDecodeSizes.end() ? rows : std::min(*size, options_.max_rows);
+    const int32_t padded = size != kDecodeSizes.end()
+                               ? *size
+                               : (rows + kDecodeSizeStep - 1) / kDecodeSizeStep * kDecodeSizeStep;
+    return std::max(rows, std::min(padded, options_.max_rows));
   }
   // An unnormalised row may leave the range of F16.
   bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
@@ -103,6 +108,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
                              num_multiprocessors_);
   }
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
+  absl::StatusOr<bool> Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
   absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
     RETURN_IF_ERROR(Synchronize());  // what was freed in order is free now
@@ -228,21 +234,24 @@ absl::StatusOr<std::unique_ptr<Mark>> CudaBackend::CreateMark() {
   return std::make_unique<CudaMark>(std::move(event), stream_.get());
 }
 
+absl::StatusOr<bool> CudaBackend::Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) {
+  if (graphs_.contains(key)) return true;
+  RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+  const absl::Status recorded = record();
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
+  const Graph owned(graph);
+  RETURN_IF_ERROR(recorded);
+  RETURN_IF_CUDA_ERROR(ended);
+  cudaGraphExec_t exec = nullptr;
+  RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
+  graphs_.emplace(key, GraphExec(exec));
+  return true;
+}
+
 absl::Status CudaBackend::Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) {
-  auto known = graphs_.find(key);
-  if (known == graphs_.end()) {
-    RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
-    const absl::Status recorded = record();
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
-    const Graph owned(graph);
-    RETURN_IF_ERROR(recorded);
-    RETURN_IF_CUDA_ERROR(ended);
-    cudaGraphExec_t exec = nullptr;
-    RETURN_IF_CUDA_ERROR(cudaGraphInstantiate(&exec, graph, 0));
-    known = graphs_.emplace(key, GraphExec(exec)).first;
-  }
-  return ToStatus(cudaGraphLaunch(known->second.get(), stream_.get()), "replaying a step");
+  RETURN_IF_ERROR(Keep(key, record).status());
+  return ToStatus(cudaGraphLaunch(graphs_.at(key).get(), stream_.get()), "replaying a step");
 }
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaBackend::DoPackMatrix(

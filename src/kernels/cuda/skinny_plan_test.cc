@@ -174,9 +174,8 @@ TEST(ChooseLinearTest, ByTypesAndRows) {
   const DType f32 = DType::kF32;
   const DType bf16 = DType::kBF16;
   EXPECT_EQ(choose(1, 4096, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
-  EXPECT_EQ(choose(16, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
-  EXPECT_EQ(choose(17, 4096, 4096, bf16, bf16, f32), LinearKernel::kLibrary);
-  EXPECT_EQ(choose(32, 128256, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
+  EXPECT_EQ(choose(32, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
+  EXPECT_EQ(choose(33, 4096, 4096, bf16, bf16, f32), LinearKernel::kLibrary);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, bf16), LinearKernel::kLibrary);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kPlain);
   EXPECT_EQ(choose(1, 4096, 4095, bf16, bf16, bf16), LinearKernel::kPlain);

@@ -1,5 +1,6 @@
 // The real executor: a model and a sampler on one device thread.
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -65,6 +66,9 @@ class ModelExecutor final : public Executor {
   // Two steps in flight and the one being read.
   static constexpr size_t kOutputs = DeviceSampler::kSteps;
 
+  // Nothing has come for so long: nothing runs, so there is time to prepare what may.
+  static constexpr std::chrono::milliseconds kPause{20};
+
   struct Command {
     const ForwardInput* forward = nullptr;  // one of the two
     const SampleInput* sample = nullptr;
@@ -85,11 +89,18 @@ class ModelExecutor final : public Executor {
       const std::lock_guard lock(mutex_);
       if (status_.ok()) status_ = bound;
     }
+    bool all_prepared = false;
     while (true) {
       Command command;
       {
         std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return stopping_ || !commands_.empty(); });
+        const auto wanted = [&] { return stopping_ || !commands_.empty(); };
+        if (!all_prepared && !changed_.wait_for(lock, kPause, wanted)) {
+          lock.unlock();
+          all_prepared = !PrepareStep();
+          continue;
+        }
+        changed_.wait(lock, wanted);
         if (stopping_) return;
         command = commands_.front();
         commands_.pop_front();
@@ -103,6 +114,15 @@ class ModelExecutor final : public Executor {
       }
       changed_.notify_all();
     }
+  }
+
+  // False: there is none left, or the device is lost.
+  bool PrepareStep() {
+    const absl::StatusOr<bool> prepared = model_->PrepareStep();
+    if (prepared.ok()) return *prepared;
+    const std::lock_guard lock(mutex_);
+    if (status_.ok()) status_ = prepared.status();
+    return false;
   }
 
   absl::Status Execute(const Command& command) {

@@ -98,22 +98,31 @@ Decoder::StepShape Decoder::ShapeOf(const ForwardInput& input) const {
   if (!shape.decodes) return shape;
   const int32_t padded = backend_->PaddedRows(shape.tokens);
   if (padded > limits_.max_step_tokens || padded > limits_.max_logit_rows) return shape;
-  shape.tokens = shape.sequences = shape.logit_rows = shape.num_decodes = padded;
-  return shape;
+  return DecodeShape(padded);
+}
+
+Decoder::StepShape Decoder::DecodeShape(int32_t rows) {
+  return {.tokens = rows,
+          .sequences = rows,
+          .logit_rows = rows,
+          .max_query_len = 1,
+          .num_decodes = rows,
+          .decodes = true};
+}
+
+Decoder::StepInput Decoder::LayOut(char* base, const StepShape& shape) {
+  const auto tokens = static_cast<size_t>(shape.tokens);
+  auto* words = reinterpret_cast<int32_t*>(base);
+  auto* sequences = reinterpret_cast<kernels::SequenceSpan*>(words + 4 * tokens);
+  auto* logit_rows = reinterpret_cast<int32_t*>(sequences + tokens);
+  return {words, words + tokens, words + 2 * tokens, words + 3 * tokens, logit_rows, sequences};
 }
 
 absl::Status Decoder::Upload(const ForwardInput& input, const StepShape& shape) {
   const auto tokens = static_cast<size_t>(shape.tokens);
   const auto rows = static_cast<size_t>(shape.logit_rows);
   staged_.assign(StepBytes(tokens, rows), 0);
-  const auto lay_out = [&](char* base) {
-    auto* words = reinterpret_cast<int32_t*>(base);
-    auto* sequences = reinterpret_cast<kernels::SequenceSpan*>(words + 4 * tokens);
-    auto* logit_rows = reinterpret_cast<int32_t*>(sequences + tokens);
-    return StepInput{words,      words + tokens, words + 2 * tokens, words + 3 * tokens,
-                     logit_rows, sequences};
-  };
-  const StepInput host = lay_out(staged_.data());
+  const StepInput host = LayOut(staged_.data(), shape);
   std::ranges::copy(input.token_ids, host.token_ids);
   std::ranges::copy(input.positions, host.positions);
   std::ranges::copy(input.logit_rows, host.logit_rows);
@@ -126,7 +135,7 @@ absl::Status Decoder::Upload(const ForwardInput& input, const StepShape& shape) 
       host.kv_positions[s.first_token + i] = s.context_len + i;
     }
   }
-  step_ = lay_out(scratch_.step_input.as<char>());
+  step_ = LayOut(scratch_.step_input.as<char>(), shape);
   return backend_->CopyFromHost(scratch_.step_input.data(), staged_.data(), staged_.size());
 }
 
@@ -329,6 +338,18 @@ absl::StatusOr<LogitsView> Decoder::Forward(const ForwardInput& input) {
   }
   return LogitsView{scratch_.logits.as<float>(), static_cast<int32_t>(input.logit_rows.size()),
                     config_.vocab_size};
+}
+
+absl::StatusOr<bool> Decoder::PrepareStep() {
+  const int32_t most = std::min({limits_.max_step_tokens, limits_.max_logit_rows,
+                                 cache_.allocated() ? cache_.plan().max_sequences : 0});
+  if (prepared_rows_ >= most) return false;
+  const int32_t rows = backend_->PaddedRows(prepared_rows_ + 1);
+  prepared_rows_ = rows;
+  if (rows > limits_.max_step_tokens || rows > limits_.max_logit_rows) return false;
+  const StepShape shape = DecodeShape(rows);
+  step_ = LayOut(scratch_.step_input.as<char>(), shape);
+  return backend_->Keep(static_cast<uint64_t>(rows), [&] { return Run({}, shape); });
 }
 
 absl::Status Decoder::Run(const ForwardInput& input, const StepShape& shape) {

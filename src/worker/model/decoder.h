@@ -31,6 +31,7 @@ class Decoder final : public Model {
   const KvSpec& kv_spec() const override { return cache_.spec(); }
   absl::Status AllocateKv(const KvPlan& plan) override;
   absl::StatusOr<LogitsView> Forward(const ForwardInput& input) override;
+  absl::StatusOr<bool> PrepareStep() override;
   std::span<TokenId> slot_tokens() override;
   int32_t max_logit_rows() const override { return limits_.max_logit_rows; }
   kernels::Backend* backend() override { return backend_.get(); }
@@ -86,6 +87,9 @@ class Decoder final : public Model {
           const Limits& limits, DecoderWeights weights);
   absl::Status AllocateScratch();
   StepShape ShapeOf(const ForwardInput& input) const;
+  // Of a step in which so many sequences decode.
+  static StepShape DecodeShape(int32_t rows);
+  static StepInput LayOut(char* base, const StepShape& shape);
   absl::Status Upload(const ForwardInput& input, const StepShape& shape);
   // Launches everything but what a step uploads; depends on `shape` alone where there are no
   // embedding spans.
@@ -121,6 +125,7 @@ class Decoder final : public Model {
   KvCache cache_;
   Scratch scratch_;
   int32_t square_pitch_ = 0;
+  int32_t prepared_rows_ = 0;          // of the largest step PrepareStep has prepared
   StepInput step_;                     // into scratch_.step_input
   std::vector<char> staged_;           // what goes there, while it is written
   kernels::DeviceBuffer slot_tokens_;  // [max_sequences]
