@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/gpu_check.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/library_linear.h"
 #include "kernels/cuda/linear.h"
@@ -20,7 +22,6 @@ namespace {
 
 constexpr size_t kSegmentBytes = size_t{16} << 20;
 constexpr int kSegments = 4;
-constexpr int32_t kMinComputeMajor = 9;
 
 // Steps of one token a sequence are computed in these sizes, so that few graphs serve all.
 constexpr std::array<int32_t, 19> kDecodeSizes = {1,  2,  4,  8,  12,  16,  20,  24,  32, 40,
@@ -67,9 +68,10 @@ class CudaPinned final : public PinnedBuffer {
 
 class CudaBackend final : public Backend, public DeviceQueue {
  public:
-  CudaBackend(const CudaOptions& options, int32_t num_multiprocessors, Stream stream,
-              StagingRing staging)
+  CudaBackend(const CudaOptions& options, std::string gpu_name, int32_t num_multiprocessors,
+              Stream stream, StagingRing staging)
       : options_(options),
+        gpu_name_(std::move(gpu_name)),
         num_multiprocessors_(num_multiprocessors),
         stream_(std::move(stream)),
         staging_(std::move(staging)) {}
@@ -164,6 +166,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) override;
 
   const CudaOptions options_;
+  const std::string gpu_name_;
   const int32_t num_multiprocessors_;
   const Stream stream_;  // before everything that frees in its order
   StagingRing staging_;
@@ -293,24 +296,12 @@ absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {
-  int count = 0;
-  RETURN_IF_CUDA_ERROR(cudaGetDeviceCount(&count));
-  if (options.ordinal < 0 || options.ordinal >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("there is no GPU ", options.ordinal, "; this machine has ", count));
-  }
-  RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal));
-  int major = 0;
+  const GpuSurvey survey = SurveyGpus();
+  RETURN_IF_ERROR(CheckGpu(survey, options.ordinal));
+  RETURN_IF_ERROR(ExplainGpuError(survey, options.ordinal, cudaSetDevice(options.ordinal)));
   int multiprocessors = 0;
   RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.ordinal));
-  RETURN_IF_CUDA_ERROR(
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, options.ordinal));
-  if (major != kMinComputeMajor) {
-    return absl::FailedPreconditionError(absl::StrCat("GPU ", options.ordinal,
-                                                      " has compute capability ", major,
-                                                      ".x; this build runs on 9.x (H100, H200)"));
-  }
   // Freed memory stays with the process: what was planned at start is there when it is needed.
   cudaMemPool_t pool = nullptr;
   uint64_t keep = UINT64_MAX;
@@ -319,8 +310,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& op
 
   ASSIGN_OR_RETURN(Stream stream, CreateStream());
   ASSIGN_OR_RETURN(StagingRing staging, StagingRing::Create(kSegmentBytes, kSegments));
-  auto backend = std::make_unique<CudaBackend>(options, multiprocessors, std::move(stream),
-                                               std::move(staging));
+  auto backend =
+      std::make_unique<CudaBackend>(options, survey.gpus[options.ordinal].name, multiprocessors,
+                                    std::move(stream), std::move(staging));
   RETURN_IF_ERROR(backend->Plan());
   return backend;
 }
