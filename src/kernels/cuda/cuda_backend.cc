@@ -97,11 +97,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   }
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
-  absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
-    RETURN_IF_ERROR(Synchronize());  // what was freed in order is free now
-    ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
-    return memory.free_bytes;
-  }
+  absl::StatusOr<std::optional<DeviceFacts>> Facts() override;
   absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) override;
   absl::Status CopyFromHost(void* device, const void* host, size_t bytes) override {
     return staging_.Copy(device, host, bytes, stream_.get());
@@ -188,6 +184,27 @@ absl::Status CudaBackend::Plan() {
       FromLibrary(library_.Init(library_workspace_.data(), library_workspace_.bytes())));
   RETURN_IF_CUDA_ERROR(PrepareAttention());
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<DeviceFacts>> CudaBackend::Facts() {
+  // What was freed in order is free now, for others too.
+  RETURN_IF_ERROR(Synchronize());
+  cudaMemPool_t pool = nullptr;
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetDefaultMemPool(&pool, options_.ordinal));
+  RETURN_IF_CUDA_ERROR(cudaMemPoolTrimTo(pool, 0));
+  ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
+  std::array<char, 32> bus_id{};
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetPCIBusId(bus_id.data(), bus_id.size(), options_.ordinal));
+  DeviceFacts facts;
+  facts.name = gpu_name_;
+  facts.pci_bus_id = bus_id.data();
+  facts.total_bytes = memory.total_bytes;
+  facts.free_bytes = memory.free_bytes;
+  for (const DeviceBuffer* workspace :
+       {&attention_workspace_, &skinny_workspace_, &sampling_workspace_, &library_workspace_}) {
+    facts.workspace_bytes += static_cast<int64_t>(workspace->bytes());
+  }
+  return facts;
 }
 
 absl::StatusOr<DeviceBuffer> CudaBackend::Allocate(size_t bytes) {
