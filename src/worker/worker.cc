@@ -199,9 +199,9 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   served->set_max_sequences(config.max_sequences());
 
   link_ = std::make_unique<LinkClient>(link_options_);
+  ASSIGN_OR_RETURN(auto executor, device.make_executor(std::move(model), config.max_sequences()));
   ASSIGN_OR_RETURN(engine_,
-                   Engine::Create(std::move(options),
-                                  device.make_executor(std::move(model), config.max_sequences()),
+                   Engine::Create(std::move(options), std::move(executor),
                                   MakeGrammarFactory(std::move(compiler)), link_.get(), clock_));
   LogInfo("worker", "model loaded",
           {{"labels.model", config.model_name()},
@@ -223,7 +223,9 @@ absl::Status Worker::StartLink() {
        .stats = [this] { return engine_->Stats(); }});
 }
 
-Worker::~Worker() {
+Worker::~Worker() { Stop(); }
+
+void Worker::Stop() {
   health_.reset();
   if (engine_ != nullptr) engine_->Stop();
   if (link_ != nullptr) link_->Stop();
@@ -232,7 +234,7 @@ Worker::~Worker() {
 absl::Status Worker::Ready() const {
   if (!started_) return absl::UnavailableError("the model is being loaded");
   if (draining_) return absl::UnavailableError("the worker is leaving");
-  RETURN_IF_ERROR(engine_->Health());
+  RETURN_IF_ERROR(Health());
   if (link_->linked() == 0) return absl::UnavailableError("no master is linked");
   return absl::OkStatus();
 }
@@ -241,7 +243,8 @@ absl::Status Worker::Health() const {
   RETURN_IF_ERROR(engine_->Health());
   const int64_t deadline_ns = engine_->Stats().step_deadline_ns;
   if (deadline_ns != 0 && clock_->MonotonicNs() > deadline_ns) {
-    return absl::DeadlineExceededError("the engine hangs: its step is past its deadline");
+    return absl::DeadlineExceededError(
+        "the device does not answer: the engine's step is past its deadline");
   }
   return absl::OkStatus();
 }
