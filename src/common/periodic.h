@@ -1,7 +1,7 @@
 #pragma once
 
 // Calls a function again and again on a thread of its own, a period after it last returned, until
-// the object goes: the destructor waits for a call that runs.
+// the object goes: the destructor waits for a call that runs. The first call comes after `first`.
 
 #include <condition_variable>
 #include <functional>
@@ -16,13 +16,17 @@ namespace fathom {
 class Periodic {
  public:
   Periodic(absl::Duration period, std::function<void()> call)
-      : thread_([this, period, call = std::move(call)] {
+      : Periodic(period, std::move(call), period) {}
+  Periodic(absl::Duration period, std::function<void()> call, absl::Duration first)
+      : thread_([this, period, first, call = std::move(call)] {
           std::unique_lock lock(mutex_);
+          absl::Duration pause = first;
           while (
-              !ending_.wait_for(lock, absl::ToChronoNanoseconds(period), [this] { return end_; })) {
+              !ending_.wait_for(lock, absl::ToChronoNanoseconds(pause), [this] { return end_; })) {
             lock.unlock();
             call();
             lock.lock();
+            pause = period;
           }
         }) {}
   ~Periodic() {

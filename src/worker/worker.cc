@@ -183,6 +183,7 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
     v1::Device* described = link_options_.hello.mutable_devices(0);
     described->set_name(sizes->device->name);
     described->set_memory_bytes(sizes->device->total_bytes);
+    gpu_ = std::make_unique<GpuMonitor>(sizes->device->pci_bus_id);
   }
   link_options_.capacity = kv_tokens * kOvercommit;
   link_options_.insecure = config.insecure_link();

@@ -20,6 +20,7 @@
 #include "fathom/config.pb.h"
 #include "worker/device.h"
 #include "worker/engine/engine.h"
+#include "worker/gpu/gpu_monitor.h"
 #include "worker/link_client.h"
 #include "worker/worker_metrics.h"
 
@@ -68,6 +69,7 @@ class Worker {
   std::unique_ptr<Engine> engine_;    // puts out into link_
   std::atomic<bool> started_{false};  // link_ and engine_ are there
   std::atomic<bool> draining_{false};
+  std::unique_ptr<GpuMonitor> gpu_;       // none without a GPU
   std::unique_ptr<HealthServer> health_;  // asks all of the above
 };
 
