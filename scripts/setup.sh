@@ -11,8 +11,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PACKAGES=(
-  build-essential ca-certificates ccache clang-format clang-tidy cmake curl g++ git mold ninja-build pkg-config
-  python3-venv shellcheck
+  build-essential ca-certificates ccache clang-format clang-tidy cmake curl g++ git mold ninja-build patchelf pkg-config
+  python3-venv shellcheck xz-utils
   libabsl-dev libbenchmark-dev libboost-json1.81-dev libboost1.81-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev
   libgtest-dev libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc

@@ -32,8 +32,8 @@ class SimDeviceTest : public testing::Test {
     EngineOptions options = OptionsFor(**model, plan);
     options.max_step_tokens = 64;
     options.max_logit_rows = 64;
-    auto engine = Engine::Create(options, device.make_executor(*std::move(model), 16), nullptr,
-                                 &sink_, Clock::Real());
+    auto engine = Engine::Create(options, device.make_executor(*std::move(model), 16).value(),
+                                 nullptr, &sink_, Clock::Real());
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
@@ -16,6 +17,7 @@
 #include "common/files.h"
 #include "common/health_server.h"
 #include "common/metrics.h"
+#include "common/periodic.h"
 #include "common/random.h"
 #include "common/shutdown.h"
 #include "common/stack_thread.h"
@@ -105,6 +107,19 @@ std::string Get(uint16_t port, const std::string& request) {
   boost::system::error_code error;
   boost::asio::read(socket, boost::asio::dynamic_buffer(answer), error);
   return answer;
+}
+
+TEST(PeriodicTest, CallsUntilItGoesAndNeverAfter) {
+  std::atomic<int> calls = 0;
+  {
+    const Periodic periodic(absl::Milliseconds(1), [&calls] { ++calls; });
+    while (calls < 3) std::this_thread::yield();
+  }
+  const int seen = calls;
+  absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_EQ(calls, seen);
+  // One that waits for its first call goes at once.
+  const Periodic waiting(absl::Hours(1), [] {});
 }
 
 TEST(StackThreadTest, HasTheStackItWasMadeWith) {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -38,6 +39,15 @@ class PackedMatrix {
   const int32_t rows_;
   const int32_t cols_;
   const DType dtype_;
+};
+
+// A device with memory of its own, as its driver describes it.
+struct DeviceFacts {
+  std::string name;        // "NVIDIA H100 80GB HBM3"
+  std::string pci_bus_id;  // "0000:65:00.0"
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;       // now
+  int64_t workspace_bytes = 0;  // taken by the backend itself, for operations to work in
 };
 
 class Backend : protected MemoryAllocator {
@@ -89,8 +99,8 @@ class Backend : protected MemoryAllocator {
     return 0;
   }
 
-  // Bytes of the device's own memory that can still be allocated; none where it is the process's.
-  virtual absl::StatusOr<std::optional<int64_t>> FreeBytes() { return std::nullopt; }
+  // None where the memory is the process's.
+  virtual absl::StatusOr<std::optional<DeviceFacts>> Facts() { return std::nullopt; }
   // Zeroed, aligned to 64 bytes. ResourceExhausted when there is not enough.
   virtual absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) = 0;
   virtual absl::Status CopyFromHost(void* device, const void* host, size_t bytes) = 0;

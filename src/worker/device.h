@@ -16,7 +16,8 @@ namespace fathom::worker {
 
 struct Device {
   std::function<absl::StatusOr<std::unique_ptr<Model>>(const ModelOptions&)> load = LoadModel;
-  std::function<std::unique_ptr<Executor>(std::unique_ptr<Model>, int32_t max_sequences)>
+  std::function<absl::StatusOr<std::unique_ptr<Executor>>(std::unique_ptr<Model>,
+                                                          int32_t max_sequences)>
       make_executor = MakeModelExecutor;
 };
 

@@ -1,6 +1,7 @@
 #include "worker/memory_budget.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -97,6 +98,10 @@ absl::StatusOr<int64_t> FreeMemoryBytes(const std::string& root) {
 
 int64_t KvBudgetBytes(int64_t free_bytes) {
   return static_cast<int64_t>(static_cast<double>(free_bytes) * kKvFraction);
+}
+
+int64_t FreeBytesForKv(int64_t kv_bytes) {
+  return static_cast<int64_t>(std::ceil(static_cast<double>(kv_bytes) / kKvFraction)) + 1;
 }
 
 }  // namespace fathom::worker

@@ -18,5 +18,7 @@ absl::StatusOr<int64_t> FreeMemoryBytes(const std::string& root = "");
 // The part of `free_bytes` a KV cache takes by itself: the rest is for activations, other processes
 // and the unforeseen.
 int64_t KvBudgetBytes(int64_t free_bytes);
+// What must be free for a KV cache to take that many by itself.
+int64_t FreeBytesForKv(int64_t kv_bytes);
 
 }  // namespace fathom::worker

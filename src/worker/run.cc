@@ -5,9 +5,14 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <optional>
+#include <utility>
 
 #include "common/logging.h"
+#include "common/periodic.h"
 #include "common/shutdown.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 #include "worker/command_line.h"
 #include "worker/parent_tie.h"
@@ -20,7 +25,10 @@ namespace {
 constexpr absl::Duration kLastWords = absl::Milliseconds(100);
 constexpr absl::Duration kWatchWhileStarting = absl::Milliseconds(2);
 constexpr absl::Duration kWatch = absl::Milliseconds(100);
-constexpr int kLateLooksMax = 5;
+// A process that was stopped and goes on finds its engine late at first.
+constexpr absl::Duration kLateMax = absl::Milliseconds(500);
+// For the device's memory to be given back, once nothing runs on it.
+constexpr absl::Duration kReleaseMax = absl::Seconds(20);
 
 std::string HostName() {
   std::array<char, 256> name{};
@@ -37,15 +45,34 @@ int Fail(const absl::Status& status, ExitCode code) {
   return code;
 }
 
+// Looks at a worker now and then, and tells a late engine from a dead one.
+class HealthWatch {
+ public:
+  explicit HealthWatch(const Worker& worker) : worker_(worker) {}
+
+  // An error: the worker cannot go on.
+  absl::Status Look() {
+    absl::Status health = worker_.Health();
+    if (!absl::IsDeadlineExceeded(health)) {
+      late_since_.reset();
+      return health;
+    }
+    const absl::Duration now = Clock::Real()->Monotonic();
+    if (!late_since_) late_since_ = now;
+    return now - *late_since_ > kLateMax ? health : absl::OkStatus();
+  }
+
+ private:
+  const Worker& worker_;
+  std::optional<absl::Duration> late_since_;
+};
+
 // Until shutdown is asked for; an error when the engine has died.
 absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
   bool was_ready = false;
-  int late = 0;
+  HealthWatch watch(worker);
   while (!shutdown.WaitFor(was_ready ? kWatch : kWatchWhileStarting)) {
-    absl::Status health = worker.Health();
-    // A process that was stopped and goes on finds its engine late at first.
-    late = absl::IsDeadlineExceeded(health) ? late + 1 : 0;
-    if (!health.ok() && (late == 0 || late > kLateLooksMax)) return health;
+    RETURN_IF_ERROR(watch.Look());
     if (!was_ready && worker.Ready().ok()) {
       was_ready = true;
       const int64_t took_ns = Clock::Real()->MonotonicNs() - start_ns;
@@ -54,6 +81,51 @@ absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
     }
   }
   return absl::OkStatus();
+}
+
+// Running work ends first, unless a second signal comes; an error when the engine has died.
+absl::Status Drain(Worker& worker, ShutdownSignal& shutdown, absl::Duration limit) {
+  const int asked = shutdown.count();
+  HealthWatch watch(worker);
+  absl::Status health;
+  worker.Drain(limit, [&](absl::Duration wait) {
+    absl::SleepFor(wait);
+    health = watch.Look();
+    return !health.ok() || shutdown.count() > asked;
+  });
+  return health;
+}
+
+// A thread that hangs in the device cannot be joined, so nothing is.
+[[noreturn]] void ExitDead(const absl::Status& reason) {
+  LogError("worker", "exiting", {{"error.message", std::string(Message(reason))}});
+  absl::SleepFor(kLastWords);
+  std::_Exit(kExitInternal);
+}
+
+void Stop(std::unique_ptr<Worker> worker) {
+  {
+    HealthWatch watch(*worker);
+    const Periodic looking(kWatch, [&watch] {
+      if (const absl::Status health = watch.Look(); !health.ok()) ExitDead(health);
+    });
+    worker->Stop();
+  }
+  const Periodic limit(kReleaseMax, [] {
+    ExitDead(absl::DeadlineExceededError("the device does not give its memory back"));
+  });
+  worker.reset();
+}
+
+absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
+                                              ShutdownSignal& shutdown, const Device& device) {
+  // Loading can take long, and nothing is lost with it.
+  const Periodic leaving(kWatch, [&shutdown] {
+    if (shutdown.count() == 0) return;
+    LogInfo("worker", "stopped while loading");
+    std::_Exit(kExitOk);
+  });
+  return Worker::Start(config, Clock::Real(), Random::Real(), device);
 }
 
 }  // namespace
@@ -77,25 +149,18 @@ int RunWorker(int argc, const char* const* argv, const Device& device) {
                                             .node = config.id()});
   if (!logging.ok()) return Fail(logging, kExitConfig);
 
-  auto worker = Worker::Start(config, Clock::Real(), Random::Real(), device);
+  auto worker = Start(config, shutdown, device);
   if (!worker.ok()) {
     LogError("worker", "cannot start", {{"error.message", std::string(Message(worker.status()))}});
     return ExitCodeOf(worker.status());
   }
-  const absl::Status end = Watch(**worker, shutdown, start_ns);
-  if (!end.ok()) {
-    LogError("worker", "exiting", {{"error.message", std::string(Message(end))}});
-    absl::SleepFor(kLastWords);
-    // A thread that hangs in the device cannot be joined.
-    std::_Exit(kExitInternal);
+  absl::Status end = Watch(**worker, shutdown, start_ns);
+  if (end.ok()) {
+    LogInfo("worker", "draining");
+    end = Drain(**worker, shutdown, absl::Seconds(config.drain_seconds()));
   }
-  LogInfo("worker", "draining");
-  const int asked = shutdown.count();
-  (*worker)->Drain(absl::Seconds(config.drain_seconds()), [&](absl::Duration wait) {
-    absl::SleepFor(wait);
-    return shutdown.count() > asked;
-  });
-  worker->reset();
+  if (!end.ok()) ExitDead(end);
+  Stop(*std::move(worker));
   LogInfo("worker", "stopped");
   return kExitOk;
 }

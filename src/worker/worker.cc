@@ -1,6 +1,9 @@
 #include "worker/worker.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <future>
 #include <optional>
 #include <utility>
@@ -14,6 +17,7 @@
 #include "text/text.h"
 #include "worker/command_line.h"
 #include "worker/memory_budget.h"
+#include "worker/memory_plan.h"
 #include "worker/model/kv_plan.h"
 #include "worker/model/model.h"
 #include "worker/sampling/grammar.h"
@@ -24,12 +28,6 @@ namespace {
 // Requests seldom use all the tokens they may: masters may give out that many times the KV cache.
 // What runs beyond it waits or is preempted in the engine.
 constexpr int64_t kOvercommit = 2;
-constexpr int32_t kMinLogitRows = 256;
-// A cache too small for a sequence of that many tokens is no cache.
-constexpr int32_t kMinSequenceTokens = 512;
-// What a GPU's memory must still hold once the KV cache has its place: graphs, lists of penalties,
-// the driver's own.
-constexpr int64_t kDeviceReserveBytes = int64_t{2} << 30;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
 absl::StatusOr<ModelOptions> ModelOptionsOf(const config::Worker& config) {
@@ -46,19 +44,32 @@ absl::StatusOr<ModelOptions> ModelOptionsOf(const config::Worker& config) {
   options.threads = config.threads();
   options.batch_invariant = config.batch_invariant();
   options.max_step_tokens = config.step_tokens();
-  options.max_logit_rows =
-      std::min(config.step_tokens(), std::max(config.max_sequences(), kMinLogitRows));
+  options.max_logit_rows = LogitRows(config.step_tokens(), config.max_sequences());
   return options;
 }
 
-absl::StatusOr<int64_t> KvBytes(const config::Worker& config, Model& model) {
-  if (config.kv_cache_bytes() > 0) return config.kv_cache_bytes();
+MemoryWishes WishesOf(const config::Worker& config) {
+  MemoryWishes wishes;
+  wishes.device = config.device();
+  wishes.kv_cache_bytes = config.kv_cache_bytes();
+  wishes.max_context = config.max_context();
+  wishes.max_sequences = config.max_sequences();
+  wishes.step_tokens = config.step_tokens();
+  return wishes;
+}
+
+// Of the device's own memory, or of the process's.
+absl::StatusOr<int64_t> FreeBytesOf(Model& model) {
   if (model.backend() != nullptr) {
-    ASSIGN_OR_RETURN(const std::optional<int64_t> device_bytes, model.backend()->FreeBytes());
-    if (device_bytes) return std::max<int64_t>(0, *device_bytes - kDeviceReserveBytes);
+    ASSIGN_OR_RETURN(const auto device, model.backend()->Facts());
+    if (device) return device->free_bytes;
   }
-  ASSIGN_OR_RETURN(const int64_t free_bytes, FreeMemoryBytes());
-  return KvBudgetBytes(free_bytes);
+  return FreeMemoryBytes();
+}
+
+void TellMemory(const MemoryPlan& plan) {
+  LogMemory(plan);
+  if (isatty(STDERR_FILENO) == 1) std::fputs(MemoryTable(plan).c_str(), stderr);
 }
 
 v1::Hello HelloOf(const config::Worker& config, Random& random) {
@@ -84,7 +95,7 @@ int32_t ContextOf(const config::Worker& config, int32_t model_max, const KvSpec&
   }
   const int64_t tokens = kv_bytes / std::max<int64_t>(1, block_bytes) * spec.block_tokens;
   return static_cast<int32_t>(
-      std::clamp<int64_t>(tokens, std::min(model_max, kMinSequenceTokens), model_max));
+      std::clamp<int64_t>(tokens, std::min(model_max, kSmallestContext), model_max));
 }
 
 int64_t MilliSince(const Clock* clock, int64_t start_ns) {
@@ -121,7 +132,20 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   auto tokenizer_loading = std::async(std::launch::async, [path = config.model_path()] {
     return text::Tokenizer::FromDirectory(path);
   });
-  ASSIGN_OR_RETURN(const ModelOptions model_options, ModelOptionsOf(config));
+  ASSIGN_OR_RETURN(ModelOptions model_options, ModelOptionsOf(config));
+  const MemoryWishes wishes = WishesOf(config);
+  // Stays empty where a simulated device has no sizes.
+  std::optional<ModelSizes> sizes;
+  int64_t free_before = 0;
+  model_options.approve = [&](const ModelSizes& measured) -> absl::Status {
+    sizes = measured;
+    if (measured.device) {
+      free_before = measured.device->free_bytes;
+    } else {
+      ASSIGN_OR_RETURN(free_before, FreeMemoryBytes());
+    }
+    return CheckFits(measured, wishes, free_before);
+  };
   absl::StatusOr<std::unique_ptr<Model>> loaded = device.load(model_options);
   auto tokenizer = tokenizer_loading.get();
   RETURN_IF_ERROR(loaded.status());
@@ -129,15 +153,20 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   std::unique_ptr<Model> model = *std::move(loaded);
   const ModelConfig model_config = model->config();
 
-  ASSIGN_OR_RETURN(const int64_t kv_bytes, KvBytes(config, *model));
+  int64_t kv_bytes = config.kv_cache_bytes();
+  if (kv_bytes == 0) {
+    ASSIGN_OR_RETURN(const int64_t free_bytes, FreeBytesOf(*model));
+    kv_bytes = KvShareBytes(sizes.value_or(ModelSizes{}), free_bytes);
+  }
   const int32_t max_context =
       ContextOf(config, model_config.max_context, model->kv_spec(), kv_bytes);
   ASSIGN_OR_RETURN(const KvPlan plan,
                    PlanKv(model->kv_spec(), kv_bytes, max_context, config.max_sequences()));
   RETURN_IF_ERROR(model->AllocateKv(plan));
   const int32_t block_tokens = model->kv_spec().block_tokens;
-  const int64_t kv_tokens =
-      int64_t{*std::min_element(plan.num_blocks.begin(), plan.num_blocks.end())} * block_tokens;
+  const int64_t kv_blocks = *std::min_element(plan.num_blocks.begin(), plan.num_blocks.end());
+  const int64_t kv_tokens = kv_blocks * block_tokens;
+  if (sizes) TellMemory(PlanOf(*sizes, wishes, free_before, kv_blocks));
 
   ASSIGN_OR_RETURN(auto compiler, text::GrammarCompiler::Create(*tokenizer, model_config.vocab_size,
                                                                 model_config.eos_token_ids));
@@ -150,6 +179,12 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
 
   link_options_.masters.assign(config.masters().begin(), config.masters().end());
   link_options_.hello = HelloOf(config, *random_);
+  if (sizes && sizes->device) {
+    v1::Device* described = link_options_.hello.mutable_devices(0);
+    described->set_name(sizes->device->name);
+    described->set_memory_bytes(sizes->device->total_bytes);
+    gpu_ = std::make_unique<GpuMonitor>(sizes->device->pci_bus_id);
+  }
   link_options_.capacity = kv_tokens * kOvercommit;
   link_options_.insecure = config.insecure_link();
   link_options_.clock = clock_;
@@ -165,9 +200,9 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   served->set_max_sequences(config.max_sequences());
 
   link_ = std::make_unique<LinkClient>(link_options_);
+  ASSIGN_OR_RETURN(auto executor, device.make_executor(std::move(model), config.max_sequences()));
   ASSIGN_OR_RETURN(engine_,
-                   Engine::Create(std::move(options),
-                                  device.make_executor(std::move(model), config.max_sequences()),
+                   Engine::Create(std::move(options), std::move(executor),
                                   MakeGrammarFactory(std::move(compiler)), link_.get(), clock_));
   LogInfo("worker", "model loaded",
           {{"labels.model", config.model_name()},
@@ -189,7 +224,9 @@ absl::Status Worker::StartLink() {
        .stats = [this] { return engine_->Stats(); }});
 }
 
-Worker::~Worker() {
+Worker::~Worker() { Stop(); }
+
+void Worker::Stop() {
   health_.reset();
   if (engine_ != nullptr) engine_->Stop();
   if (link_ != nullptr) link_->Stop();
@@ -198,7 +235,7 @@ Worker::~Worker() {
 absl::Status Worker::Ready() const {
   if (!started_) return absl::UnavailableError("the model is being loaded");
   if (draining_) return absl::UnavailableError("the worker is leaving");
-  RETURN_IF_ERROR(engine_->Health());
+  RETURN_IF_ERROR(Health());
   if (link_->linked() == 0) return absl::UnavailableError("no master is linked");
   return absl::OkStatus();
 }
@@ -207,7 +244,8 @@ absl::Status Worker::Health() const {
   RETURN_IF_ERROR(engine_->Health());
   const int64_t deadline_ns = engine_->Stats().step_deadline_ns;
   if (deadline_ns != 0 && clock_->MonotonicNs() > deadline_ns) {
-    return absl::DeadlineExceededError("the engine hangs: its step is past its deadline");
+    return absl::DeadlineExceededError(
+        "the device does not answer: the engine's step is past its deadline");
   }
   return absl::OkStatus();
 }

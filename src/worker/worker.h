@@ -4,7 +4,7 @@
 // and knows in which order they start and stop. Health answers from the first moment; ready means
 // that the model is loaded and at least one master is linked.
 //
-// Thread safety: Start, Drain and the destructor on one thread; the rest from any thread.
+// Thread safety: Start, Drain, Stop and the destructor on one thread; the rest from any thread.
 
 #include <atomic>
 #include <functional>
@@ -20,6 +20,7 @@
 #include "fathom/config.pb.h"
 #include "worker/device.h"
 #include "worker/engine/engine.h"
+#include "worker/gpu/gpu_monitor.h"
 #include "worker/link_client.h"
 #include "worker/worker_metrics.h"
 
@@ -34,8 +35,7 @@ class Worker {
   static absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
                                                        const Clock* clock, Random* random,
                                                        const Device& device = {});
-  // Ends at once: what runs is cancelled, and its masters are told.
-  ~Worker();
+  ~Worker();  // stops
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
@@ -49,6 +49,10 @@ class Worker {
   // Takes no new work and waits for what runs: until it has finished, `limit` has passed, or
   // `interrupted`, which waits for the time given, says to hurry.
   void Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted);
+
+  // Ends at once: what runs is cancelled, and its masters are told. Waits for the device's step;
+  // Health() meanwhile tells when that waiting is in vain. Idempotent.
+  void Stop();
 
  private:
   Worker(const Clock* clock, Random* random) : clock_(clock), random_(random) {}
@@ -65,6 +69,7 @@ class Worker {
   std::unique_ptr<Engine> engine_;    // puts out into link_
   std::atomic<bool> started_{false};  // link_ and engine_ are there
   std::atomic<bool> draining_{false};
+  std::unique_ptr<GpuMonitor> gpu_;       // none without a GPU
   std::unique_ptr<HealthServer> health_;  // asks all of the above
 };
 

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/gpu_check.h"
 #include "kernels/cuda/handles.h"
 #include "kernels/cuda/library_linear.h"
 #include "kernels/cuda/linear.h"
@@ -20,7 +22,6 @@ namespace {
 
 constexpr size_t kSegmentBytes = size_t{16} << 20;
 constexpr int kSegments = 4;
-constexpr int32_t kMinComputeMajor = 9;
 
 // Steps of one token a sequence are computed in these sizes, so that few graphs serve all; above
 // the last one in multiples of kDecodeSizeStep.
@@ -69,9 +70,10 @@ class CudaPinned final : public PinnedBuffer {
 
 class CudaBackend final : public Backend, public DeviceQueue {
  public:
-  CudaBackend(const CudaOptions& options, int32_t num_multiprocessors, Stream stream,
-              StagingRing staging)
+  CudaBackend(const CudaOptions& options, std::string gpu_name, int32_t num_multiprocessors,
+              Stream stream, StagingRing staging)
       : options_(options),
+        gpu_name_(std::move(gpu_name)),
         num_multiprocessors_(num_multiprocessors),
         stream_(std::move(stream)),
         staging_(std::move(staging)) {}
@@ -110,11 +112,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
   absl::StatusOr<bool> Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
-  absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
-    RETURN_IF_ERROR(Synchronize());  // what was freed in order is free now
-    ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
-    return memory.free_bytes;
-  }
+  absl::StatusOr<std::optional<DeviceFacts>> Facts() override;
   absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) override;
   absl::Status CopyFromHost(void* device, const void* host, size_t bytes) override {
     return staging_.Copy(device, host, bytes, stream_.get());
@@ -179,6 +177,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) override;
 
   const CudaOptions options_;
+  const std::string gpu_name_;
   const int32_t num_multiprocessors_;
   const Stream stream_;  // before everything that frees in its order
   StagingRing staging_;
@@ -200,6 +199,27 @@ absl::Status CudaBackend::Plan() {
       FromLibrary(library_.Init(library_workspace_.data(), library_workspace_.bytes())));
   RETURN_IF_CUDA_ERROR(PrepareAttention());
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<DeviceFacts>> CudaBackend::Facts() {
+  // What was freed in order is free now, for others too.
+  RETURN_IF_ERROR(Synchronize());
+  cudaMemPool_t pool = nullptr;
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetDefaultMemPool(&pool, options_.ordinal));
+  RETURN_IF_CUDA_ERROR(cudaMemPoolTrimTo(pool, 0));
+  ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
+  std::array<char, 32> bus_id{};
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetPCIBusId(bus_id.data(), bus_id.size(), options_.ordinal));
+  DeviceFacts facts;
+  facts.name = gpu_name_;
+  facts.pci_bus_id = bus_id.data();
+  facts.total_bytes = memory.total_bytes;
+  facts.free_bytes = memory.free_bytes;
+  for (const DeviceBuffer* workspace :
+       {&attention_workspace_, &skinny_workspace_, &sampling_workspace_, &library_workspace_}) {
+    facts.workspace_bytes += static_cast<int64_t>(workspace->bytes());
+  }
+  return facts;
 }
 
 absl::StatusOr<DeviceBuffer> CudaBackend::Allocate(size_t bytes) {
@@ -313,24 +333,12 @@ absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal) {
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {
-  int count = 0;
-  RETURN_IF_CUDA_ERROR(cudaGetDeviceCount(&count));
-  if (options.ordinal < 0 || options.ordinal >= count) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("there is no GPU ", options.ordinal, "; this machine has ", count));
-  }
-  RETURN_IF_CUDA_ERROR(cudaSetDevice(options.ordinal));
-  int major = 0;
+  const GpuSurvey survey = SurveyGpus();
+  RETURN_IF_ERROR(CheckGpu(survey, options.ordinal));
+  RETURN_IF_ERROR(ExplainGpuError(survey, options.ordinal, cudaSetDevice(options.ordinal)));
   int multiprocessors = 0;
   RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, options.ordinal));
-  RETURN_IF_CUDA_ERROR(
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, options.ordinal));
-  if (major != kMinComputeMajor) {
-    return absl::FailedPreconditionError(absl::StrCat("GPU ", options.ordinal,
-                                                      " has compute capability ", major,
-                                                      ".x; this build runs on 9.x (H100, H200)"));
-  }
   // Freed memory stays with the process: what was planned at start is there when it is needed.
   cudaMemPool_t pool = nullptr;
   uint64_t keep = UINT64_MAX;
@@ -339,8 +347,9 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& op
 
   ASSIGN_OR_RETURN(Stream stream, CreateStream());
   ASSIGN_OR_RETURN(StagingRing staging, StagingRing::Create(kSegmentBytes, kSegments));
-  auto backend = std::make_unique<CudaBackend>(options, multiprocessors, std::move(stream),
-                                               std::move(staging));
+  auto backend =
+      std::make_unique<CudaBackend>(options, survey.gpus[options.ordinal].name, multiprocessors,
+                                    std::move(stream), std::move(staging));
   RETURN_IF_ERROR(backend->Plan());
   return backend;
 }

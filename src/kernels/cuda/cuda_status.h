@@ -23,6 +23,9 @@ inline absl::Status ToStatus(cudaError_t error, absl::string_view what) {
     case cudaErrorInvalidDevice:
     case cudaErrorInsufficientDriver:
     case cudaErrorSystemDriverMismatch:
+    case cudaErrorSystemNotReady:
+    case cudaErrorCompatNotSupportedOnDevice:
+    case cudaErrorDevicesUnavailable:
     case cudaErrorNoKernelImageForDevice:
       return absl::FailedPreconditionError(text);
     default:

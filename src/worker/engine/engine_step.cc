@@ -93,7 +93,9 @@ absl::Status EngineCore::AwaitAndCommit(struct Step* step) {
                "the device answered for other rows");
   retired_ = step->serial;
   ++stats_.steps;
+  // At once: what follows may wait for a link that is behind, which is no hang of the device.
   stats_.step_deadline_ns = 0;
+  Publish(stats_.state);
   size_t row = 0;
   size_t score = 0;
   for (const PlannedChunk& chunk : step->plan.chunks) {

@@ -35,8 +35,8 @@ class EngineTest : public testing::Test {
     options.max_step_tokens = 32;
     options.max_logit_rows = 32;
     options.max_waiting = 16;
-    auto engine =
-        Engine::Create(options, MakeModelExecutor(std::move(model), 8), grammars_, &sink_, &clock_);
+    auto engine = Engine::Create(options, MakeModelExecutor(std::move(model), 8).value(), grammars_,
+                                 &sink_, &clock_);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = std::move(engine).value();
   }

@@ -33,7 +33,8 @@ class Executor {
 };
 
 // Runs `model` and a sampler for `max_sequences` slots on a thread of its own. `model` has its KV
-// allocated.
-std::unique_ptr<Executor> MakeModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences);
+// allocated. RESOURCE_EXHAUSTED when the device has no memory for the sampler.
+absl::StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(std::unique_ptr<Model> model,
+                                                            int32_t max_sequences);
 
 }  // namespace fathom::worker

@@ -8,7 +8,7 @@
 #include <thread>
 #include <utility>
 
-#include "common/check.h"
+#include "common/status_macros.h"
 #include "worker/engine/executor.h"
 #include "worker/sampling/device_sampler.h"
 #include "worker/sampling/sampler.h"
@@ -18,17 +18,12 @@ namespace {
 
 class ModelExecutor final : public Executor {
  public:
-  ModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences)
-      : model_(std::move(model)), sampler_(max_sequences, model_->config().vocab_size) {
-    kernels::Backend* backend = model_->backend();
-    if (backend != nullptr && backend->queue() != nullptr) {
-      auto sampler = DeviceSampler::Create(backend, max_sequences, model_->max_logit_rows(),
-                                           model_->config().vocab_size);
-      status_ = sampler.status();
-      if (sampler.ok()) device_sampler_ = *std::move(sampler);
-    }
-    thread_ = std::thread([this] { Run(); });
-  }
+  ModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences,
+                std::unique_ptr<DeviceSampler> device_sampler)
+      : model_(std::move(model)),
+        sampler_(max_sequences, model_->config().vocab_size),
+        device_sampler_(std::move(device_sampler)),
+        thread_([this] { Run(); }) {}
 
   ~ModelExecutor() override {
     {
@@ -141,9 +136,9 @@ class ModelExecutor final : public Executor {
   }
 
   const std::unique_ptr<Model> model_;
-  Sampler sampler_;                                // device thread
-  std::unique_ptr<DeviceSampler> device_sampler_;  // instead of it, where the device samples
-  LogitsView logits_;                              // device thread
+  Sampler sampler_;                                      // device thread
+  const std::unique_ptr<DeviceSampler> device_sampler_;  // instead of it, where the device samples
+  LogitsView logits_;                                    // device thread
   SampleOutput outputs_[kOutputs];
 
   std::mutex mutex_;
@@ -159,8 +154,15 @@ class ModelExecutor final : public Executor {
 
 }  // namespace
 
-std::unique_ptr<Executor> MakeModelExecutor(std::unique_ptr<Model> model, int32_t max_sequences) {
-  return std::make_unique<ModelExecutor>(std::move(model), max_sequences);
+absl::StatusOr<std::unique_ptr<Executor>> MakeModelExecutor(std::unique_ptr<Model> model,
+                                                            int32_t max_sequences) {
+  std::unique_ptr<DeviceSampler> sampler;
+  kernels::Backend* backend = model->backend();
+  if (backend != nullptr && backend->queue() != nullptr) {
+    ASSIGN_OR_RETURN(sampler, DeviceSampler::Create(backend, max_sequences, model->max_logit_rows(),
+                                                    model->config().vocab_size));
+  }
+  return std::make_unique<ModelExecutor>(std::move(model), max_sequences, std::move(sampler));
 }
 
 }  // namespace fathom::worker

@@ -73,9 +73,9 @@ class TinyModelTest : public testing::Test {
     auto compiler =
         text::GrammarCompiler::Create(tokenizer_, options.vocab_size, options.eos_token_ids);
     ASSERT_TRUE(compiler.ok()) << compiler.status();
-    auto engine =
-        Engine::Create(options, MakeModelExecutor(std::move(model).value(), setup.max_sequences),
-                       MakeGrammarFactory(*compiler), sink_.get(), Clock::Real());
+    auto engine = Engine::Create(
+        options, MakeModelExecutor(std::move(model).value(), setup.max_sequences).value(),
+        MakeGrammarFactory(*compiler), sink_.get(), Clock::Real());
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = std::move(engine).value();
   }

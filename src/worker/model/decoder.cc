@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/status_macros.h"
+#include "kernels/measuring_backend.h"
 #include "worker/model/forward_check.h"
 #include "worker/model/kv_plan.h"
 
@@ -28,6 +29,32 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(std::unique_ptr<kernels
       new Decoder(std::move(backend), std::move(config), dtype, limits, std::move(weights)));
   RETURN_IF_ERROR(decoder->AllocateScratch());
   return decoder;
+}
+
+absl::StatusOr<ModelSizes> Decoder::Measure(kernels::Backend& backend, const ModelConfig& config,
+                                            const TensorSource& source, DType dtype,
+                                            const Limits& limits) {
+  kernels::MeasuringBackend loading(&backend);
+  RETURN_IF_ERROR(LoadDecoderWeights(config, source, dtype, loading).status());
+  const auto scratch_of = [&](int32_t tokens, int32_t rows) -> absl::StatusOr<int64_t> {
+    auto meter = std::make_unique<kernels::MeasuringBackend>(&backend);
+    const kernels::MeasuringBackend& measured = *meter;
+    Decoder decoder(std::move(meter), config, dtype, {tokens, rows, limits.block_tokens}, {});
+    RETURN_IF_ERROR(decoder.AllocateScratch());
+    return measured.bytes();
+  };
+  ModelSizes sizes;
+  sizes.weight_bytes = loading.bytes();
+  ASSIGN_OR_RETURN(sizes.scratch_bytes, scratch_of(limits.max_step_tokens, limits.max_logit_rows));
+  ASSIGN_OR_RETURN(const int64_t least, scratch_of(1, 1));
+  ASSIGN_OR_RETURN(const int64_t with_token, scratch_of(2, 1));
+  ASSIGN_OR_RETURN(const int64_t with_row, scratch_of(1, 2));
+  sizes.scratch_bytes_per_token = with_token - least;
+  sizes.scratch_bytes_per_row = with_row - least;
+  sizes.kv = MakeKvSpec(config, dtype, limits.block_tokens);
+  sizes.max_context = config.max_context;
+  ASSIGN_OR_RETURN(sizes.device, backend.Facts());
+  return sizes;
 }
 
 Decoder::Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, DType dtype,

@@ -26,6 +26,10 @@ class Decoder final : public Model {
                                                          ModelConfig config,
                                                          const TensorSource& source, DType dtype,
                                                          const Limits& limits);
+  // What Create would take of `backend`; reads no more of the source than the shapes of matrices.
+  static absl::StatusOr<ModelSizes> Measure(kernels::Backend& backend, const ModelConfig& config,
+                                            const TensorSource& source, DType dtype,
+                                            const Limits& limits);
 
   const ModelConfig& config() const override { return config_; }
   const KvSpec& kv_spec() const override { return cache_.spec(); }

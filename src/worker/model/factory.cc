@@ -35,10 +35,25 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptio
            .max_vocab = vocab_size});
 #else
       (void)vocab_size;
-      return absl::FailedPreconditionError("this build has no CUDA backend");
+      return absl::FailedPreconditionError(
+          "this build has no CUDA backend: use --device cpu, or build the preset `cuda` "
+          "(scripts/build_cuda.sh fathom-worker)");
 #endif
   }
   return absl::InvalidArgumentError("unknown backend");
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Load(std::unique_ptr<kernels::Backend> backend,
+                                            ModelConfig config, const TensorSource& source,
+                                            DType dtype, const ModelOptions& options) {
+  const Decoder::Limits limits = {options.max_step_tokens, options.max_logit_rows,
+                                  options.block_tokens};
+  if (options.approve) {
+    ASSIGN_OR_RETURN(const ModelSizes sizes,
+                     Decoder::Measure(*backend, config, source, dtype, limits));
+    RETURN_IF_ERROR(options.approve(sizes));
+  }
+  return Decoder::Create(std::move(backend), std::move(config), source, dtype, limits);
 }
 
 absl::Status CheckOptions(const ModelOptions& options) {
@@ -67,14 +82,12 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("the ", backend->name(), " backend does not compute in ", Name(dtype)));
   }
-  const Decoder::Limits limits = {options.max_step_tokens, options.max_logit_rows,
-                                  options.block_tokens};
   if (!options.dummy_shape.empty()) {
     const RandomWeights random(config, dtype, kDummySeed);
-    return Decoder::Create(std::move(backend), std::move(config), random, dtype, limits);
+    return Load(std::move(backend), std::move(config), random, dtype, options);
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.path));
-  return Decoder::Create(std::move(backend), std::move(config), checkpoint, dtype, limits);
+  return Load(std::move(backend), std::move(config), checkpoint, dtype, options);
 }
 
 }  // namespace fathom::worker

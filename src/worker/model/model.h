@@ -8,6 +8,7 @@
 // writes slot_tokens on that same thread, between two Forwards.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -67,6 +68,18 @@ enum class BackendKind : uint8_t {
   kCuda,  // an NVIDIA GPU, in builds that have it
 };
 
+// What a model takes of its backend's memory besides the KV cache, known from the shapes of its
+// weights alone.
+struct ModelSizes {
+  int64_t weight_bytes = 0;
+  int64_t scratch_bytes = 0;            // activations of the largest step
+  int64_t scratch_bytes_per_token = 0;  // of these, for each of its max_step_tokens
+  int64_t scratch_bytes_per_row = 0;    // and for each of its max_logit_rows
+  KvSpec kv;
+  int32_t max_context = 0;
+  std::optional<kernels::DeviceFacts> device;  // before the loading
+};
+
 struct ModelOptions {
   std::string path;                    // a checkpoint's folder
   std::string dummy_shape;             // instead: random weights of a shape of model_shapes.h
@@ -79,6 +92,8 @@ struct ModelOptions {
   int32_t max_step_tokens = 2048;  // the most tokens one Forward may carry
   int32_t max_logit_rows = 256;    // the most logit rows one Forward may ask for
   int32_t block_tokens = 16;
+  // May be empty. Asked before the weights are read; an error ends the loading.
+  std::function<absl::Status(const ModelSizes&)> approve;
 };
 
 // Loads a checkpoint in Hugging Face layout, or makes a model of random weights. Errors name file,

@@ -1,0 +1,76 @@
+// fathom-worker on a device that fails on purpose: `failing_worker HOW[:STEP] FLAGS...`
+//
+//   lost:STEP   that step and all later ones end with an error, as after a GPU's Xid
+//   hangs:STEP  that step never ends, and nobody can leave the device
+//   loads       never stops loading
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/status_macros.h"
+#include "worker/run.h"
+
+namespace fathom::worker {
+namespace {
+
+[[noreturn]] void Hang() {
+  while (true) pause();
+}
+
+class FailingExecutor final : public Executor {
+ public:
+  FailingExecutor(std::unique_ptr<Executor> executor, bool hangs, uint64_t first_bad)
+      : executor_(std::move(executor)), hangs_(hangs), first_bad_(first_bad) {}
+  ~FailingExecutor() override {
+    if (hangs_) Hang();
+  }
+
+  void LaunchForward(const ForwardInput& input) override { executor_->LaunchForward(input); }
+  void LaunchSample(uint64_t step, const SampleInput& input) override {
+    executor_->LaunchSample(step, input);
+  }
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    if (step < first_bad_) return executor_->Await(step);
+    if (hangs_) Hang();
+    return absl::InternalError("the device fell off the bus");
+  }
+
+ private:
+  const std::unique_ptr<Executor> executor_;
+  const bool hangs_;
+  const uint64_t first_bad_;
+};
+
+int Main(int argc, char** argv) {
+  const std::string how = argc > 1 ? argv[1] : "";
+  const size_t colon = how.find(':');
+  if (how != "loads" && colon == std::string::npos) {
+    std::fputs("failing_worker: lost:STEP, hangs:STEP or loads comes first\n", stderr);
+    return 64;
+  }
+  Device device;
+  if (how == "loads") {
+    device.load = [](const ModelOptions&) -> absl::StatusOr<std::unique_ptr<Model>> { Hang(); };
+  } else {
+    const bool hangs = how.substr(0, colon) == "hangs";
+    const uint64_t first_bad = std::strtoull(how.c_str() + colon + 1, nullptr, 10);
+    device.make_executor = [=](std::unique_ptr<Model> model,
+                               int32_t max_sequences) -> absl::StatusOr<std::unique_ptr<Executor>> {
+      ASSIGN_OR_RETURN(auto executor, MakeModelExecutor(std::move(model), max_sequences));
+      return std::make_unique<FailingExecutor>(std::move(executor), hangs, first_bad);
+    };
+  }
+  std::vector<const char*> rest{argv[0]};
+  rest.insert(rest.end(), argv + 2, argv + argc);
+  return RunWorker(static_cast<int>(rest.size()), rest.data(), device);
+}
+
+}  // namespace
+}  // namespace fathom::worker
+
+int main(int argc, char** argv) { return fathom::worker::Main(argc, argv); }
