@@ -96,6 +96,10 @@ void AddUpCommand(CLI::App& app, CommandContext& context) {
   command
       ->add_option("--dtype", cluster.dtype, "bf16, f16, f32 or auto; default as the weights are")
       ->check(CLI::IsMember({"bf16", "f16", "f32", "auto"}));
+  command
+      ->add_option("--dummy-weights", cluster.dummy_weights,
+                   "Random weights of this shape instead of the model's, for measurements")
+      ->type_name("SHAPE");
   command->add_flag("--open", cluster.open, "Ask for no key (loopback only)");
   AddStateDirFlag(*command, flags->state_dir);
   command->callback(

@@ -26,8 +26,8 @@ constexpr char kFooter[] =
 struct Flags {
   std::string config_path;
   std::vector<std::string> masters;
-  std::optional<std::string> model, model_name, id, device, backend, dtype, bind, ports_file,
-      log_level, log_format;
+  std::optional<std::string> dummy_weights, model, model_name, id, device, backend, dtype, bind,
+      ports_file, log_level, log_format;
   std::optional<int64_t> kv_cache_bytes;
   std::optional<int32_t> max_context, max_sequences, step_tokens, threads, metrics_port,
       drain_seconds;
@@ -42,6 +42,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config_path, "Configuration file (YAML); flags override it");
   app.add_option("--master", flags.masters, "host:port of a master's link; may come repeatedly");
   app.add_option("--model", flags.model, "Folder of the model, in Hugging Face layout");
+  app.add_option("--dummy-weights", flags.dummy_weights,
+                 "Random weights of this shape instead of the model's, for measurements")
+      ->type_name("SHAPE");
   app.add_option("--model-name", flags.model_name,
                  "Name it is served under (default: the folder's)");
   app.add_option("--id", flags.id, "Stable name of this worker (default: the host's)");
@@ -87,6 +90,7 @@ void Override(const Flags& flags, config::Config& config) {
     for (const std::string& master : flags.masters) worker.add_masters(master);
   }
   Apply(flags.model, [&](const auto& v) { worker.set_model_path(v); });
+  Apply(flags.dummy_weights, [&](const auto& v) { worker.set_dummy_weights(v); });
   Apply(flags.model_name, [&](const auto& v) { worker.set_model_name(v); });
   Apply(flags.id, [&](const auto& v) { worker.set_id(v); });
   Apply(flags.device, [&](const auto& v) { worker.set_device(v); });

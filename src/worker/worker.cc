@@ -34,6 +34,7 @@ absl::StatusOr<ModelOptions> ModelOptionsOf(const config::Worker& config) {
   ModelOptions options;
   ASSIGN_OR_RETURN(const DeviceChoice device, ParseDevice(config.device()));
   options.path = config.model_path();
+  options.dummy_shape = config.dummy_weights();
   if (config.dtype() == "bf16") options.compute_dtype = DType::kBF16;
   if (config.dtype() == "f32") options.compute_dtype = DType::kF32;
   if (config.dtype() == "f16") options.compute_dtype = DType::kF16;

@@ -143,6 +143,9 @@ std::vector<std::string> LocalCluster::WorkerArguments(int index, uint16_t link_
                                    PortsPath(name),
                                    "--exit-with-parent"};
   if (!options_.backend.empty()) argv.insert(argv.end(), {"--backend", options_.backend});
+  if (!options_.dummy_weights.empty()) {
+    argv.insert(argv.end(), {"--dummy-weights", options_.dummy_weights});
+  }
   if (!options_.dtype.empty()) argv.insert(argv.end(), {"--dtype", options_.dtype});
   if (options_.workers > 1 && options_.device == "cpu") {
     // Each would take the whole machine.

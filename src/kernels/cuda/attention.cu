@@ -55,7 +55,7 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   if (args.num_tokens == 0 || args.num_sequences == 0) return cudaSuccess;
   const int32_t head_dim = args.kv.head_dim;
   if (head_dim > kMaxAttentionHeadDim) return cudaErrorInvalidValue;
-  if (!FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
+  if (hints.batch_invariant || !FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
   if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
     return cudaErrorInvalidValue;
   }

@@ -24,6 +24,9 @@ struct AttentionHints {
   int32_t max_query_len = 1;  // 1: all sequences decode
   int32_t num_decodes = -1;   // sequences with query_len 1; -1: not known
   int32_t num_multiprocessors = 132;
+  // A query's result depends on its own sequence alone, not on the batch or on chunks of prefill:
+  // everything takes the plain kernel.
+  bool batch_invariant = false;
 };
 
 // The front of the workspace: zeroed once by its owner, left zeroed by every launch. What the rest

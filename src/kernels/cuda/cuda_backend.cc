@@ -83,7 +83,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   absl::Status Plan();
 
   const char* name() const override { return "cuda"; }
-  bool batch_invariant() const override { return false; }
+  bool batch_invariant() const override { return options_.batch_invariant; }
   absl::Status BindThread() override {
     return ToStatus(cudaSetDevice(options_.ordinal), "choosing the GPU");
   }
@@ -102,8 +102,8 @@ class CudaBackend final : public Backend, public DeviceQueue {
   }
   // An unnormalised row may leave the range of F16.
   bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
-    return rows <= kSkinnyFusedRowsMax && dtype == DType::kBF16 && weight.dtype() == DType::kBF16 &&
-           weight.cols() % 8 == 0;
+    return !options_.batch_invariant && rows <= kSkinnyFusedRowsMax && dtype == DType::kBF16 &&
+           weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
   }
   int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const override {
     return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
@@ -175,6 +175,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
     return ToStatus(LaunchScatter(args, stream_.get()), "scattering");
   }
   absl::Status DoLinear(const LinearArgs& args, const PackedMatrix& weight) override;
+  absl::Status LinearByFixedPlan(const LinearArgs& args, const WeightView& weight);
 
   const CudaOptions options_;
   const std::string gpu_name_;
@@ -297,14 +298,39 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   hints.max_query_len = args.max_query_len > 0 ? args.max_query_len : args.num_tokens;
   hints.num_decodes = args.num_decodes;
   hints.num_multiprocessors = num_multiprocessors_;
+  hints.batch_invariant = options_.batch_invariant;
   return ToStatus(LaunchPagedAttention(args, hints, attention_workspace_.data(),
                                        attention_workspace_.bytes(), stream_.get()),
                   "attention");
 }
 
+absl::Status CudaBackend::LinearByFixedPlan(const LinearArgs& args, const WeightView& weight) {
+  LinearArgs few = args;
+  few.rows = 1;
+  if (ChooseLinear(few, weight) != LinearKernel::kSkinny) {
+    return ToStatus(LaunchPlainLinear(args, weight, stream_.get()), "product");
+  }
+  for (int32_t first = 0; first < args.rows; first += kSkinnyRowsMax) {
+    const auto before = static_cast<size_t>(first);
+    LinearArgs part = args;
+    part.rows = std::min(kSkinnyRowsMax, args.rows - first);
+    part.x = static_cast<const char*>(args.x) + before * weight.cols * SizeOf(args.dtype);
+    part.out = static_cast<char*>(args.out) + before * weight.rows * SizeOf(args.out_dtype);
+    RETURN_IF_ERROR(ToStatus(
+        LaunchSkinnyLinear(part, weight, skinny_workspace_.data(), skinny_workspace_.bytes(),
+                           {.programmatic = true,
+                            .row_invariant = true,
+                            .num_multiprocessors = num_multiprocessors_},
+                           stream_.get()),
+        "skinny product"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& weight) {
   if (args.rows == 0) return absl::OkStatus();
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
+  if (options_.batch_invariant) return LinearByFixedPlan(args, view);
   const LinearKernel kernel =
       args.fusion.empty() ? ChooseLinear(args, view) : LinearKernel::kSkinny;
   switch (kernel) {

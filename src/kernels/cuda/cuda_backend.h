@@ -15,6 +15,8 @@ struct CudaOptions {
   int32_t ordinal = 0;
   int32_t max_rows = 256;          // sequences of a step, rows of a sampling
   int32_t max_vocab = 256 * 1024;  // of logits that are sampled
+  // Results do not depend on the batch: products and attention of one fixed order, which is slower.
+  bool batch_invariant = false;
 };
 
 // FAILED_PRECONDITION tells why there is no usable GPU.

@@ -41,6 +41,8 @@ LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight);
 // everything ahead has ended and needs nothing.
 struct LaunchOptions {
   bool programmatic = false;
+  // A row's result does not depend on how many others there are: at the cost of what more rows take.
+  bool row_invariant = false;
   int32_t num_multiprocessors = 132;
 };
 

@@ -450,8 +450,9 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
   if (args.rows < 1 || args.rows > kSkinnyRowsMax || weight.rows < 1 || weight.cols < 1) {
     return cudaErrorInvalidValue;
   }
-  const SkinnyPlan plan = PlanSkinny(args.rows, weight.rows, weight.cols,
-                                     options.num_multiprocessors, NeedsOf(args.fusion));
+  const SkinnyPlan plan =
+      PlanSkinny(options.row_invariant ? kSkinnyRowsMax : args.rows, weight.rows, weight.cols,
+                 options.num_multiprocessors, NeedsOf(args.fusion));
   return LaunchSkinnyLinear(args, weight, plan, workspace, workspace_bytes, options, stream);
 }
 

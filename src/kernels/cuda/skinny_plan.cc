@@ -78,7 +78,7 @@ SkinnyPlan CompleteSkinnyPlan(SkinnyPlan plan, int32_t rows, int32_t n, int32_t 
 }
 
 bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t k) {
-  if (rows < 1 || rows > kSkinnyRowsMax || plan.tokens != TokensOf(rows)) return false;
+  if (rows < 1 || rows > plan.tokens || plan.tokens != TokensOf(plan.tokens)) return false;
   const SkinnyShape shape = SkinnyShapeOf(plan.tokens);
   const bool tile_fits = plan.tile_rows > 0 && plan.tile_rows % 8 == 0 &&
                          plan.tile_rows <= shape.MaxTileRows() && plan.boxes > 0 &&

@@ -122,7 +122,7 @@ FATHOM_HOST_DEVICE constexpr int32_t SkinnyPartialSlot(int64_t units, int32_t bl
 SkinnyPlan CompleteSkinnyPlan(SkinnyPlan plan, int32_t rows, int32_t n, int32_t k,
                               int32_t num_multiprocessors);
 
-// Whether the kernel can run the plan on this shape.
+// Whether the kernel can run the plan on this shape. A plan for more rows than there are will do.
 bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t k);
 
 // What the end of a tile asks of the plan.

@@ -218,7 +218,7 @@ INSTANTIATE_TEST_SUITE_P(Fast, DecoderGoldenTest,
                          testing::ValuesIn(Cases(BackendKind::kFast, {false, true})), CaseName);
 #ifdef FATHOM_CUDA
 INSTANTIATE_TEST_SUITE_P(Cuda, DecoderGoldenTest,
-                         testing::ValuesIn(Cases(BackendKind::kCuda, {false})), CaseName);
+                         testing::ValuesIn(Cases(BackendKind::kCuda, {false, true})), CaseName);
 #endif
 
 }  // namespace

@@ -32,7 +32,8 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptio
       return kernels::cuda::CreateCudaBackend(
           {.ordinal = options.device_ordinal,
            .max_rows = std::max(options.max_sequences, options.max_logit_rows),
-           .max_vocab = vocab_size});
+           .max_vocab = vocab_size,
+           .batch_invariant = options.batch_invariant});
 #else
       (void)vocab_size;
       return absl::FailedPreconditionError(
@@ -73,6 +74,11 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   ASSIGN_OR_RETURN(ModelConfig config, options.dummy_shape.empty()
                                            ? LoadModelConfig(options.path)
                                            : ConfigOfShape(options.dummy_shape));
+  if (!options.dummy_shape.empty() && !options.path.empty()) {
+    // It passes for the checkpoint.
+    ASSIGN_OR_RETURN(const ModelConfig stood_for, LoadModelConfig(options.path));
+    config.digest = stood_for.digest;
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
                    CreateBackend(options, config.vocab_size));
   // A CPU does not compute in F16; BF16 would lose what its mantissa holds.

@@ -82,7 +82,7 @@ struct ModelSizes {
 
 struct ModelOptions {
   std::string path;                    // a checkpoint's folder
-  std::string dummy_shape;             // instead: random weights of a shape of model_shapes.h
+  std::string dummy_shape;             // random weights of a shape of model_shapes.h instead
   std::optional<DType> compute_dtype;  // kF32, kBF16 or, on a GPU, kF16; empty: as stored
   BackendKind backend = BackendKind::kFast;
   int32_t device_ordinal = 0;      // which GPU
