@@ -87,7 +87,8 @@ class Backend : protected MemoryAllocator {
     return false;
   }
 
-  // Whether Linear takes a LinearFusion for so many rows, activations of this type and this matrix.
+  // Whether Linear takes a LinearFusion for so many rows, activations of this type and this matrix,
+  // of which only shape and type matter.
   virtual bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const {
     (void)rows, (void)dtype, (void)weight;
     return false;

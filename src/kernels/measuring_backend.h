@@ -27,6 +27,9 @@ class MeasuringBackend final : public Backend {
   DType MatrixDType(DType compute, bool all_bf16) const override {
     return like_->MatrixDType(compute, all_bf16);
   }
+  bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
+    return like_->FusesLinear(rows, dtype, weight);
+  }
   absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) override {
     bytes_ += static_cast<int64_t>(bytes);
     return DeviceBuffer(this, nullptr, bytes);

@@ -27,24 +27,24 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(std::unique_ptr<kernels
   ASSIGN_OR_RETURN(DecoderWeights weights, LoadDecoderWeights(config, source, dtype, *backend));
   std::unique_ptr<Decoder> decoder(
       new Decoder(std::move(backend), std::move(config), dtype, limits, std::move(weights)));
-  RETURN_IF_ERROR(decoder->AllocateScratch());
+  RETURN_IF_ERROR(decoder->AllocateScratch(limits));
   return decoder;
 }
 
 absl::StatusOr<ModelSizes> Decoder::Measure(kernels::Backend& backend, const ModelConfig& config,
                                             const TensorSource& source, DType dtype,
                                             const Limits& limits) {
-  kernels::MeasuringBackend loading(&backend);
-  RETURN_IF_ERROR(LoadDecoderWeights(config, source, dtype, loading).status());
-  const auto scratch_of = [&](int32_t tokens, int32_t rows) -> absl::StatusOr<int64_t> {
-    auto meter = std::make_unique<kernels::MeasuringBackend>(&backend);
-    const kernels::MeasuringBackend& measured = *meter;
-    Decoder decoder(std::move(meter), config, dtype, {tokens, rows, limits.block_tokens}, {});
-    RETURN_IF_ERROR(decoder.AllocateScratch());
-    return measured.bytes();
-  };
+  auto meter = std::make_unique<kernels::MeasuringBackend>(&backend);
+  const kernels::MeasuringBackend& measured = *meter;
+  ASSIGN_OR_RETURN(DecoderWeights weights, LoadDecoderWeights(config, source, dtype, *meter));
   ModelSizes sizes;
-  sizes.weight_bytes = loading.bytes();
+  sizes.weight_bytes = measured.bytes();
+  Decoder decoder(std::move(meter), config, dtype, limits, std::move(weights));
+  const auto scratch_of = [&](int32_t tokens, int32_t rows) -> absl::StatusOr<int64_t> {
+    const int64_t before = measured.bytes();
+    RETURN_IF_ERROR(decoder.AllocateScratch({tokens, rows, limits.block_tokens}));
+    return measured.bytes() - before;
+  };
   ASSIGN_OR_RETURN(sizes.scratch_bytes, scratch_of(limits.max_step_tokens, limits.max_logit_rows));
   ASSIGN_OR_RETURN(const int64_t least, scratch_of(1, 1));
   ASSIGN_OR_RETURN(const int64_t with_token, scratch_of(2, 1));
@@ -67,9 +67,9 @@ Decoder::Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, 
       cache_(backend_.get(), MakeKvSpec(config_, dtype_, limits_.block_tokens),
              config_.num_kv_heads, config_.head_dim) {}
 
-absl::Status Decoder::AllocateScratch() {
-  const auto tokens = static_cast<size_t>(limits_.max_step_tokens);
-  const auto rows = static_cast<size_t>(limits_.max_logit_rows);
+absl::Status Decoder::AllocateScratch(const Limits& limits) {
+  const auto tokens = static_cast<size_t>(limits.max_step_tokens);
+  const auto rows = static_cast<size_t>(limits.max_logit_rows);
   const size_t element = SizeOf(dtype_);
   const auto hidden = static_cast<size_t>(config_.hidden_size);
   const auto inner = static_cast<size_t>(config_.intermediate_size);
@@ -77,7 +77,7 @@ absl::Status Decoder::AllocateScratch() {
   const size_t kv_dim = static_cast<size_t>(config_.num_kv_heads) * config_.head_dim;
   if (Fuses(1)) square_pitch_ = (config_.hidden_size + 7) / 8;  // as many parts as there can be
   const std::pair<kernels::DeviceBuffer*, size_t> sizes[] = {
-      {&scratch_.step_input, StepBytes(limits_.max_step_tokens, limits_.max_logit_rows)},
+      {&scratch_.step_input, StepBytes(tokens, rows)},
       {&scratch_.cos_sin, tokens * config_.head_dim * sizeof(float)},
       {&scratch_.embeddings, tokens * hidden * sizeof(float)},
       {&scratch_.residual, tokens * hidden * element},

@@ -89,7 +89,7 @@ class Decoder final : public Model {
 
   Decoder(std::unique_ptr<kernels::Backend> backend, ModelConfig config, DType dtype,
           const Limits& limits, DecoderWeights weights);
-  absl::Status AllocateScratch();
+  absl::Status AllocateScratch(const Limits& limits);
   StepShape ShapeOf(const ForwardInput& input) const;
   // Of a step in which so many sequences decode.
   static StepShape DecodeShape(int32_t rows);
