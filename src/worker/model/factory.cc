@@ -74,10 +74,14 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   ASSIGN_OR_RETURN(ModelConfig config, options.dummy_shape.empty()
                                            ? LoadModelConfig(options.path)
                                            : ConfigOfShape(options.dummy_shape));
+  int32_t live_tokens = config.vocab_size;
   if (!options.dummy_shape.empty() && !options.path.empty()) {
-    // It passes for the checkpoint.
+    // It passes for the checkpoint, whose tokenizer reads what it writes.
     ASSIGN_OR_RETURN(const ModelConfig stood_for, LoadModelConfig(options.path));
     config.digest = stood_for.digest;
+    // Behind the first one that ends a text lie tokens without text, or none.
+    live_tokens = stood_for.vocab_size;
+    for (const TokenId id : stood_for.eos_token_ids) live_tokens = std::min(live_tokens, id);
   }
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::Backend> backend,
                    CreateBackend(options, config.vocab_size));
@@ -89,7 +93,7 @@ absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
         absl::StrCat("the ", backend->name(), " backend does not compute in ", Name(dtype)));
   }
   if (!options.dummy_shape.empty()) {
-    const RandomWeights random(config, dtype, kDummySeed);
+    const RandomWeights random(config, dtype, kDummySeed, live_tokens);
     return Load(std::move(backend), std::move(config), random, dtype, options);
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(options.path));

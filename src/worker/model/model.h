@@ -47,8 +47,8 @@ class Model {
   // step's own positions undefined, everything else as it was.
   virtual absl::StatusOr<LogitsView> Forward(const ForwardInput& input) = 0;
 
-  // Prepares one more of the steps that a device keeps for repetition, ahead of its first use; false
-  // when there is none left. For moments in which nothing runs.
+  // Prepares one more of the steps that a device keeps for repetition, ahead of its first use;
+  // false when there is none left. For moments in which nothing runs.
   virtual absl::StatusOr<bool> PrepareStep() { return false; }
 
   // [max_sequences] the last sampled token of each slot, in backend memory: written by the sampler,

@@ -71,6 +71,18 @@ TEST(RandomWeightsTest, AModelOfThemComputesFiniteLogits) {
   EXPECT_NE(logits[0], logits[1]);
 }
 
+TEST(RandomWeightsTest, TokensThatAreNotLiveWeighNothing) {
+  const ModelConfig config = *ConfigOfShape("qwen2.5-0.5b");
+  const RandomWeights weights(config, DType::kF32, 7, 100);
+  const int64_t shape[] = {config.vocab_size, config.hidden_size};
+  const auto view = weights.Find("model.embed_tokens.weight", shape);
+  ASSERT_TRUE(view.ok()) << view.status();
+  const auto* values = static_cast<const float*>(view->data);
+  EXPECT_NE(values[99 * shape[1]], 0);
+  EXPECT_EQ(values[100 * shape[1]], 0);
+  EXPECT_EQ(values[shape[0] * shape[1] - 1], 0);
+}
+
 TEST(RandomWeightsTest, AnUnknownShapeIsRefused) {
   ModelOptions options;
   options.dummy_shape = "none";

@@ -27,7 +27,8 @@ int64_t LargestTensor(const ModelConfig& config) {
 
 }  // namespace
 
-RandomWeights::RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed)
+RandomWeights::RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed,
+                             int32_t live_tokens)
     : dtype_(dtype), bytes_(static_cast<size_t>(LargestTensor(config)) * SizeOf(dtype)) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(0, kDeviation);
@@ -43,12 +44,17 @@ RandomWeights::RandomWeights(const ModelConfig& config, DType dtype, uint64_t se
     std::memcpy(&bytes_[at], bytes_.data(), some);
     at += some;
   }
+  if (live_tokens >= config.vocab_size) return;
+  const size_t row = static_cast<size_t>(config.hidden_size) * SizeOf(dtype);
+  vocabulary_.resize(row * config.vocab_size);
+  std::memcpy(vocabulary_.data(), bytes_.data(), row * live_tokens);
 }
 
 absl::StatusOr<kernels::TensorView> RandomWeights::Find(std::string_view tensor,
                                                         std::span<const int64_t> shape) const {
   kernels::TensorView view;
-  view.data = bytes_.data();
+  const bool is_vocabulary = tensor == "model.embed_tokens.weight" || tensor == "lm_head.weight";
+  view.data = is_vocabulary && !vocabulary_.empty() ? vocabulary_.data() : bytes_.data();
   view.dtype = dtype_;
   if (shape.size() > std::size(view.shape)) {
     return absl::InvalidArgumentError(absl::StrCat(ToAbsl(tensor), ": too many dimensions"));

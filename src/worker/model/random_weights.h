@@ -8,6 +8,7 @@
 // through many layers; the weights of norms are near zero for the same reason, which costs a
 // benchmark nothing.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,8 +19,10 @@ namespace fathom::worker {
 
 class RandomWeights final : public TensorSource {
  public:
-  // `dtype`: kF32 or kBF16.
-  RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed);
+  // `dtype`: kF32 or kBF16. Of the vocabulary only the first `live_tokens` have weights that are
+  // not zero, so that greedy decoding writes no other: a smaller tokenizer can read them.
+  RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed,
+                int32_t live_tokens = INT32_MAX);
 
   // InvalidArgument for a tensor larger than any of this model's.
   absl::StatusOr<kernels::TensorView> Find(std::string_view tensor,
@@ -30,6 +33,7 @@ class RandomWeights final : public TensorSource {
   const std::string name_ = "random weights";
   const DType dtype_;
   std::vector<char> bytes_;
+  std::vector<char> vocabulary_;  // of embedding and head, where some tokens are not live
 };
 
 }  // namespace fathom::worker
