@@ -344,5 +344,34 @@ TEST_F(LinkTest, ManySubmissionsAtOnceAllEnd) {
   }
 }
 
+TEST(LinkPaceTest, AnEngineFasterThanTheLinkWaitsForIt) {
+  constexpr int kSteps = 10'000;
+  const auto server = StartServer();
+  FleetWatch watch(*server);
+  ScriptedEngine engine;
+  EnginePort port = engine.Port();
+  port.submit = [&engine, submit = port.submit](EngineRequest request) {
+    if (request.id == "slow") {
+      engine.Set([&] { engine.cancelled.push_back({"slow begins"}); });
+      absl::SleepFor(absl::Milliseconds(200));
+    }
+    return submit(std::move(request));
+  };
+  LinkClient client(TestOptions({server->port()}));
+  ASSERT_TRUE(client.Start(port).ok());
+  const auto info = watch.WaitForReady();
+  ASSERT_TRUE(info.has_value());
+  auto listener = std::make_shared<RecordingListener>();
+  ASSERT_TRUE(server->Submit(info->key, TestSubmission("r1"), listener).ok());
+  ASSERT_TRUE(server->Submit(info->key, TestSubmission("slow"), listener).ok());
+  ASSERT_TRUE(engine.WaitUntil([&] { return !engine.cancelled.empty(); }));
+  for (int i = 0; i < kSteps; ++i) client.OnStep({TestOutput("r1", 1, i, {i})});
+  client.OnStep({TestOutput("r1", 1, kSteps, {kSteps}, FinishReason::kStop)});
+  ASSERT_TRUE(
+      listener->WaitUntil([&] { return !listener->finishes.empty() || !listener->lost.empty(); }));
+  EXPECT_THAT(listener->lost, IsEmpty());
+  EXPECT_EQ(listener->tokens.size(), kSteps + 1);
+}
+
 }  // namespace
 }  // namespace fathom::worker
