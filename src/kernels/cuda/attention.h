@@ -24,6 +24,9 @@ struct AttentionHints {
   int32_t max_query_len = 1;  // 1: all sequences decode
   int32_t num_decodes = -1;   // sequences with query_len 1; -1: not known
   int32_t num_multiprocessors = 132;
+  // Of a launch with FusedRotaryArgs: nothing that may still run when it starts early writes what
+  // it reads besides qkv and the angles (the promise of op_args.h, kept by a captured step).
+  bool settled = false;
 };
 
 // The front of the workspace: zeroed once by its owner, left zeroed by every launch. What the rest
@@ -35,6 +38,10 @@ size_t AttentionWorkspaceBytes(int32_t num_multiprocessors);
 
 // Once for each device, before its first launch: allows the kernels the shared memory they need.
 cudaError_t PrepareAttention();
+
+// Whether LaunchPagedAttention takes `args` with their rotary part: where each sequence has one
+// token at most and the decode kernel takes the rest.
+bool FusesRotary(const PagedAttentionArgs& args);
 
 // head_dim 64, 96, 128 or 256 in BF16 and F16, with block_tokens a multiple of 8, everything
 // aligned to 16 bytes and a positive scale; all else, F32 included, takes a plain kernel.

@@ -93,6 +93,9 @@ class CudaBackend final : public Backend, public DeviceQueue {
     const auto* size = std::ranges::lower_bound(kDecodeSizes, rows);
     return size == kDecodeSizes.end() ? rows : std::min(*size, options_.max_rows);
   }
+  bool FusesRotary(const PagedAttentionArgs& args) const override {
+    return cuda::FusesRotary(args);
+  }
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
   absl::StatusOr<std::optional<int64_t>> FreeBytes() override {
@@ -173,6 +176,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   DeviceBuffer sampling_workspace_;
   DeviceBuffer library_workspace_;
   absl::flat_hash_map<uint64_t, GraphExec> graphs_;
+  bool recording_ = false;
 };
 
 absl::Status CudaBackend::Plan() {
@@ -223,7 +227,9 @@ absl::Status CudaBackend::Replay(uint64_t key, absl::FunctionRef<absl::Status()>
   auto known = graphs_.find(key);
   if (known == graphs_.end()) {
     RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+    recording_ = true;
     const absl::Status recorded = record();
+    recording_ = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
     const Graph owned(graph);
@@ -259,6 +265,8 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   hints.max_query_len = args.max_query_len > 0 ? args.max_query_len : args.num_tokens;
   hints.num_decodes = args.num_decodes;
   hints.num_multiprocessors = num_multiprocessors_;
+  // A graph starts when all before it in the stream has ended.
+  hints.settled = recording_;
   return ToStatus(LaunchPagedAttention(args, hints, attention_workspace_.data(),
                                        attention_workspace_.bytes(), stream_.get()),
                   "attention");
