@@ -192,10 +192,12 @@ absl::Status Decoder::Multiply(const kernels::PackedMatrix& weight,
   return backend_->Linear(args, weight);
 }
 
-absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
+absl::Status Decoder::WriteKv(int32_t layer, const StepShape& shape) {
   const DecoderLayer& weights = weights_.layers[layer];
   RETURN_IF_ERROR(Multiply(*weights.qkv, weights.qkv_bias, scratch_.normed.data(),
-                           scratch_.qkv.data(), num_tokens));
+                           scratch_.qkv.data(), shape.tokens));
+  // Attention does the rest where it is fused.
+  if (AttentionArgs(layer, shape).rotary.cos_sin != nullptr) return absl::OkStatus();
   kernels::RotaryKvWriteArgs args;
   args.qkv = scratch_.qkv.data();
   args.cos_sin = scratch_.cos_sin.as<float>();
@@ -204,14 +206,14 @@ absl::Status Decoder::WriteKv(int32_t layer, int32_t num_tokens) {
   args.token_slots = step_.token_slots;
   args.kv_positions = step_.kv_positions;
   args.kv = cache_.View(layer);
-  args.num_tokens = num_tokens;
+  args.num_tokens = shape.tokens;
   args.num_q_heads = config_.num_heads;
   args.norm_eps = config_.rms_norm_eps;
   args.dtype = dtype_;
   return backend_->RotaryKvWrite(args);
 }
 
-absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
+kernels::PagedAttentionArgs Decoder::AttentionArgs(int32_t layer, const StepShape& shape) const {
   kernels::PagedAttentionArgs args;
   args.out = scratch_.attention.data();
   args.qkv = scratch_.qkv.data();
@@ -225,7 +227,18 @@ absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
   args.window = cache_.WindowOf(layer);
   args.scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
   args.dtype = dtype_;
-  return backend_->PagedAttention(args);
+  if (!shape.decodes) return args;
+  const DecoderLayer& weights = weights_.layers[layer];
+  kernels::PagedAttentionArgs fused = args;
+  fused.rotary.cos_sin = scratch_.cos_sin.as<float>();
+  fused.rotary.q_norm_weight = weights.q_norm.as<float>();
+  fused.rotary.k_norm_weight = weights.k_norm.as<float>();
+  fused.rotary.norm_eps = config_.rms_norm_eps;
+  return backend_->FusesRotary(fused) ? fused : args;
+}
+
+absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
+  return backend_->PagedAttention(AttentionArgs(layer, shape));
 }
 
 absl::Status Decoder::FinishLayer(int32_t layer, const Flow& flow) {
@@ -290,7 +303,7 @@ absl::Status Decoder::Run(const ForwardInput& input, const StepShape& shape) {
     const kernels::DeviceBuffer& norm = weights_.layers[layer].input_norm;
     RETURN_IF_ERROR(layer == 0 ? Normalize(norm, flow.residual, nullptr, flow.rows)
                                : Normalize(norm, scratch_.branch.data(), flow.residual, flow.rows));
-    RETURN_IF_ERROR(WriteKv(layer, flow.rows));
+    RETURN_IF_ERROR(WriteKv(layer, shape));
     // Nothing reads the last layer's output but the logits.
     const bool last = layer + 1 == config_.num_layers;
     if (last && shape.logit_rows == 0) return absl::OkStatus();

@@ -90,8 +90,10 @@ class Decoder final : public Model {
                          int32_t rows);
   absl::Status Multiply(const kernels::PackedMatrix& weight, const kernels::DeviceBuffer& bias,
                         const void* x, void* out, int32_t rows);
-  // Projects, rotates and writes the keys and values of a layer.
-  absl::Status WriteKv(int32_t layer, int32_t num_tokens);
+  // Projects, rotates and writes the keys and values of a layer; leaves all but the projection to
+  // Attend where the backend fuses them.
+  absl::Status WriteKv(int32_t layer, const StepShape& shape);
+  kernels::PagedAttentionArgs AttentionArgs(int32_t layer, const StepShape& shape) const;
   absl::Status Attend(int32_t layer, const StepShape& shape);
   // Output projection and MLP; the result is in scratch_.branch, not yet in the residual.
   absl::Status FinishLayer(int32_t layer, const Flow& flow);
