@@ -1,14 +1,18 @@
 // Attention on the GPU alone, at the shape of an 8B model: decode by what it reads of the cache
 // against what memory can deliver, prefill by the arithmetic of the causal half. Each figure is the
 // median over replays of a graph of many launches. Decode launches rotate among caches that
-// together are many times the L2; all data is random.
+// together are many times the L2; all data is random. Three rows compare ways to rotate and write
+// the step's own keys as well, by the same bytes: `pair` as an operation before attention, `fused`
+// into it, and `ahead` fused and free to read the cache while the launch before it still runs.
 
 #include <cuda_runtime.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -18,6 +22,7 @@
 #include "benchmarks/gpu/ceilings.h"
 #include "kernels/bfloat16.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/row_ops.h"
 
 namespace fathom::benchmarks {
 namespace {
@@ -42,10 +47,29 @@ struct Options {
   int32_t block_tokens = 16;
   std::vector<std::string> decode = {"1x1024",   "8x1024",  "32x1024", "64x1024", "128x1024",
                                      "256x1024", "32x4096", "1x65536", "16x16384"};
+  std::vector<std::string> fused = {"1x1024", "32x1024", "256x1024"};
   std::vector<int32_t> prefill = {2048, 8192, 16384};
   bool ragged = false;
+  bool norms = false;
   std::string json;
 };
+
+// What is launched for one layer of a step.
+enum class Work { kAttention, kPair, kFused, kAhead };
+
+constexpr const char* Name(Work work) {
+  switch (work) {
+    case Work::kAttention:
+      return "decode";
+    case Work::kPair:
+      return "pair";
+    case Work::kFused:
+      return "fused";
+    case Work::kAhead:
+      return "ahead";
+  }
+  return "?";
+}
 
 struct Freed {
   void operator()(void* p) const { cudaFree(p); }
@@ -92,7 +116,7 @@ class Bench {
             "\", \"read_bandwidth\": " + std::to_string(bandwidth_) + ", \"cells\": [";
   }
 
-  void Decode(int32_t batch, int32_t context) {
+  void Decode(int32_t batch, int32_t context, std::initializer_list<Work> works) {
     std::vector<int32_t> contexts(batch, context - 1);
     if (options_.ragged) {
       std::uniform_int_distribution<int32_t> length(0, 2 * (context - 1));
@@ -102,15 +126,17 @@ class Bench {
     for (const int32_t c : contexts) bytes += (c + 1.0) * KvBytesPerToken();
     const auto rotations = static_cast<int32_t>(kColdBytes / bytes) + 1;
     Case one(*this, contexts, std::vector<int32_t>(batch, 1), rotations);
-    const double seconds = one.Seconds(std::max(rotations, 8));
-    std::printf("decode  %5d x %6d %9.1f us %8.0f GB/s %6.1f %%\n", batch, context, seconds * 1e6,
-                bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth_);
-    Record("decode", batch, context, seconds, bytes / seconds / bandwidth_);
+    for (const Work work : works) {
+      const double seconds = one.Seconds(std::max(rotations, 8), work);
+      std::printf("%-7s %5d x %6d %9.1f us %8.0f GB/s %6.1f %%\n", Name(work), batch, context,
+                  seconds * 1e6, bytes / seconds / 1e9, 100 * bytes / seconds / bandwidth_);
+      Record(Name(work), batch, context, seconds, bytes / seconds / bandwidth_);
+    }
   }
 
   void Prefill(int32_t prompt) {
     Case one(*this, {0}, {prompt}, 1);
-    const double seconds = one.Seconds(4);
+    const double seconds = one.Seconds(4, Work::kAttention);
     const double flop = 4.0 * prompt * prompt / 2 * options_.head_dim * options_.q_heads;
     std::printf("prefill %5d x %6d %9.1f us %8.0f TFLOP/s\n", 1, prompt, seconds * 1e6,
                 flop / seconds / 1e12);
@@ -158,6 +184,12 @@ class Bench {
                                            options.head_dim * sizeof(BFloat16));
       spans_ = std::make_unique<DeviceArray>(spans);
       tables_ = std::make_unique<DeviceArray>(tables);
+      std::vector<int32_t> slots(tokens);
+      std::iota(slots.begin(), slots.end(), 0);
+      slots_ = std::make_unique<DeviceArray>(slots);
+      positions_ = std::make_unique<DeviceArray>(contexts);
+      norms_ = std::make_unique<DeviceArray>(std::vector<float>(options.head_dim, 1.0F));
+      cos_sin_ = std::make_unique<DeviceArray>(CosSin(tokens, options.head_dim / 2));
       PagedAttentionArgs args;
       args.out = out_->data();
       args.qkv = qkv_->data();
@@ -184,7 +216,7 @@ class Bench {
     }
 
     // Of one launch, in a graph of so many.
-    double Seconds(int32_t launches) {
+    double Seconds(int32_t launches, Work work) {
       cudaGraph_t graph;
       cudaGraphExec_t exec;
       cudaEvent_t begin;
@@ -194,9 +226,7 @@ class Bench {
       Check(cudaEventCreate(&end));
       Check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
       for (int32_t i = 0; i < launches; ++i) {
-        Check(kernels::cuda::LaunchPagedAttention(args_[i % args_.size()], hints_,
-                                                  bench_.workspace_->data(),
-                                                  bench_.workspace_bytes_, stream));
+        Launch(args_[i % args_.size()], work);
       }
       Check(cudaStreamEndCapture(stream, &graph));
       Check(cudaGraphInstantiate(&exec, graph, 0));
@@ -218,12 +248,49 @@ class Bench {
     }
 
    private:
+    // Angles of 1: queries that are rotated again and again stay as long as they are.
+    static std::vector<float> CosSin(int32_t tokens, int32_t half_dim) {
+      std::vector<float> row(static_cast<size_t>(half_dim) * 2, std::cos(1.0F));
+      std::fill(row.begin() + half_dim, row.end(), std::sin(1.0F));
+      std::vector<float> rows;
+      for (int32_t i = 0; i < tokens; ++i) rows.insert(rows.end(), row.begin(), row.end());
+      return rows;
+    }
+
+    void Launch(PagedAttentionArgs args, Work work) {
+      kernels::RotaryKvWriteArgs write;
+      write.qkv = qkv_->data();
+      write.cos_sin = cos_sin_->as<float>();
+      write.q_norm_weight = bench_.options_.norms ? norms_->as<float>() : nullptr;
+      write.k_norm_weight = write.q_norm_weight;
+      write.token_slots = slots_->as<int32_t>();
+      write.kv_positions = positions_->as<int32_t>();
+      write.kv = args.kv;
+      write.num_tokens = args.num_tokens;
+      write.num_q_heads = args.num_q_heads;
+      write.norm_eps = 1e-6F;
+      write.dtype = args.dtype;
+      if (work == Work::kPair) Check(kernels::cuda::LaunchRotaryKvWrite(write, bench_.stream_));
+      if (work == Work::kFused || work == Work::kAhead) {
+        args.max_query_len = 1;
+        args.rotary = {write.cos_sin, write.q_norm_weight, write.k_norm_weight, write.norm_eps};
+      }
+      kernels::cuda::AttentionHints hints = hints_;
+      hints.settled = work == Work::kAhead;
+      Check(kernels::cuda::LaunchPagedAttention(args, hints, bench_.workspace_->data(),
+                                                bench_.workspace_bytes_, bench_.stream_));
+    }
+
     Bench& bench_;
     std::unique_ptr<DeviceArray> arena_;
     std::unique_ptr<DeviceArray> qkv_;
     std::unique_ptr<DeviceArray> out_;
     std::unique_ptr<DeviceArray> spans_;
     std::unique_ptr<DeviceArray> tables_;
+    std::unique_ptr<DeviceArray> slots_;
+    std::unique_ptr<DeviceArray> positions_;
+    std::unique_ptr<DeviceArray> norms_;
+    std::unique_ptr<DeviceArray> cos_sin_;
     std::vector<PagedAttentionArgs> args_;
     kernels::cuda::AttentionHints hints_;
   };
@@ -248,7 +315,7 @@ class Bench {
                   "%s{\"kind\": \"%s\", \"batch\": %d, \"length\": %d, \"seconds\": %.9g, "
                   "\"%s\": %.6g}",
                   json_.back() == '[' ? "" : ", ", kind, batch, length, seconds,
-                  std::string(kind) == "decode" ? "of_bandwidth" : "tflops", rate);
+                  std::string(kind) == "prefill" ? "tflops" : "of_bandwidth", rate);
     json_ += line;
     std::fflush(stdout);
   }
@@ -272,19 +339,27 @@ int Main(int argc, char** argv) {
   app.add_option("--head-dim", options.head_dim, "Head dimension");
   app.add_option("--block-tokens", options.block_tokens, "Tokens in a block of the cache");
   app.add_option("--decode", options.decode, "Decode cases, BATCHxCONTEXT")->delimiter(',');
+  app.add_option("--fused", options.fused, "Decode cases with the rotation, BATCHxCONTEXT")
+      ->delimiter(',');
   app.add_option("--prefill", options.prefill, "Prompts of prefill")->delimiter(',');
   app.add_flag("--ragged", options.ragged, "Decode contexts spread evenly from 1 to twice as much");
+  app.add_flag("--norms", options.norms,
+               "With norms of queries and keys in those with the rotation");
   app.add_option("--json", options.json, "File for the figures");
   CLI11_PARSE(app, argc, argv);
   Bench bench(options);
-  for (const std::string& one : options.decode) {
+  const auto decode = [&](const std::string& one, std::initializer_list<Work> works) {
     int batch = 0;
     int context = 0;
     if (std::sscanf(one.c_str(), "%dx%d", &batch, &context) != 2 || batch < 1 || context < 1) {
       std::fprintf(stderr, "attention_bench: '%s' is no BATCHxCONTEXT\n", one.c_str());
-      return 1;
+      std::exit(1);
     }
-    bench.Decode(batch, context);
+    bench.Decode(batch, context, works);
+  };
+  for (const std::string& one : options.decode) decode(one, {Work::kAttention});
+  for (const std::string& one : options.fused) {
+    decode(one, {Work::kPair, Work::kFused, Work::kAhead});
   }
   for (const int32_t prompt : options.prefill) bench.Prefill(prompt);
   bench.WriteJson();

@@ -48,6 +48,10 @@ absl::Status Backend::RotaryKvWrite(const RotaryKvWriteArgs& args) {
 absl::Status Backend::PagedAttention(const PagedAttentionArgs& args) {
   RETURN_IF_ERROR(CheckArgs(args));
   RETURN_IF_ERROR(CheckStored(args.dtype));
+  if (args.rotary.cos_sin != nullptr && !FusesRotary(args)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "PagedAttention: the ", name(), " backend does not fuse this with its rotary embedding"));
+  }
   return DoPagedAttention(args);
 }
 

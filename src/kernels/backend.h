@@ -70,6 +70,11 @@ class Backend : protected MemoryAllocator {
   virtual DType MatrixDType(DType compute, bool all_bf16) const {
     return all_bf16 ? DType::kBF16 : compute;
   }
+  // Whether PagedAttention takes `args` with their rotary part, in place of a RotaryKvWrite before.
+  virtual bool FusesRotary(const PagedAttentionArgs& args) const {
+    (void)args;
+    return false;
+  }
   // How many rows a step of `rows` sequences that all decode computes: more than it needs, so that
   // few sizes are ever replayed.
   virtual int32_t PaddedRows(int32_t rows) const { return rows; }

@@ -77,6 +77,7 @@ absl::Status CheckArgs(const PagedAttentionArgs& args) {
   REQUIRE_ARG(kOp, args.out != nullptr && args.qkv != nullptr && args.sequences != nullptr);
   if (absl::Status cache = CheckCache(kOp, args.kv, args.dtype); !cache.ok()) return cache;
   REQUIRE_ARG(kOp, args.num_q_heads > 0 && args.num_q_heads % args.kv.num_kv_heads == 0);
+  REQUIRE_ARG(kOp, args.rotary.cos_sin == nullptr || args.max_query_len == 1);
   return absl::OkStatus();
 }
 

@@ -88,6 +88,17 @@ struct RotaryKvWriteArgs {
   DType dtype = DType::kF32;  // of qkv and of the cache
 };
 
+// What PagedAttention does besides where it is fused with RotaryKvWrite: the same to the heads of
+// qkv, which stays as it is; keys and values go to position context_len of each sequence. None has
+// more than one token; one without any writes nothing. Operations that are recorded with a fused
+// one (Backend::Replay) write neither `sequences` nor tables nor what the layer had cached before.
+struct FusedRotaryArgs {
+  const float* cos_sin = nullptr;        // [num_tokens, 2, head_dim / 2]; null: not fused
+  const float* q_norm_weight = nullptr;  // [head_dim], or null
+  const float* k_norm_weight = nullptr;  // [head_dim], or null
+  float norm_eps = 0;
+};
+
 // Causal attention of every query over the cache, its own step's tokens included. With a window a
 // query sees that many positions, its own included. num_q_heads is a multiple of num_kv_heads.
 struct PagedAttentionArgs {
@@ -102,6 +113,7 @@ struct PagedAttentionArgs {
   int32_t num_q_heads = 0;
   int32_t window = 0;  // 0: none
   float scale = 1;
+  FusedRotaryArgs rotary;  // for backends that say so (Backend::FusesRotary)
   DType dtype = DType::kF32;
 };
 

@@ -172,6 +172,33 @@ TEST_P(AttentionParityTest, RotaryWriteAndAttention) {
   }
 }
 
+// CPU backends rotate in an operation of its own.
+TEST_P(AttentionParityTest, RefusesFusedRotation) {
+  const AttentionShape shape = {1, 1, 32, 16, 0, {{0, 1}}};
+  const AttentionParity cache(shape, dtype(), random_);
+  Tensor arena = Random(cache.ArenaCount());
+  Tensor qkv = Random(3 * shape.head_dim);
+  Tensor out = Poison(shape.head_dim);
+  Tensor cos_sin = Random(shape.head_dim, 1, DType::kF32);
+  PagedAttentionArgs args;
+  args.out = out.data();
+  args.qkv = qkv.data();
+  args.sequences = cache.spans().data();
+  args.kv = cache.View(arena.data());
+  args.num_sequences = 1;
+  args.num_tokens = 1;
+  args.max_query_len = 1;
+  args.num_q_heads = 1;
+  args.dtype = dtype();
+  args.rotary.cos_sin = static_cast<float*>(cos_sin.data());
+  for (Backend* backend : {fast_.get(), ref_.get()}) {
+    EXPECT_FALSE(backend->FusesRotary(args));
+    EXPECT_EQ(backend->PagedAttention(args).code(), absl::StatusCode::kInvalidArgument);
+  }
+  args.rotary.cos_sin = nullptr;
+  EXPECT_TRUE(ref_->PagedAttention(args).ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, AttentionParityTest, AllTargets(), TargetName);
 
 }  // namespace

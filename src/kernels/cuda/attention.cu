@@ -8,6 +8,8 @@ namespace {
 
 bool Aligned(int64_t v) { return v % 16 == 0; }
 bool Aligned(const void* p) { return Aligned(reinterpret_cast<intptr_t>(p)); }
+// To what the decode kernel reads of floats at once.
+bool AlignedFloats(const float* p) { return reinterpret_cast<intptr_t>(p) % 8 == 0; }
 
 bool FitsTensorCores(const PagedAttentionArgs& args) {
   const KvCacheView& kv = args.kv;
@@ -33,6 +35,12 @@ DecodeWorkspace Divide(void* workspace, int32_t num_workers, int32_t head_dim) {
 
 }  // namespace
 
+bool FusesRotary(const PagedAttentionArgs& args) {
+  const FusedRotaryArgs& rotary = args.rotary;
+  return args.max_query_len == 1 && FitsTensorCores(args) && AlignedFloats(rotary.cos_sin) &&
+         AlignedFloats(rotary.q_norm_weight) && AlignedFloats(rotary.k_norm_weight);
+}
+
 size_t AttentionWorkspaceBytes(int32_t num_multiprocessors) {
   size_t bytes = 0;
   for (const int32_t head_dim : kTensorHeadDims) {
@@ -55,15 +63,18 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   if (args.num_tokens == 0 || args.num_sequences == 0) return cudaSuccess;
   const int32_t head_dim = args.kv.head_dim;
   if (head_dim > kMaxAttentionHeadDim) return cudaErrorInvalidValue;
+  if (args.rotary.cos_sin != nullptr && (hints.batch_invariant || !FusesRotary(args))) {
+    return cudaErrorInvalidValue;
+  }
   if (hints.batch_invariant || !FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
   if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
     return cudaErrorInvalidValue;
   }
-  const bool all_decode = hints.max_query_len <= 1;
+  const bool all_decode = hints.max_query_len <= 1 || args.rotary.cos_sin != nullptr;
   if (all_decode || hints.num_decodes != 0) {
     const int32_t workers = NumWorkers(head_dim, hints.num_multiprocessors);
     const DecodeWorkspace parts = Divide(workspace, workers, head_dim);
-    const cudaError_t error = LaunchDecodeAttention(args, parts, workers, stream);
+    const cudaError_t error = LaunchDecodeAttention(args, parts, workers, hints.settled, stream);
     if (error != cudaSuccess) return error;
   }
   const int32_t decodes = hints.num_decodes < 0 ? 0 : hints.num_decodes;

@@ -27,6 +27,9 @@ struct AttentionHints {
   // A query's result depends on its own sequence alone, not on the batch or on chunks of prefill:
   // everything takes the plain kernel.
   bool batch_invariant = false;
+  // Of a launch with FusedRotaryArgs: nothing that may still run when it starts early writes what
+  // it reads besides qkv and the angles (the promise of op_args.h, kept by a captured step).
+  bool settled = false;
 };
 
 // The front of the workspace: zeroed once by its owner, left zeroed by every launch. What the rest
@@ -38,6 +41,10 @@ size_t AttentionWorkspaceBytes(int32_t num_multiprocessors);
 
 // Once for each device, before its first launch: allows the kernels the shared memory they need.
 cudaError_t PrepareAttention();
+
+// Whether LaunchPagedAttention takes `args` with their rotary part: where each sequence has one
+// token at most and the decode kernel takes the rest.
+bool FusesRotary(const PagedAttentionArgs& args);
 
 // head_dim 64, 96, 128 or 256 in BF16 and F16, with block_tokens a multiple of 8, everything
 // aligned to 16 bytes and a positive scale; all else, F32 included, takes a plain kernel.

@@ -4,6 +4,7 @@
 // multiprocessor at any time.
 
 #include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_decode_rotary.cuh"
 #include "kernels/cuda/attention_kernels.h"
 
 namespace fathom::kernels::cuda {
@@ -142,10 +143,12 @@ __device__ void CombineWorkers(const DecodeWorkspace& workspace, int32_t first, 
   }
 }
 
-template <typename T, int kDim, int kHeadTiles>
+// `settled` belongs to kFused: a step's own operations then have no part in the first chunks, which
+// are on their way before the product that makes the queries has ended.
+template <typename T, int kDim, int kHeadTiles, bool kFused>
 __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
     DecodeKernel(const __grid_constant__ PagedAttentionArgs args, float scale_log2,
-                 const __grid_constant__ DecodeWorkspace workspace) {
+                 const __grid_constant__ DecodeWorkspace workspace, bool settled) {
   constexpr int32_t kStages = Shape<kDim>::kStages;
   constexpr int32_t kStageBytes = Shape<kDim>::kStageBytes;
   constexpr int32_t kHeadsPerPass = kHeadTiles * 8;
@@ -156,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   const int32_t warp = threadIdx.x / 32;
 
   LetSuccessorStart();
-  WaitForPredecessor();
+  if (!kFused || !settled) WaitForPredecessor();
   DecodePartition partition(0, 0);
   int64_t first_chunk = 0;
   SequencePieces found;
@@ -171,7 +174,11 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
         return static_cast<int32_t>(first_chunk / head_groups);
       },
       found);
-  if (!has_work) return;
+  if (!has_work) {
+    // Whoever waits for this launch counts on those before it having ended too.
+    if (kFused) WaitForPredecessor();
+    return;
+  }
   const auto num_chunks = static_cast<int32_t>(partition.Begin(worker + 1) - first_chunk);
 
   Row row;
@@ -186,11 +193,12 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
 
   char* ring = DynamicShared() + warp * kStages * kStageBytes;
   auto* sums = reinterpret_cast<float*>(DynamicShared() + kWarps * kStages * kStageBytes);
-  ChunkLoader<kDim> loader(args, row, head_groups, passes, warp, num_chunks);
+  ChunkLoader<kDim, !kFused> loader(args, row, head_groups, passes, warp, num_chunks);
   for (int32_t i = 0; i < kStages - 1; ++i) {
     loader.Load(SharedAddress(ring) + i * kStageBytes);
     CopyAsyncCommit();
   }
+  if (kFused) WaitForPredecessor();
   WarpState<T, kDim, kHeadTiles> state;
   int32_t stage = 0;
   for (int32_t chunk = warp;; NextRow(args, head_groups, row)) {
@@ -202,11 +210,24 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
     state.Begin(
         static_cast<const T*>(args.qkv) + (row.span.first_token * qkv_heads + first_head) * kDim,
         to.heads);
+    [[maybe_unused]] __shared__ NewestPosition<T, kDim> newest;
+    if constexpr (kFused) {
+      if (row.end <= num_chunks && (row.end - 1) % kWarps == warp) {
+        MakeNewest<T, kDim>(args, row.span, row.head_group / passes, row.head_group % passes == 0,
+                            newest);
+      }
+      RotateQueries<T, kDim, kHeadTiles>(state.query, args.rotary, row.span.first_token);
+    }
     for (; chunk < min(row.end, num_chunks); chunk += kWarps) {
       CopyAsyncWait<kStages - 2>();
       __syncwarp();
       loader.Load(SharedAddress(ring) + (stage + kStages - 1) % kStages * kStageBytes);
       CopyAsyncCommit();
+      if constexpr (kFused) {
+        if (chunk + 1 == row.end) {
+          PlaceNewest(newest, ring + stage * kStageBytes, row.keys.last % kChunkTokens);
+        }
+      }
       state.Add(SharedAddress(ring) + stage * kStageBytes, row.Position(chunk), row.keys,
                 scale_log2);
       stage = (stage + 1) % kStages;
@@ -235,54 +256,58 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   }
 }
 
-template <typename T, int kDim, int kHeadTiles>
+template <typename T, int kDim, int kHeadTiles, bool kFused>
 struct Instance {
-  static constexpr auto kKernel = DecodeKernel<T, kDim, kHeadTiles>;
+  static constexpr auto kKernel = DecodeKernel<T, kDim, kHeadTiles, kFused>;
   static constexpr int32_t kSharedBytes = Shape<kDim>::kSharedBytes;
 };
 
-template <typename T, int kDim, typename Use>
+template <typename T, int kDim, bool kFused, typename Use>
 cudaError_t WithHeadTiles(int32_t group, const Use& use) {
   // Two tiles of heads this wide do not fit into the registers; large groups take two passes.
   if constexpr (kDim <= 128) {
-    if (group > 8) return use(Instance<T, kDim, 2>());
+    if (group > 8) return use(Instance<T, kDim, 2, kFused>());
   }
-  return use(Instance<T, kDim, 1>());
+  return use(Instance<T, kDim, 1, kFused>());
 }
 
-template <typename T, typename Use>
+template <typename T, bool kFused, typename Use>
 cudaError_t WithHeadDim(int32_t head_dim, int32_t group, const Use& use) {
   switch (head_dim) {
     case 64:
-      return WithHeadTiles<T, 64>(group, use);
+      return WithHeadTiles<T, 64, kFused>(group, use);
     case 96:
-      return WithHeadTiles<T, 96>(group, use);
+      return WithHeadTiles<T, 96, kFused>(group, use);
     case 128:
-      return WithHeadTiles<T, 128>(group, use);
+      return WithHeadTiles<T, 128, kFused>(group, use);
     case 256:
-      return WithHeadTiles<T, 256>(group, use);
+      return WithHeadTiles<T, 256, kFused>(group, use);
     default:
       return cudaErrorInvalidValue;
   }
 }
 
 // Calls `use` with the kernel for a type, a head_dim and a group.
-template <typename Use>
+template <bool kFused, typename Use>
 cudaError_t WithInstance(DType dtype, int32_t head_dim, int32_t group, const Use& use) {
-  if (dtype == DType::kBF16) return WithHeadDim<__nv_bfloat16>(head_dim, group, use);
-  return WithHeadDim<__half>(head_dim, group, use);
+  if (dtype == DType::kBF16) return WithHeadDim<__nv_bfloat16, kFused>(head_dim, group, use);
+  return WithHeadDim<__half, kFused>(head_dim, group, use);
 }
 
 }  // namespace
 }  // namespace decode
 
 cudaError_t PrepareDecodeAttention() {
+  const auto prepare = [](auto instance) {
+    return AllowShared(instance.kKernel, instance.kSharedBytes);
+  };
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const int32_t head_dim : kTensorHeadDims) {
       for (const int32_t group : {8, kMaxHeadsPerPass}) {
-        const cudaError_t error = decode::WithInstance(dtype, head_dim, group, [](auto instance) {
-          return AllowShared(instance.kKernel, instance.kSharedBytes);
-        });
+        cudaError_t error = decode::WithInstance<false>(dtype, head_dim, group, prepare);
+        if (error == cudaSuccess) {
+          error = decode::WithInstance<true>(dtype, head_dim, group, prepare);
+        }
         if (error != cudaSuccess) return error;
       }
     }
@@ -291,12 +316,18 @@ cudaError_t PrepareDecodeAttention() {
 }
 
 cudaError_t LaunchDecodeAttention(const PagedAttentionArgs& args, const DecodeWorkspace& workspace,
-                                  int32_t num_workers, cudaStream_t stream) {
+                                  int32_t num_workers, bool settled, cudaStream_t stream) {
+  const int32_t head_dim = args.kv.head_dim;
   const int32_t group = args.num_q_heads / args.kv.num_kv_heads;
-  return decode::WithInstance(args.dtype, args.kv.head_dim, group, [&](auto instance) {
+  const auto launch = [&](auto instance) {
     return LaunchChained(instance.kKernel, dim3(num_workers), decode::kThreads,
-                         instance.kSharedBytes, stream, args, args.scale * kLog2E, workspace);
-  });
+                         instance.kSharedBytes, stream, args, args.scale * kLog2E, workspace,
+                         settled);
+  };
+  if (args.rotary.cos_sin != nullptr) {
+    return decode::WithInstance<true>(args.dtype, head_dim, group, launch);
+  }
+  return decode::WithInstance<false>(args.dtype, head_dim, group, launch);
 }
 
 }  // namespace fathom::kernels::cuda

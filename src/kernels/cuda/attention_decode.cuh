@@ -56,8 +56,9 @@ __device__ inline void NextRow(const PagedAttentionArgs& args, int32_t head_grou
   row.end = row.begin + DecodeChunks(row.span, args.window);
 }
 
-// A warp's reads: every kWarps-th chunk of the worker.
-template <int kDim>
+// A warp's reads: every kWarps-th chunk of the worker. Without kReadsNewest zeros stand for a
+// sequence's last position, which this very launch writes.
+template <int kDim, bool kReadsNewest>
 class ChunkLoader {
  public:
   __device__ ChunkLoader(const PagedAttentionArgs& args, const Row& row, int32_t head_groups,
@@ -84,8 +85,8 @@ class ChunkLoader {
       from[half] = static_cast<const char*>(kv.arena) + blocks_[half] * kv.block_bytes +
                    kv.layer_offset + (token - half * kBlockTokensStep) * kTokenBytes + lane * 16;
     }
-    const bool whole =
-        position_ >= row_.keys.first && position_ + kChunkTokens - 1 <= row_.keys.last;
+    const int32_t last = kReadsNewest ? row_.keys.last : row_.keys.last - 1;
+    const bool whole = position_ >= row_.keys.first && position_ + kChunkTokens - 1 <= last;
 #pragma unroll
     for (int32_t i = 0; i < kVectorsPerLane; ++i) {
       const int32_t vector = i * 32 + lane;
@@ -97,7 +98,7 @@ class ChunkLoader {
         CopyAsync16(to + Shape<kDim>::kTileBytes, key + to_value);
       } else {
         const int32_t position = position_ + token;
-        const bool visible = position >= row_.keys.first && position <= row_.keys.last;
+        const bool visible = position >= row_.keys.first && position <= last;
         CopyAsync16OrZero(to, key, visible);
         CopyAsync16OrZero(to + Shape<kDim>::kTileBytes, key + to_value, visible);
       }
@@ -150,7 +151,8 @@ struct WarpState {
   float maximum[kHeadTiles][2];
   float sum[kHeadTiles][2];
 
-  // `queries` is the first of `heads` consecutive ones.
+  // `queries` is the first of `heads` consecutive ones. They are read by plain loads, which no
+  // compiler moves to before the wait for the kernel that wrote them.
   __device__ void Begin(const T* queries, int32_t heads) {
     const int32_t lane = threadIdx.x % 32;
 #pragma unroll
@@ -161,7 +163,7 @@ struct WarpState {
       for (int32_t i = 0; i < kDim / 16; ++i) {
         for (int32_t j = 0; j < 2; ++j) {
           query[tile][i][j] =
-              head < heads ? __ldg(reinterpret_cast<const uint32_t*>(from + i * 16 + j * 8)) : 0;
+              head < heads ? *reinterpret_cast<const uint32_t*>(from + i * 16 + j * 8) : 0;
         }
         for (int32_t j = 0; j < 4; ++j) output[tile][i][j] = 0;
       }

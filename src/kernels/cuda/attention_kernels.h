@@ -38,10 +38,10 @@ struct DecodeWorkspace {
 // Any type and any head_dim up to kMaxAttentionHeadDim; every sequence.
 cudaError_t LaunchPlainAttention(const PagedAttentionArgs& args, cudaStream_t stream);
 
-// Sequences with query_len 1, IsTensorHeadDim, 16-bit types.
+// Sequences with query_len 1, IsTensorHeadDim, 16-bit types. `settled`: see AttentionHints.
 cudaError_t PrepareDecodeAttention();
 cudaError_t LaunchDecodeAttention(const PagedAttentionArgs& args, const DecodeWorkspace& workspace,
-                                  int32_t num_workers, cudaStream_t stream);
+                                  int32_t num_workers, bool settled, cudaStream_t stream);
 
 // Sequences with query_len > 1, IsTensorHeadDim, 16-bit types. `num_tokens` and `num_sequences`
 // bound what these sequences bring.

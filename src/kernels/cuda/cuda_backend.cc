@@ -109,6 +109,9 @@ class CudaBackend final : public Backend, public DeviceQueue {
     return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
                              num_multiprocessors_);
   }
+  bool FusesRotary(const PagedAttentionArgs& args) const override {
+    return !options_.batch_invariant && cuda::FusesRotary(args);
+  }
   absl::Status Replay(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
   absl::StatusOr<bool> Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) override;
 
@@ -188,6 +191,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   DeviceBuffer sampling_workspace_;
   DeviceBuffer library_workspace_;
   absl::flat_hash_map<uint64_t, GraphExec> graphs_;
+  bool recording_ = false;
 };
 
 absl::Status CudaBackend::Plan() {
@@ -258,7 +262,9 @@ absl::StatusOr<std::unique_ptr<Mark>> CudaBackend::CreateMark() {
 absl::StatusOr<bool> CudaBackend::Keep(uint64_t key, absl::FunctionRef<absl::Status()> record) {
   if (graphs_.contains(key)) return true;
   RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal));
+  recording_ = true;
   const absl::Status recorded = record();
+  recording_ = false;
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream_.get(), &graph);
   const Graph owned(graph);
@@ -299,6 +305,8 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
   hints.num_decodes = args.num_decodes;
   hints.num_multiprocessors = num_multiprocessors_;
   hints.batch_invariant = options_.batch_invariant;
+  // A graph starts when all before it in the stream has ended.
+  hints.settled = recording_;
   return ToStatus(LaunchPagedAttention(args, hints, attention_workspace_.data(),
                                        attention_workspace_.bytes(), stream_.get()),
                   "attention");

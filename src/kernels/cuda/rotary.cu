@@ -2,8 +2,8 @@
 // values written to the cache.
 
 #include "kernels/cuda/dependent_launch.cuh"
-#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/rotary_head.cuh"
 #include "kernels/cuda/row_ops.h"
 
 namespace fathom::kernels::cuda {
@@ -29,13 +29,12 @@ __global__ void RotaryTableKernel(RotaryTableArgs args) {
   out[args.half_dim + i] = args.scale * sine;
 }
 
-// One warp a head of a token; lane l holds the pairs (i, i + half), i = l, l + 32, ...
+// One warp a head of a token.
 template <typename T>
 __global__ void RotaryKvWriteKernel(RotaryKvWriteArgs args) {
   const KvCacheView& kv = args.kv;
   const int dim = kv.head_dim;
   const int half = dim / 2;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / 32;
   const auto token = static_cast<int>(blockIdx.x);
   const int num_heads = args.num_q_heads + 2 * kv.num_kv_heads;
@@ -46,28 +45,8 @@ __global__ void RotaryKvWriteKernel(RotaryKvWriteArgs args) {
   const bool is_query = head < args.num_q_heads;
   const bool is_value = head >= args.num_q_heads + kv.num_kv_heads;
 
-  float low[kPairsMax];
-  float high[kPairsMax];
-  float sum = 0;
-#pragma unroll
-  for (int k = 0; k < kPairsMax; ++k) {
-    const int i = lane + 32 * k;
-    if (i >= half) break;
-    low[k] = ToFloat(data[i]);
-    high[k] = ToFloat(data[half + i]);
-    sum += low[k] * low[k] + high[k] * high[k];
-  }
-  const float* weight = is_query ? args.q_norm_weight : args.k_norm_weight;
-  if (weight != nullptr && !is_value) {
-    const float inverse = 1.0F / sqrtf(WarpSum(sum) / static_cast<float>(dim) + args.norm_eps);
-#pragma unroll
-    for (int k = 0; k < kPairsMax; ++k) {
-      const int i = lane + 32 * k;
-      if (i >= half) break;
-      low[k] = Rounded<T>(weight[i] * Rounded<T>(low[k] * inverse));
-      high[k] = Rounded<T>(weight[half + i] * Rounded<T>(high[k] * inverse));
-    }
-  }
+  RotaryHead<T, kPairsMax> values;
+  values.Load(data, half);
   T* out = data;
   if (!is_query) {
     const int position = args.kv_positions[token];
@@ -80,16 +59,14 @@ __global__ void RotaryKvWriteKernel(RotaryKvWriteArgs args) {
     out = reinterpret_cast<T*>(base) +
           (int64_t{kv_head} * kv.block_tokens + position % kv.block_tokens) * dim;
   }
-  const float* cos_sin = args.cos_sin + int64_t{token} * dim;
-#pragma unroll
-  for (int k = 0; k < kPairsMax; ++k) {
-    const int i = lane + 32 * k;
-    if (i >= half) break;
-    const float cosine = is_value ? 1.0F : cos_sin[i];
-    const float sine = is_value ? 0.0F : cos_sin[half + i];
-    out[i] = FromFloat<T>(is_value ? low[k] : low[k] * cosine - high[k] * sine);
-    out[half + i] = FromFloat<T>(is_value ? high[k] : high[k] * cosine + low[k] * sine);
+  if (!is_value) {
+    RotaryAngles<kPairsMax> angles;
+    angles.Load(args.cos_sin + int64_t{token} * dim, half);
+    const float* weight = is_query ? args.q_norm_weight : args.k_norm_weight;
+    if (weight != nullptr) values.Normalize(weight, half, args.norm_eps);
+    values.Rotate(angles, half);
   }
+  values.Store(out, half);
 }
 
 }  // namespace

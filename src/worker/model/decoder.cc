@@ -260,10 +260,12 @@ absl::Status Decoder::MultiplyIntoResidual(const kernels::PackedMatrix& weight,
                    .square_pitch = square_pitch_});
 }
 
-absl::Status Decoder::WriteKv(int32_t layer, const Flow& flow) {
+absl::Status Decoder::WriteKv(int32_t layer, const StepShape& shape, const Flow& flow) {
   const DecoderLayer& weights = weights_.layers[layer];
   RETURN_IF_ERROR(Multiply(*weights.qkv, weights.qkv_bias, scratch_.normed.data(),
                            scratch_.qkv.data(), flow.rows, Dividing(flow)));
+  // Attention does the rest where it is fused.
+  if (AttentionArgs(layer, shape).rotary.cos_sin != nullptr) return absl::OkStatus();
   kernels::RotaryKvWriteArgs args;
   args.qkv = scratch_.qkv.data();
   args.cos_sin = scratch_.cos_sin.as<float>();
@@ -279,7 +281,7 @@ absl::Status Decoder::WriteKv(int32_t layer, const Flow& flow) {
   return backend_->RotaryKvWrite(args);
 }
 
-absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
+kernels::PagedAttentionArgs Decoder::AttentionArgs(int32_t layer, const StepShape& shape) const {
   kernels::PagedAttentionArgs args;
   args.out = scratch_.attention.data();
   args.qkv = scratch_.qkv.data();
@@ -293,7 +295,18 @@ absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
   args.window = cache_.WindowOf(layer);
   args.scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim));
   args.dtype = dtype_;
-  return backend_->PagedAttention(args);
+  if (!shape.decodes) return args;
+  const DecoderLayer& weights = weights_.layers[layer];
+  kernels::PagedAttentionArgs fused = args;
+  fused.rotary.cos_sin = scratch_.cos_sin.as<float>();
+  fused.rotary.q_norm_weight = weights.q_norm.as<float>();
+  fused.rotary.k_norm_weight = weights.k_norm.as<float>();
+  fused.rotary.norm_eps = config_.rms_norm_eps;
+  return backend_->FusesRotary(fused) ? fused : args;
+}
+
+absl::Status Decoder::Attend(int32_t layer, const StepShape& shape) {
+  return backend_->PagedAttention(AttentionArgs(layer, shape));
 }
 
 absl::Status Decoder::FinishLayer(int32_t layer, const Flow& flow) {
@@ -387,7 +400,7 @@ absl::Status Decoder::Run(const ForwardInput& input, const StepShape& shape) {
                .fuses = shape.decodes && Fuses(shape.tokens)};
   RETURN_IF_ERROR(Normalize(weights_.layers.front().input_norm, flow.residual, nullptr, flow.rows));
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
-    RETURN_IF_ERROR(WriteKv(layer, flow));
+    RETURN_IF_ERROR(WriteKv(layer, shape, flow));
     // Nothing reads the last layer's output but the logits.
     const bool last = layer + 1 == config_.num_layers;
     if (last && shape.logit_rows == 0) return absl::OkStatus();

@@ -112,8 +112,10 @@ class Decoder final : public Model {
   absl::Status MultiplyIntoResidual(const kernels::PackedMatrix& weight,
                                     const kernels::DeviceBuffer& bias, const void* x,
                                     const kernels::DeviceBuffer& next_norm, Flow& flow);
-  // Projects, rotates and writes the keys and values of a layer.
-  absl::Status WriteKv(int32_t layer, const Flow& flow);
+  // Projects, rotates and writes the keys and values of a layer; leaves all but the projection to
+  // Attend where the backend fuses them.
+  absl::Status WriteKv(int32_t layer, const StepShape& shape, const Flow& flow);
+  kernels::PagedAttentionArgs AttentionArgs(int32_t layer, const StepShape& shape) const;
   absl::Status Attend(int32_t layer, const StepShape& shape);
   // Output projection and MLP; the result is in scratch_.branch, not yet in the residual.
   absl::Status FinishLayer(int32_t layer, const Flow& flow);
