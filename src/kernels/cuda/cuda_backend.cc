@@ -183,6 +183,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   const CudaOptions options_;
   const std::string gpu_name_;
   const int32_t num_multiprocessors_;
+  int32_t skinny_rows_max_ = 0;
   const Stream stream_;  // before everything that frees in its order
   StagingRing staging_;
   LibraryLinear library_;
@@ -195,6 +196,14 @@ class CudaBackend final : public Backend, public DeviceQueue {
 };
 
 absl::Status CudaBackend::Plan() {
+  int memory_kilohertz = 0;
+  int memory_bits = 0;
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&memory_kilohertz, cudaDevAttrMemoryClockRate, options_.ordinal));
+  RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&memory_bits, cudaDevAttrGlobalMemoryBusWidth, options_.ordinal));
+  // Two transfers a clock.
+  skinny_rows_max_ = SkinnyRowsMax(2e3 * memory_kilohertz * memory_bits / 8);
   ASSIGN_OR_RETURN(attention_workspace_, Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
   ASSIGN_OR_RETURN(skinny_workspace_, Allocate(SkinnyWorkspaceBytes()));
   ASSIGN_OR_RETURN(sampling_workspace_,
@@ -315,7 +324,7 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
 absl::Status CudaBackend::LinearByFixedPlan(const LinearArgs& args, const WeightView& weight) {
   LinearArgs few = args;
   few.rows = 1;
-  if (ChooseLinear(few, weight) != LinearKernel::kSkinny) {
+  if (ChooseLinear(few, weight, skinny_rows_max_) != LinearKernel::kSkinny) {
     return ToStatus(LaunchPlainLinear(args, weight, stream_.get()), "product");
   }
   for (int32_t first = 0; first < args.rows; first += kSkinnyRowsMax) {
@@ -340,7 +349,7 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
   if (options_.batch_invariant) return LinearByFixedPlan(args, view);
   const LinearKernel kernel =
-      args.fusion.empty() ? ChooseLinear(args, view) : LinearKernel::kSkinny;
+      args.fusion.empty() ? ChooseLinear(args, view, skinny_rows_max_) : LinearKernel::kSkinny;
   switch (kernel) {
     case LinearKernel::kSkinny:
       return ToStatus(

@@ -28,7 +28,11 @@ enum class LinearKernel : uint8_t {
   kLibrary,  // cuBLASLt; x and W of the same type, F32 output or theirs
 };
 
-LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight);
+// Up to so many rows the skinny kernel is the faster one on a device whose memory moves so much.
+int32_t SkinnyRowsMax(double bytes_per_second);
+
+LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight,
+                          int32_t skinny_rows_max);
 
 // Programmatic dependent launch. A launch marked so may begin before the kernels ahead of it in the
 // stream have ended: it streams weights, which no kernel writes, and executes griddepcontrol.wait
@@ -41,7 +45,8 @@ LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight);
 // everything ahead has ended and needs nothing.
 struct LaunchOptions {
   bool programmatic = false;
-  // A row's result does not depend on how many others there are: at the cost of what more rows take.
+  // A row's result does not depend on how many others there are: at the cost of what more rows
+  // take.
   bool row_invariant = false;
   int32_t num_multiprocessors = 132;
 };

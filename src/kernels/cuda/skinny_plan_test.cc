@@ -163,13 +163,20 @@ TEST(SkinnyPlanTest, RefusesWhatDoesNotFit) {
   EXPECT_FALSE(IsValidSkinnyPlan(bad, 1, 4096, 4096));
 }
 
+TEST(ChooseLinearTest, FastMemoryLeavesMoreToTheLibrary) {
+  EXPECT_EQ(SkinnyRowsMax(3.35e12), 32);
+  EXPECT_EQ(SkinnyRowsMax(4.9e12), 16);
+  // What is fused must be ours.
+  EXPECT_GE(SkinnyRowsMax(8e12), kSkinnyFusedRowsMax);
+}
+
 TEST(ChooseLinearTest, ByTypesAndRows) {
   const auto choose = [](int32_t rows, int32_t n, int32_t k, DType x, DType w, DType out) {
     LinearArgs args;
     args.rows = rows;
     args.dtype = x;
     args.out_dtype = out;
-    return ChooseLinear(args, {.rows = n, .cols = k, .dtype = w});
+    return ChooseLinear(args, {.rows = n, .cols = k, .dtype = w}, 32);
   };
   const DType f32 = DType::kF32;
   const DType bf16 = DType::kBF16;
