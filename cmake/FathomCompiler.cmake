@@ -21,6 +21,8 @@ add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-Wno-miss
 
 if(FATHOM_SANITIZE)
   add_compile_options(-fsanitize=${FATHOM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  # GCC sees values that nothing has written where a sanitizer's checks part what belongs together.
+  add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   add_link_options(-fsanitize=${FATHOM_SANITIZE})
   if(FATHOM_SANITIZE MATCHES "thread")
     # The sanitizer does not understand fences; without its own, Asio synchronises by mutexes.
