@@ -17,7 +17,7 @@ constexpr double kSplitMicroseconds = 1.5;
 constexpr int32_t kNarrowRows = 32;
 constexpr double kNarrowCost = 1.25;
 constexpr int32_t kUnitBytes = 32 * 1024;  // of W
-constexpr int32_t kStageBytesMax = 40 * 1024;
+constexpr int32_t kStageBytesMax = 48 * 1024;
 
 int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
