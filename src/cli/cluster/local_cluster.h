@@ -27,9 +27,9 @@ struct ClusterOptions {
   uint16_t grpc_port = 0;
   std::string device = "cpu";
   std::string dummy_weights;  // a shape; empty: the model's own
-  std::string backend;  // empty: the worker's default
-  std::string dtype;    // empty: the worker's default
-  bool open = false;    // no key
+  std::string backend;        // empty: the worker's default
+  std::string dtype;          // empty: the worker's default
+  bool open = false;          // no key
 };
 
 class LocalCluster {
