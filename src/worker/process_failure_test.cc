@@ -67,24 +67,19 @@ TEST_F(ProcessFailureTest, ADeviceThatDoesNotAnswerEndsTheWorker) {
   EXPECT_LT(absl::Now() - start, absl::Seconds(20));
 }
 
-TEST_F(ProcessFailureTest, DrainingDoesNotWaitForADeviceThatDoesNotAnswer) {
-  Start("hangs:5", {"--drain-seconds", "600"});
-  const auto listener = Ask();
-  ASSERT_NE(listener, nullptr);
-  WaitForHang(*listener);
-  process_->Signal(SIGTERM);
-  EXPECT_EQ(process_->Wait(), kExitInternal);
-  EXPECT_THAT(process_->Log(), HasSubstr("the device does not answer"));
-}
-
-TEST_F(ProcessFailureTest, StoppingDoesNotWaitForADeviceThatDoesNotAnswer) {
-  Start("hangs:5", {"--drain-seconds", "0"});
-  const auto listener = Ask();
-  ASSERT_NE(listener, nullptr);
-  WaitForHang(*listener);
-  process_->Signal(SIGTERM);
-  EXPECT_EQ(process_->Wait(), kExitInternal);
-  EXPECT_THAT(process_->Log(), HasSubstr("the device does not answer"));
+// While it drains, and with no time to drain.
+TEST_F(ProcessFailureTest, EndingDoesNotWaitForADeviceThatDoesNotAnswer) {
+  for (const char* drain_seconds : {"600", "0"}) {
+    SCOPED_TRACE(drain_seconds);
+    Start("hangs:5", {"--drain-seconds", drain_seconds});
+    const auto listener = Ask();
+    ASSERT_NE(listener, nullptr);
+    WaitForHang(*listener);
+    process_->Signal(SIGTERM);
+    EXPECT_EQ(process_->Wait(), kExitInternal);
+    EXPECT_THAT(process_->Log(), HasSubstr("the device does not answer"));
+    EXPECT_TRUE(watch_->WaitForEmpty());  // the next one is not taken for this one
+  }
 }
 
 TEST_F(ProcessFailureTest, ASignalEndsALoadingThatTakesLong) {
