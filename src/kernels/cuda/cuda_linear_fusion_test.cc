@@ -29,27 +29,13 @@ std::vector<float> Stored(const std::vector<float>& values) {
 
 float Rounded(float v) { return Stored({v}).front(); }
 
-class CudaLinearFusionTest : public testing::Test {
+class CudaLinearFusionTest : public LinearTest {
  protected:
-  void SetUp() override {
-    if (!HasGpu()) GTEST_SKIP() << "no GPU";
-    ASSERT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    workspace_ = std::make_unique<DeviceBuffer>(SkinnyWorkspaceBytes());
-    ASSERT_CUDA(cudaMemset(workspace_->data(), 0, kSkinnyCounterBytes));
-    ASSERT_CUDA(cudaDeviceSynchronize());
-  }
-  void TearDown() override {
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
-  }
-
   void Launch(const LinearArgs& args, const WeightView& weight) {
     ASSERT_CUDA(LaunchSkinnyLinear(args, weight, workspace_->data(), workspace_->bytes(),
                                    {.programmatic = true}, stream_));
     ASSERT_CUDA(cudaStreamSynchronize(stream_));
   }
-
-  cudaStream_t stream_ = nullptr;
-  std::unique_ptr<DeviceBuffer> workspace_;
 };
 
 // One product's operands on both sides.

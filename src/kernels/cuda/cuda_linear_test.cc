@@ -7,19 +7,8 @@
 namespace fathom::kernels::cuda {
 namespace {
 
-class CudaLinearTest : public testing::Test {
+class CudaLinearTest : public LinearTest {
  protected:
-  void SetUp() override {
-    if (!HasGpu()) GTEST_SKIP() << "no GPU";
-    ASSERT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    workspace_ = std::make_unique<DeviceBuffer>(SkinnyWorkspaceBytes());
-    ASSERT_CUDA(cudaMemset(workspace_->data(), 0, kSkinnyCounterBytes));
-    ASSERT_CUDA(cudaDeviceSynchronize());
-  }
-  void TearDown() override {
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
-  }
-
   cudaError_t Skinny(LinearProblem& problem, const SkinnyPlan& plan, bool programmatic) {
     return LaunchSkinnyLinear(problem.args(), problem.weight(), plan, workspace_->data(),
                               workspace_->bytes(), {.programmatic = programmatic}, stream_);
@@ -51,9 +40,6 @@ class CudaLinearTest : public testing::Test {
       ASSERT_EQ(problem.out().Read(), first) << "launch " << i + 2 << " differs";
     }
   }
-
-  cudaStream_t stream_ = nullptr;
-  std::unique_ptr<DeviceBuffer> workspace_;
 };
 
 TEST_F(CudaLinearTest, SkinnyEveryRowCount) {

@@ -204,4 +204,22 @@ class LinearProblem {
   WeightView weight_;
 };
 
+// A stream and a clean workspace. Skips without a GPU.
+class LinearTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasGpu()) GTEST_SKIP() << "no GPU";
+    ASSERT_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    workspace_ = std::make_unique<DeviceBuffer>(SkinnyWorkspaceBytes());
+    ASSERT_CUDA(cudaMemset(workspace_->data(), 0, kSkinnyCounterBytes));
+    ASSERT_CUDA(cudaDeviceSynchronize());
+  }
+  void TearDown() override {
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<DeviceBuffer> workspace_;
+};
+
 }  // namespace fathom::kernels::cuda
