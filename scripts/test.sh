@@ -50,6 +50,7 @@ if [ $status -ne 0 ]; then cat "$results/ctest.log"; else tail -n 12 "$results/c
 
 if [ "$fast" = no ]; then
   step "system tests"
+  if [ "$preset" = asan ]; then export FATHOM_TEST_SANITIZED=1; fi
   FATHOM_BIN="$ROOT/build/$preset/bin" "$VENV/bin/python" -m pytest tests/system \
     --numprocesses "$(nproc)" --junit-xml "$results/pytest.xml" || status=1
 fi

@@ -198,7 +198,8 @@ void Master::Stop() {
   if (io_ != nullptr) io_->stop();
   for (StackThread& thread : io_threads_) thread.Join();
   io_threads_.clear();
-  io_ = nullptr;  // with whatever still waited in it
+  http_ = nullptr;  // before io_, which its acceptor and timer live in
+  io_ = nullptr;    // with whatever still waited in it
 }
 
 }  // namespace fathom::master

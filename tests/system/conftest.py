@@ -4,7 +4,7 @@ import sys
 import grpc
 import openai
 import pytest
-from harness import KEY, ROOT, Cluster, Up
+from harness import KEY, ROOT, SANITIZED, Cluster, Up
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -43,7 +43,7 @@ def start_up(tmp_path):
 
 @pytest.fixture(scope="session")
 def client(cluster):
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY, max_retries=0, timeout=60) as made:
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY, max_retries=0, timeout=600 if SANITIZED else 60) as made:
         yield made
 
 

@@ -17,6 +17,8 @@ TINY = ROOT / "models" / "tiny"
 EVAL_DATA = TINY / "eval.jsonl"
 KEY = "fathom-test-key"
 START_LIMIT_S = 60
+# Under a sanitizer (scripts/test.sh says so) everything is some twenty times slower.
+SANITIZED = "FATHOM_TEST_SANITIZED" in os.environ
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -29,6 +31,11 @@ def _die_with_parent():
 def clean_environment():
     """Ours without what would lead a process to another cluster."""
     return {k: v for k, v in os.environ.items() if not k.startswith("FATHOM_") and k != "MASTER_NODE"}
+
+
+def sample(count):
+    """How many of `count` cases a long test takes: under a sanitizer a tenth, which meets the same code."""
+    return count // 10 if SANITIZED else count
 
 
 def wait_for(condition, what, limit_s=START_LIMIT_S):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import BIN, EVAL_DATA, KEY, Cluster, examples, fathom, wait_for
+from harness import BIN, EVAL_DATA, KEY, SANITIZED, Cluster, examples, fathom, sample, wait_for
 
 ANSWER = "Fathom is a distributed inference server for large language models."
 
@@ -126,6 +126,8 @@ def test_errors_have_exit_codes(cluster, tmp_path):
 @pytest.mark.timeout(600)
 def test_eval_is_the_same_at_any_concurrency(to, tmp_path, concurrency, limit, record_property):
     report = tmp_path / "report.json"
+    if not limit and SANITIZED:
+        limit = sample(1500)
     flags = ("--concurrency", concurrency, "--limit", limit, "--json", report, "--min", 0.99)
     done = fathom("eval", "--data", EVAL_DATA, *flags, *to, limit_s=600)
     assert done.returncode == 0, done.stdout + done.stderr

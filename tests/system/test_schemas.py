@@ -10,10 +10,10 @@ import jsonschema
 import openai
 import pytest
 import schemas
-from harness import KEY
+from harness import KEY, sample
 from prometheus_client.parser import text_string_to_metric_families
 
-COUNT = 300
+COUNT = sample(300)
 MESSAGES = [{"role": "user", "content": "Extract the order as JSON. Send 12 lamps to Ada in Oslo."}]
 CHECKER = jsonschema.FormatChecker(formats=["date", "ipv4", "uuid"])
 
