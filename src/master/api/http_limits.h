@@ -45,6 +45,15 @@ class BodyBudget {
       if (budget_ != nullptr) budget_->left_ += bytes_;
     }
     explicit operator bool() const { return budget_ != nullptr; }
+    // Grows to that much. False when it is not left; the share stays as it was.
+    bool Cover(uint64_t bytes) {
+      const int64_t more = static_cast<int64_t>(bytes) - bytes_;
+      if (more <= 0) return true;
+      Share added = budget_->Take(static_cast<uint64_t>(more));
+      if (!added) return false;
+      bytes_ += std::exchange(added.bytes_, 0);
+      return true;
+    }
 
    private:
     friend class BodyBudget;

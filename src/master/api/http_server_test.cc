@@ -274,6 +274,31 @@ TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
   EXPECT_TRUE(absl::StartsWith(first.ReadAnswer(), "HTTP/1.1 200"));
 }
 
+TEST_F(HttpServerTest, AChunkedBodyTakesOfTheBudgetWhatHasCome) {
+  constexpr uint64_t kPiece = 64 * 1024;
+  Start({.body_bytes = 8 * kPiece, .bodies_bytes = 5 * kPiece});
+  const std::string head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string chunk = absl::StrCat("8000\r\n", std::string(0x8000, 'x'), "\r\n");
+  // Each could become longer than what is left; all are short.
+  std::vector<std::unique_ptr<SocketClient>> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(std::make_unique<SocketClient>(port()));
+    clients.back()->Send(head + "1\r\nx\r\n");
+  }
+  for (const auto& client : clients) {
+    client->Send("0\r\n\r\n");
+    EXPECT_TRUE(absl::StartsWith(client->ReadAnswer(), "HTTP/1.1 200"));
+  }
+  SocketClient greedy(port());
+  greedy.Send(head);
+  for (int i = 0; i < 12; ++i) greedy.Send(chunk);
+  EXPECT_TRUE(absl::StartsWith(greedy.ReadAll(), "HTTP/1.1 503"));
+  // All of it has come back.
+  SocketClient next(port());
+  next.Send(head + chunk + chunk + "0\r\n\r\n");
+  EXPECT_TRUE(absl::StartsWith(next.ReadAnswer(), "HTTP/1.1 200"));
+}
+
 TEST_F(HttpServerTest, GarbageIsABadRequestAndTheServerGoesOn) {
   Start();
   for (const std::string& garbage :

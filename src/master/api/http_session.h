@@ -87,6 +87,7 @@ class HttpSession final : public HttpSessionBase,
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   using Duration = std::chrono::steady_clock::duration;
   using TimePoint = std::chrono::steady_clock::time_point;
+  static constexpr uint64_t kReadBytesMax = 64 * 1024;  // what one read adds to a body at most
   static constexpr auto kToken = boost::asio::as_tuple(boost::asio::use_awaitable);
   static constexpr size_t kReadBytes = 16 * 1024;
   static constexpr size_t kIdleReadBytes = 1024;  // there may be thousands that say nothing
@@ -144,20 +145,25 @@ class HttpSession final : public HttpSessionBase,
     if (call.request_id.empty()) call.request_id = new_id_();
     BodyBudget::Share share;
     if (!refusal && !parser.is_done()) {
-      // A chunked body may grow as large as allowed.
-      share = budget_.Take(parser.content_length_remaining().value_or(limits_.body_bytes));
-      if (!share)
-        refusal = Refuse(call, *exchange, 503, "too many bodies are being read; try again");
+      share = budget_.Take(parser.content_length_remaining().value_or(0));
+      if (!share) refusal = RefuseBody(call, *exchange);
     }
     if (!refusal && !parser.is_done()) {
       const bool sent = co_await ContinueIfAsked(parser);
       if (!sent) co_return false;
       Guard(limits_.body);
-      auto [body_error, body_bytes] =
-          co_await boost::beast::http::async_read(stream_, buffer_, parser, kToken);
-      if (body_error) {
+      while (!parser.is_done()) {
+        // A chunked body shows its length only as it comes.
+        if (parser.chunked() && !share.Cover(parser.get().body().size() + kReadBytesMax)) {
+          refusal = RefuseBody(call, *exchange);
+          break;
+        }
+        auto [body_error, body_bytes] =
+            co_await boost::beast::http::async_read_some(stream_, buffer_, parser, kToken);
+        if (!body_error) continue;
         if (!timed_out_ && !ParseFailed(body_error)) co_return false;
         refusal = Complain(body_error, call, *exchange);
+        break;
       }
     }
     if (refusal) {
@@ -195,6 +201,10 @@ class HttpSession final : public HttpSessionBase,
     if (target.empty()) target = TargetOf({static_cast<const char*>(unread.data()), unread.size()});
     call.method = message.method();
     call.path = PathOf(target);
+  }
+
+  HttpReply RefuseBody(const HttpCall& call, HttpExchange& exchange) {
+    return Refuse(call, exchange, 503, "too many bodies are being read; try again");
   }
 
   HttpReply Refuse(const HttpCall& call, HttpExchange& exchange, int status,
