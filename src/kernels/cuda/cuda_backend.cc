@@ -357,6 +357,12 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
                              {.programmatic = true, .num_multiprocessors = num_multiprocessors_},
                              stream_.get()),
           "skinny product");
+    case LinearKernel::kWide:
+      return ToStatus(
+          LaunchWideLinear(args, view,
+                           {.programmatic = true, .num_multiprocessors = num_multiprocessors_},
+                           stream_.get()),
+          "wide product");
     case LinearKernel::kLibrary:
       return FromLibrary(library_.Launch(args, view, stream_.get()));
     case LinearKernel::kPlain:
