@@ -102,8 +102,8 @@ class CudaBackend final : public Backend, public DeviceQueue {
   }
   // An unnormalised row may leave the range of F16.
   bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
-    return !options_.batch_invariant && rows <= kSkinnyFusedRowsMax && dtype == DType::kBF16 &&
-           weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
+    return !options_.batch_invariant && rows <= std::min(kSkinnyFusedRowsMax, skinny_rows_max_) &&
+           dtype == DType::kBF16 && weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
   }
   int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const override {
     return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
