@@ -14,8 +14,8 @@ constexpr double kFastMemory = 4e12;
 
 // Measured (fathom-gpu-linear-bench, fathom-gpu-engine-bench): x, which every tile reads again,
 // comes out of L2, whose rate does not grow with the memory's. At 32 rows an H100 gains 2 % of a
-// step over the library; an H200's step of 12 or 16 rows takes 6 % less by the wide kernel, although
-// nothing is fused then.
+// step over the library; an H200's step of 12 or 16 rows takes 6 % less by the wide kernel,
+// although nothing is fused then.
 int32_t SkinnyRowsMax(double bytes_per_second) { return bytes_per_second > kFastMemory ? 8 : 32; }
 
 // What the skinny kernel leaves, the wide one takes up to kWideRowsMax. Measured on an H200 at its
