@@ -1,5 +1,5 @@
-// How near the skinny linear kernels come to the memory's read rate, beside cuBLASLt, in CUDA
-// graphs over cold weights.
+// How near our linear kernels come to the memory's read rate, beside cuBLASLt, in CUDA graphs over
+// cold weights.
 //
 //   fathom-gpu-linear-bench [--m 1,2,4] [--shapes 8b|7b|70b|all] [--sweep] [--quick] [--json FILE]
 
@@ -17,14 +17,16 @@ namespace {
 using kernels::cuda::CompleteSkinnyPlan;
 using kernels::cuda::IsValidSkinnyPlan;
 using kernels::cuda::PlanSkinny;
+using kernels::cuda::PlanWide;
 using kernels::cuda::SkinnyPlan;
 using kernels::cuda::SkinnyShapeOf;
+using kernels::cuda::WidePlan;
 
 constexpr char kUsage[] =
-    "fathom-gpu-linear-bench: skinny linear kernels against the memory's read rate and cuBLASLt\n"
-    "  --m LIST       counts of tokens, default 1,2,4,8,16,32,64\n"
+    "fathom-gpu-linear-bench: our linear kernels against the memory's read rate and cuBLASLt\n"
+    "  --m LIST       counts of tokens, default 1,2,4,8,16,32,64,128,256\n"
     "  --shapes SET   8b (default), 7b, 70b or all\n"
-    "  --sweep        also try other plans for every shape and print the best\n"
+    "  --sweep        also try other plans of the skinny kernel and print the best\n"
     "  --no-shapes    the chain of an 8B model alone\n"
     "  --no-chain     the shapes alone\n"
     "  --quick        a model of 8 layers instead of 32, and shorter graphs\n"
@@ -32,7 +34,7 @@ constexpr char kUsage[] =
     "  --help\n";
 
 struct Options {
-  std::vector<int32_t> tokens = {1, 2, 4, 8, 16, 32, 64};
+  std::vector<int32_t> tokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};
   std::string shapes = "8b";
   std::string json;
   bool sweep = false;
@@ -72,12 +74,23 @@ class Report {
   bool first_ = true;
 };
 
+// The modes that take so many tokens.
+std::vector<Mode> ModesFor(int32_t tokens) {
+  std::vector<Mode> modes;
+  if (tokens <= kernels::cuda::kSkinnyRowsMax) modes = {Mode::kProgrammatic, Mode::kSerial};
+  if (tokens <= kernels::cuda::kWideRowsMax) modes.push_back(Mode::kWide);
+  modes.push_back(Mode::kLibrary);
+  return modes;
+}
+
 const char* NameOf(Mode mode) {
   switch (mode) {
     case Mode::kSerial:
       return "serial";
     case Mode::kProgrammatic:
       return "programmatic";
+    case Mode::kWide:
+      return "wide";
     case Mode::kLibrary:
       return "cublaslt";
   }
@@ -89,6 +102,26 @@ std::string Describe(const SkinnyPlan& plan) {
   out << "rows " << plan.tile_rows << " boxes " << plan.boxes << " stages " << plan.stages
       << " blocks " << plan.blocks << (plan.split ? " split" : " whole");
   return out.str();
+}
+
+std::string Describe(const WidePlan& plan) {
+  std::ostringstream out;
+  out << "rows " << plan.tile_rows << " splits " << plan.splits << " stages " << plan.stages
+      << " clusters " << plan.clusters;
+  return out.str();
+}
+
+std::string PlanOf(const Shape& shape, int32_t tokens, Mode mode, int32_t num_multiprocessors) {
+  switch (mode) {
+    case Mode::kSerial:
+    case Mode::kProgrammatic:
+      return Describe(PlanSkinny(tokens, shape.n, shape.k, num_multiprocessors));
+    case Mode::kWide:
+      return Describe(PlanWide(tokens, shape.n, shape.k, num_multiprocessors));
+    case Mode::kLibrary:
+      break;
+  }
+  return "";
 }
 
 std::string Json(const std::string& kind, const Shape& shape, int32_t tokens,
@@ -107,7 +140,7 @@ void RunChain(LinearWorkload& work, const Options& options, double rate, Report&
   std::printf("\nchain of an 8B model, %.2f GB\n%4s %-13s %9s %7s %7s\n", work.ChainBytes() * 1e-9,
               "m", "mode", "ms", "GB/s", "% read");
   for (const int32_t tokens : options.tokens) {
-    for (const Mode mode : {Mode::kProgrammatic, Mode::kSerial, Mode::kLibrary}) {
+    for (const Mode mode : ModesFor(tokens)) {
       const double seconds = work.TimeChain(tokens, mode);
       const double reached = work.ChainBytes() / seconds * 1e-9;
       std::printf("%4d %-13s %9.3f %7.0f %7.1f\n", tokens, NameOf(mode), seconds * 1e3, reached,
@@ -138,33 +171,22 @@ bool RunShapes(LinearWorkload& work, const Options& options, const std::vector<S
                double rate, Report& report) {
   const double bytes = options.quick ? 1.5e9 : 4e9;
   bool right = true;
-  std::printf("\n%-4s %-8s %4s | %9s %7s %7s | %7s %7s | %7s %7s | %8s\n", "", "", "m", "us",
-              "GB/s", "% read", "serial", "% read", "library", "% read", "error");
+  std::printf("\n%-4s %-8s %4s %-13s %9s %7s %7s %8s\n", "", "", "m", "mode", "us", "GB/s",
+              "% read", "error");
   for (const Shape& shape : shapes) {
     for (const int32_t tokens : options.tokens) {
-      double reached[3];
-      double first = 0;
-      for (const Mode mode : {Mode::kProgrammatic, Mode::kSerial, Mode::kLibrary}) {
+      for (const Mode mode : ModesFor(tokens)) {
         const double seconds = work.TimeShape(shape, tokens, mode, nullptr, bytes, 9);
-        reached[static_cast<int>(mode)] = shape.Bytes() / seconds * 1e-9;
-        if (mode == Mode::kProgrammatic) first = seconds;
-        const std::string plan =
-            mode == Mode::kLibrary
-                ? ""
-                : Describe(PlanSkinny(tokens, shape.n, shape.k, work.num_multiprocessors()));
-        report.Add(Json("shape", shape, tokens, NameOf(mode), seconds, shape.Bytes(), rate, plan));
+        const double reached = shape.Bytes() / seconds * 1e-9;
+        const double error = work.Error(shape, tokens, mode);
+        std::printf("%-4s %-8s %4d %-13s %9.2f %7.0f %7.1f %8.1e%s\n", shape.model.c_str(),
+                    shape.name.c_str(), tokens, NameOf(mode), seconds * 1e6, reached,
+                    100 * reached / rate, error, error < 0.01 ? "" : " WRONG");
+        std::fflush(stdout);
+        report.Add(Json("shape", shape, tokens, NameOf(mode), seconds, shape.Bytes(), rate,
+                        PlanOf(shape, tokens, mode, work.num_multiprocessors())));
+        right = right && error < 0.01;
       }
-      const double error = std::max(work.Error(shape, tokens, Mode::kProgrammatic),
-                                    work.Error(shape, tokens, Mode::kSerial));
-      const double programmatic = reached[static_cast<int>(Mode::kProgrammatic)];
-      const double serial = reached[static_cast<int>(Mode::kSerial)];
-      const double library = reached[static_cast<int>(Mode::kLibrary)];
-      std::printf("%-4s %-8s %4d | %9.2f %7.0f %7.1f | %7.0f %7.1f | %7.0f %7.1f | %8.1e%s\n",
-                  shape.model.c_str(), shape.name.c_str(), tokens, first * 1e6, programmatic,
-                  100 * programmatic / rate, serial, 100 * serial / rate, library,
-                  100 * library / rate, error, error < 0.01 ? "" : " WRONG");
-      std::fflush(stdout);
-      right = right && error < 0.01;
     }
   }
   return right;
@@ -254,6 +276,7 @@ void RunSweep(LinearWorkload& work, const Options& options, const std::vector<Sh
               "m");
   for (const Shape& shape : shapes) {
     for (const int32_t tokens : options.tokens) {
+      if (tokens > kernels::cuda::kSkinnyRowsMax) continue;
       Sweep sweep(work, shape, tokens, rate);
       sweep.Run();
       sweep.Print(report);

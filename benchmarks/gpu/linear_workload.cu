@@ -206,10 +206,12 @@ void LinearWorkload::Launch(const Matrix& matrix, const void* x, void* out, int3
   args.dtype = DType::kBF16;
   args.out_dtype = DType::kBF16;
   const WeightView weight = {.data = matrix.data, .rows = matrix.n, .cols = matrix.k};
-  const kernels::cuda::LaunchOptions options = {.programmatic = mode == Mode::kProgrammatic,
+  const kernels::cuda::LaunchOptions options = {.programmatic = mode != Mode::kSerial,
                                                 .num_multiprocessors = num_multiprocessors_};
   if (mode == Mode::kLibrary) {
     CHECK_CUDA(library_.Launch(args, weight, stream_));
+  } else if (mode == Mode::kWide) {
+    CHECK_CUDA(kernels::cuda::LaunchWideLinear(args, weight, options, stream_));
   } else if (plan != nullptr) {
     CHECK_CUDA(kernels::cuda::LaunchSkinnyLinear(args, weight, *plan, workspace_,
                                                  SkinnyWorkspaceBytes(), options, stream_));

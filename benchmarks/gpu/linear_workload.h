@@ -28,7 +28,9 @@ struct Shape {
 // Of "8b", "70b", "7b" (Qwen2.5) or "all".
 std::vector<Shape> ShapesOf(const std::string& models);
 
-enum class Mode { kSerial, kProgrammatic, kLibrary };
+// The skinny kernel, one launch after the other or overlapping; the wide one, overlapping;
+// cuBLASLt.
+enum class Mode { kSerial, kProgrammatic, kWide, kLibrary };
 
 // What the chain's products take along, as a model's step wants it; see kernels::LinearFusion.
 struct ChainFusion {
@@ -39,7 +41,7 @@ struct ChainFusion {
 
 class LinearWorkload {
  public:
-  static constexpr int32_t kMaxTokens = 64;
+  static constexpr int32_t kMaxTokens = 256;
 
   // Weights of an 8B model with `layers` layers, and room for each of `shapes`.
   LinearWorkload(int32_t layers, const std::vector<Shape>& shapes);
@@ -57,8 +59,8 @@ class LinearWorkload {
   // Seconds for all matrices of the model, each fed with the output of the one before.
   double TimeChain(int32_t tokens, Mode mode, const ChainFusion& fusion = {});
 
-  // Seconds a launch, of launches over about `bytes` of distinct weights of one shape. `plan` may
-  // be null.
+  // Seconds a launch, of launches over about `bytes` of distinct weights of one shape. `plan`, of
+  // the skinny kernel, may be null.
   double TimeShape(const Shape& shape, int32_t tokens, Mode mode,
                    const kernels::cuda::SkinnyPlan* plan, double bytes, int repeats);
 

@@ -46,8 +46,8 @@ parity() {
 }
 
 echo "== parity"
-for test in cuda_linear_test cuda_linear_fusion_test cuda_attention_test cuda_decode_fusion_test cuda_row_ops_test \
-  cuda_sampling_test; do
+for test in cuda_linear_test cuda_linear_fusion_test cuda_linear_wide_test cuda_attention_test cuda_decode_fusion_test \
+  cuda_row_ops_test cuda_sampling_test; do
   parity $test
 done
 (cd "$root" && parity decoder_golden_test 'Cuda*')

@@ -102,8 +102,8 @@ class CudaBackend final : public Backend, public DeviceQueue {
   }
   // An unnormalised row may leave the range of F16.
   bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
-    return !options_.batch_invariant && rows <= kSkinnyFusedRowsMax && dtype == DType::kBF16 &&
-           weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
+    return !options_.batch_invariant && rows <= std::min(kSkinnyFusedRowsMax, skinny_rows_max_) &&
+           dtype == DType::kBF16 && weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
   }
   int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const override {
     return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
@@ -357,6 +357,12 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
                              {.programmatic = true, .num_multiprocessors = num_multiprocessors_},
                              stream_.get()),
           "skinny product");
+    case LinearKernel::kWide:
+      return ToStatus(
+          LaunchWideLinear(args, view,
+                           {.programmatic = true, .num_multiprocessors = num_multiprocessors_},
+                           stream_.get()),
+          "wide product");
     case LinearKernel::kLibrary:
       return FromLibrary(library_.Launch(args, view, stream_.get()));
     case LinearKernel::kPlain:

@@ -25,21 +25,6 @@ class CudaLinearTest : public LinearTest {
     EXPECT_EQ(counters, std::vector<unsigned char>(kSkinnyCounterBytes, 0));
     workspace_->ExpectGuardsWhole();
   }
-
-  // `launch` gives a right answer, and the same bits each time.
-  template <typename Launch>
-  void ExpectRightAndStable(LinearProblem& problem, const Launch& launch) {
-    ASSERT_NO_FATAL_FAILURE(launch());
-    ASSERT_CUDA(cudaStreamSynchronize(stream_));
-    ASSERT_NO_FATAL_FAILURE(problem.ExpectCorrect());
-    const std::vector<unsigned char> first = problem.out().Read();
-    for (int i = 0; i < 2; ++i) {
-      problem.out().Poison();
-      ASSERT_NO_FATAL_FAILURE(launch());
-      ASSERT_CUDA(cudaStreamSynchronize(stream_));
-      ASSERT_EQ(problem.out().Read(), first) << "launch " << i + 2 << " differs";
-    }
-  }
 };
 
 TEST_F(CudaLinearTest, SkinnyEveryRowCount) {

@@ -218,6 +218,21 @@ class LinearTest : public testing::Test {
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
+  // `launch` gives a right answer, and the same bits each time.
+  template <typename Launch>
+  void ExpectRightAndStable(LinearProblem& problem, const Launch& launch) {
+    ASSERT_NO_FATAL_FAILURE(launch());
+    ASSERT_CUDA(cudaStreamSynchronize(stream_));
+    ASSERT_NO_FATAL_FAILURE(problem.ExpectCorrect());
+    const std::vector<unsigned char> first = problem.out().Read();
+    for (int i = 0; i < 2; ++i) {
+      problem.out().Poison();
+      ASSERT_NO_FATAL_FAILURE(launch());
+      ASSERT_CUDA(cudaStreamSynchronize(stream_));
+      ASSERT_EQ(problem.out().Read(), first) << "launch " << i + 2 << " differs";
+    }
+  }
+
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<DeviceBuffer> workspace_;
 };

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/skinny_plan.h"
+#include "kernels/cuda/wide_plan.h"
 #include "kernels/op_args.h"
 
 namespace fathom::kernels::cuda {
@@ -25,6 +26,7 @@ struct WeightView {
 enum class LinearKernel : uint8_t {
   kPlain,    // any shape, any of F32, BF16 and F16: correct, slow
   kSkinny,   // 1..kSkinnyRowsMax rows; x and W of the same 16-bit type, K a multiple of 8
+  kWide,     // 1..kWideRowsMax rows; the same, and N a multiple of 8
   kLibrary,  // cuBLASLt; x and W of the same type, F32 output or theirs
 };
 
@@ -72,5 +74,14 @@ int32_t SkinnySquareParts(int32_t rows, const WeightView& weight, int32_t num_mu
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                const SkinnyPlan& plan, void* workspace, size_t workspace_bytes,
                                const LaunchOptions& options, cudaStream_t stream);
+
+// Takes no fusion and needs no workspace; x and W are aligned to 16 bytes. The result depends on
+// the arguments and num_multiprocessors alone: sums are taken in one fixed order.
+cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
+                             const LaunchOptions& options, cudaStream_t stream);
+
+// The same by a given plan.
+cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, const WidePlan& plan,
+                             const LaunchOptions& options, cudaStream_t stream);
 
 }  // namespace fathom::kernels::cuda

@@ -163,11 +163,9 @@ TEST(SkinnyPlanTest, RefusesWhatDoesNotFit) {
   EXPECT_FALSE(IsValidSkinnyPlan(bad, 1, 4096, 4096));
 }
 
-TEST(ChooseLinearTest, FastMemoryLeavesMoreToTheLibrary) {
+TEST(ChooseLinearTest, FastMemoryLeavesMoreToTheWideKernel) {
   EXPECT_EQ(SkinnyRowsMax(3.35e12), 32);
-  EXPECT_EQ(SkinnyRowsMax(4.9e12), 16);
-  // What is fused must be ours.
-  EXPECT_GE(SkinnyRowsMax(8e12), kSkinnyFusedRowsMax);
+  EXPECT_EQ(SkinnyRowsMax(4.9e12), 8);
 }
 
 TEST(ChooseLinearTest, ByTypesAndRows) {
@@ -182,7 +180,9 @@ TEST(ChooseLinearTest, ByTypesAndRows) {
   const DType bf16 = DType::kBF16;
   EXPECT_EQ(choose(1, 4096, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
   EXPECT_EQ(choose(32, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
-  EXPECT_EQ(choose(33, 4096, 4096, bf16, bf16, f32), LinearKernel::kLibrary);
+  EXPECT_EQ(choose(33, 4096, 4096, bf16, bf16, f32), LinearKernel::kWide);
+  EXPECT_EQ(choose(64, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kWide);
+  EXPECT_EQ(choose(64, 4097, 4096, bf16, bf16, bf16), LinearKernel::kPlain);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, bf16), LinearKernel::kLibrary);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kPlain);
   EXPECT_EQ(choose(1, 4096, 4095, bf16, bf16, bf16), LinearKernel::kPlain);

@@ -1,0 +1,155 @@
+#pragma once
+
+// How the wide kernel brings its operands in: which units a block has, the ring of stages in shared
+// memory, and the thread that keeps it full. Consumers free a stage through its empty barrier, one
+// arrival a warp; the copies of a stage complete its full one. For linear_wide.cu.
+
+#include "kernels/cuda/dependent_launch.cuh"
+#include "kernels/cuda/skinny_ptx.cuh"
+#include "kernels/cuda/wide_cluster.cuh"
+#include "kernels/cuda/wide_plan.h"
+#include "kernels/dtype.h"
+
+namespace fathom::kernels::cuda {
+
+inline constexpr int kWideConsumerWarps = 8;
+
+struct WideParams {
+  CUtensorMap weight;
+  CUtensorMap x;
+  void* out;
+  const float* bias;
+  int32_t rows;
+  int32_t n;
+  DType out_dtype;
+  WidePlan plan;
+  WideLayout layout;
+};
+
+extern __shared__ __align__(1024) char wide_shared[];
+
+// A block's part of the work.
+struct WideShare {
+  int32_t split;
+  int32_t cluster;
+  int32_t first_unit;
+  int32_t units;  // of each of its tiles
+  int32_t tiles;  // how many it has
+  int32_t total;
+
+  __device__ explicit WideShare(const WidePlan& plan) {
+    split = static_cast<int32_t>(blockIdx.x) % plan.splits;
+    cluster = static_cast<int32_t>(blockIdx.x) / plan.splits;
+    first_unit = WideShareBegin(plan, split);
+    units = WideShareBegin(plan, split + 1) - first_unit;
+    tiles = (plan.tiles - cluster + plan.clusters - 1) / plan.clusters;
+    total = tiles * units;
+  }
+  // Blocks that run at the same time read neighbouring rows, so few pages are in use at once.
+  __device__ int32_t FirstRow(const WidePlan& plan, int32_t tile) const {
+    return (cluster + tile * plan.clusters) * plan.tile_rows;
+  }
+};
+
+// A place in the ring and the parity of the barriers' phase that goes with it.
+struct WideSlot {
+  int32_t index = 0;
+  uint32_t parity = 0;
+
+  // By fewer than there are.
+  __device__ void Advance(int32_t stages, int32_t count = 1) {
+    index += count;
+    if (index >= stages) {
+      index -= stages;
+      parity ^= 1;
+    }
+  }
+};
+
+// Addresses in a block's shared memory.
+__device__ inline uint32_t StageAddress(const WideLayout& layout, int32_t slot) {
+  return ptx::SharedAddress(wide_shared) + slot * layout.stage_bytes;
+}
+__device__ inline uint32_t FullBarrier(const WideLayout& layout, int32_t slot) {
+  return ptx::SharedAddress(wide_shared) + layout.barriers_offset + 8 * slot;
+}
+__device__ inline uint32_t EmptyBarrier(const WideLayout& layout, int32_t slot) {
+  return FullBarrier(layout, kWideStagesMax + slot);
+}
+
+__device__ inline uint32_t SumsBarrier(const WideLayout& layout, int32_t warpgroup) {
+  return FullBarrier(layout, 2 * kWideStagesMax + warpgroup);
+}
+
+class WideProducer {
+ public:
+  __device__ WideProducer(const WideParams& params, const WideShare& share)
+      : params_(params),
+        plan_(params.plan),
+        layout_(params.layout),
+        share_(share),
+        policy_(ptx::EvictFirstPolicy()),
+        ahead_(min(share.total, params.plan.stages)) {}
+
+  // Weights depend on nothing, so the ring fills while the kernels ahead still run.
+  __device__ void Fill() {
+    ptx::PrefetchTensorMap(&params_.weight);
+    for (int32_t i = 0; i < ahead_; ++i) {
+      ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
+      LoadWeights(i);
+      Advance(next_);
+    }
+    ptx::PrefetchTensorMap(&params_.x);
+  }
+
+  __device__ void Run() {
+    WaitForPredecessor();
+    Place behind;
+    for (int32_t i = 0; i < ahead_; ++i) {
+      LoadX(behind, i);
+      Advance(behind);
+    }
+    WideSlot slot;
+    for (int32_t i = ahead_; i < share_.total; ++i) {
+      ptx::WaitParity(EmptyBarrier(layout_, slot.index), slot.parity);
+      ptx::ArriveExpecting(FullBarrier(layout_, slot.index), layout_.stage_bytes);
+      LoadWeights(slot.index);
+      LoadX(next_, slot.index);
+      Advance(next_);
+      slot.Advance(plan_.stages);
+    }
+  }
+
+ private:
+  struct Place {
+    int32_t tile = 0;  // of this block's
+    int32_t unit = 0;
+  };
+  __device__ void Advance(Place& place) const {
+    if (++place.unit == share_.units) {
+      place.unit = 0;
+      ++place.tile;
+    }
+  }
+  __device__ int32_t Column(const Place& place) const {
+    return (share_.first_unit + place.unit) * kWideUnitColumns;
+  }
+  __device__ void LoadWeights(int32_t slot) const {
+    ptx::CopyBox(StageAddress(layout_, slot), &params_.weight, Column(next_),
+                 share_.FirstRow(plan_, next_.tile), FullBarrier(layout_, slot), policy_);
+  }
+  __device__ void LoadX(const Place& place, int32_t slot) const {
+    ptx::CopyBox(StageAddress(layout_, slot) + layout_.x_offset, &params_.x, Column(place), 0,
+                 FullBarrier(layout_, slot));
+  }
+
+  const WideParams& params_;
+  const WidePlan& plan_;
+  const WideLayout& layout_;
+  const WideShare& share_;
+  const uint64_t policy_;
+  const int32_t ahead_;
+  Place next_;  // whose weights are not yet under way
+};
+
+}  // namespace fathom::kernels::cuda
