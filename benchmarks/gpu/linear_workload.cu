@@ -254,15 +254,13 @@ double LinearWorkload::TimeGraph(const std::function<void()>& launches, int repe
   return Median(seconds);
 }
 
-kernels::LinearFusion LinearWorkload::FusionAt(size_t i, int32_t tokens,
-                                               const ChainFusion& fusion) const {
+kernels::LinearFusion LinearWorkload::FusionAt(size_t i, const ChainFusion& fusion) const {
   const size_t place = i % 4;  // qkv, o, gate_up, down; the head comes where a qkv would
   kernels::LinearFusion out;
   if (fusion.norm && place % 2 == 0) {
     const Matrix& before = chain_[place == 0 ? 3 : 1];
     out.square_sums = squares_;
-    out.square_parts = kernels::cuda::SkinnySquareParts(
-        tokens, {.data = before.data, .rows = before.n, .cols = before.k}, num_multiprocessors_);
+    out.square_parts = kernels::cuda::SquareParts(before.n);
     out.norm_eps = 1;
     out.square_pitch = kSquarePitch;
   }
@@ -279,7 +277,7 @@ kernels::LinearFusion LinearWorkload::FusionAt(size_t i, int32_t tokens,
 double LinearWorkload::TimeChain(int32_t tokens, Mode mode, const ChainFusion& fusion) {
   const auto launch = [&](size_t i) {
     Launch(chain_[i], buffers_[i % 2], buffers_[(i + 1) % 2], tokens, mode, nullptr,
-           FusionAt(i, tokens, fusion));
+           FusionAt(i, fusion));
   };
   // A kernel's first launch may load it, which a capture does not allow.
   for (const size_t i : {0, 1, 2, 3}) launch(i);

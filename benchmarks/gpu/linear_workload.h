@@ -74,7 +74,7 @@ class LinearWorkload {
   };
   void Launch(const Matrix& matrix, const void* x, void* out, int32_t tokens, Mode mode,
               const kernels::cuda::SkinnyPlan* plan, const kernels::LinearFusion& fusion = {});
-  kernels::LinearFusion FusionAt(size_t i, int32_t tokens, const ChainFusion& fusion) const;
+  kernels::LinearFusion FusionAt(size_t i, const ChainFusion& fusion) const;
   double TimeGraph(const std::function<void()>& launches, int repeats);
 
   int32_t num_multiprocessors_ = 0;

@@ -100,8 +100,8 @@ class Backend : protected MemoryAllocator {
   }
   // In how many parts a product with a residual leaves each row's sum of squares; at most
   // ceil(weight.rows() / 8).
-  virtual int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const {
-    (void)rows, (void)weight;
+  virtual int32_t SquareParts(const PackedMatrix& weight) const {
+    (void)weight;
     return 0;
   }
 

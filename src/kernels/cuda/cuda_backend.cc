@@ -102,12 +102,13 @@ class CudaBackend final : public Backend, public DeviceQueue {
   }
   // An unnormalised row may leave the range of F16.
   bool FusesLinear(int32_t rows, DType dtype, const PackedMatrix& weight) const override {
-    return !options_.batch_invariant && rows <= std::min(kSkinnyFusedRowsMax, skinny_rows_max_) &&
-           dtype == DType::kBF16 && weight.dtype() == DType::kBF16 && weight.cols() % 8 == 0;
+    if (options_.batch_invariant || dtype != DType::kBF16 || weight.dtype() != DType::kBF16) {
+      return false;
+    }
+    return FusedLinear(rows, weight.rows(), weight.cols(), skinny_rows_max_).has_value();
   }
-  int32_t SquareParts(int32_t rows, const PackedMatrix& weight) const override {
-    return SkinnySquareParts(rows, static_cast<const CudaMatrix&>(weight).view(),
-                             num_multiprocessors_);
+  int32_t SquareParts(const PackedMatrix& weight) const override {
+    return cuda::SquareParts(weight.rows());
   }
   bool FusesRotary(const PagedAttentionArgs& args) const override {
     return !options_.batch_invariant && cuda::FusesRotary(args);
@@ -324,7 +325,7 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
 absl::Status CudaBackend::LinearByFixedPlan(const LinearArgs& args, const WeightView& weight) {
   LinearArgs few = args;
   few.rows = 1;
-  if (ChooseLinear(few, weight, skinny_rows_max_) != LinearKernel::kSkinny) {
+  if (ChooseLinear(few, weight, kSkinnyRowsMax) != LinearKernel::kSkinny) {
     return ToStatus(LaunchPlainLinear(args, weight, stream_.get()), "product");
   }
   for (int32_t first = 0; first < args.rows; first += kSkinnyRowsMax) {
@@ -349,7 +350,10 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
   if (options_.batch_invariant) return LinearByFixedPlan(args, view);
   const LinearKernel kernel =
-      args.fusion.empty() ? ChooseLinear(args, view, skinny_rows_max_) : LinearKernel::kSkinny;
+      args.fusion.empty()
+          ? ChooseLinear(args, view, skinny_rows_max_)
+          : FusedLinear(args.rows, view.rows, view.cols, skinny_rows_max_).value_or(
+                LinearKernel::kSkinny);
   switch (kernel) {
     case LinearKernel::kSkinny:
       return ToStatus(

@@ -1,5 +1,5 @@
-// Skinny products that take the norms, SiLU and the residual along, against the separate steps in
-// double precision. Skips without a GPU.
+// Products that take the norms, SiLU and the residual along, by both kernels that do, against the
+// separate steps in double precision. Skips without a GPU.
 
 #include <numeric>
 
@@ -29,14 +29,28 @@ std::vector<float> Stored(const std::vector<float>& values) {
 
 float Rounded(float v) { return Stored({v}).front(); }
 
-class CudaLinearFusionTest : public LinearTest {
+class CudaLinearFusionTest : public LinearTest, public testing::WithParamInterface<LinearKernel> {
  protected:
+  bool IsWide() const { return GetParam() == LinearKernel::kWide; }
+  // What the kernel has of `shapes`: rows to pair up and to add to a residual come by sixteens to the
+  // wide one.
+  std::vector<Shape> Shapes(bool by_16) const;
+  cudaError_t Start(const LinearArgs& args, const WeightView& weight, bool programmatic) {
+    const LaunchOptions options = {.programmatic = programmatic};
+    return IsWide() ? LaunchWideLinear(args, weight, options, stream_)
+                    : LaunchSkinnyLinear(args, weight, workspace_->data(), workspace_->bytes(),
+                                         options, stream_);
+  }
   void Launch(const LinearArgs& args, const WeightView& weight) {
-    ASSERT_CUDA(LaunchSkinnyLinear(args, weight, workspace_->data(), workspace_->bytes(),
-                                   {.programmatic = true}, stream_));
+    ASSERT_CUDA(Start(args, weight, true));
     ASSERT_CUDA(cudaStreamSynchronize(stream_));
   }
 };
+INSTANTIATE_TEST_SUITE_P(Kernels, CudaLinearFusionTest,
+                         testing::Values(LinearKernel::kSkinny, LinearKernel::kWide),
+                         [](const testing::TestParamInfo<LinearKernel>& kernel) {
+                           return kernel.param == LinearKernel::kWide ? "Wide" : "Skinny";
+                         });
 
 // One product's operands on both sides.
 struct Operands {
@@ -104,9 +118,22 @@ constexpr Shape kShapes[] = {
     {16, 80, 64},  {16, 512, 776},  {12, 4096, 512}, {6, 48, 8},
 };
 
-TEST_F(CudaLinearFusionTest, DividesByTheRootMeanSquare) {
+constexpr Shape kManyRows[] = {
+    {17, 4096, 520}, {24, 96, 1000}, {31, 4608, 584},  {32, 1024, 2048}, {33, 1040, 1032},
+    {40, 176, 64},   {47, 16, 136},  {64, 4096, 1024}, {61, 6144, 264},  {64, 560, 4104},
+};
+
+std::vector<Shape> CudaLinearFusionTest::Shapes(bool by_16) const {
+  std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
+  if (!IsWide()) return shapes;
+  shapes.insert(shapes.end(), std::begin(kManyRows), std::end(kManyRows));
+  std::erase_if(shapes, [&](const Shape& shape) { return by_16 && shape.n % 16 != 0; });
+  return shapes;
+}
+
+TEST_P(CudaLinearFusionTest, DividesByTheRootMeanSquare) {
   uint32_t seed = 1;
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : Shapes(false)) {
     for (const bool bias : {false, true}) {
       SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.n << " x " << shape.k);
       const Operands operands(shape, seed += 10);
@@ -130,10 +157,10 @@ TEST_F(CudaLinearFusionTest, DividesByTheRootMeanSquare) {
   }
 }
 
-TEST_F(CudaLinearFusionTest, GatesByPairsOfRows) {
+TEST_P(CudaLinearFusionTest, GatesByPairsOfRows) {
   uint32_t seed = 1000;
-  for (Shape shape : kShapes) {
-    for (const int32_t odd : {0, 2}) {
+  for (Shape shape : Shapes(true)) {
+    for (const int32_t odd : {0, IsWide() ? 16 : 2}) {
       shape.n += odd;  // halves of a length that no tile divides
       SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.n << " x " << shape.k);
       const Operands operands(shape, seed += 10);
@@ -164,16 +191,16 @@ TEST_F(CudaLinearFusionTest, GatesByPairsOfRows) {
   }
 }
 
-TEST_F(CudaLinearFusionTest, AddsToTheResidualAndLeavesItsSquares) {
+TEST_P(CudaLinearFusionTest, AddsToTheResidualAndLeavesItsSquares) {
   uint32_t seed = 2000;
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : Shapes(true)) {
     SCOPED_TRACE(testing::Message() << shape.rows << " x " << shape.n << " x " << shape.k);
     const Operands operands(shape, seed += 10);
     const size_t count = size_t(shape.rows) * shape.n;
     const std::vector<float> old = Stored(Uniform(count, -3, 3, seed + 4));
     const std::vector<float> norm = Uniform(shape.n, 0.2F, 2, seed + 5);
     const DeviceBuffer norm_device(Encode(norm, DType::kF32));
-    const int32_t parts = SkinnySquareParts(shape.rows, operands.Weight(), 132);
+    const int32_t parts = SquareParts(shape.n);
     ASSERT_LE(parts, (shape.n + 7) / 8);
     const int32_t pitch = parts + 5;
     std::vector<unsigned char> first[3];
@@ -220,15 +247,16 @@ TEST_F(CudaLinearFusionTest, AddsToTheResidualAndLeavesItsSquares) {
 }
 
 // The residual's product feeds the norm's, which may begin while the first one still runs.
-TEST_F(CudaLinearFusionTest, AChainEqualsOneStepAfterTheOther) {
-  for (const int32_t rows : {1, 8, 12, 16}) {
+TEST_P(CudaLinearFusionTest, AChainEqualsOneStepAfterTheOther) {
+  for (const int32_t rows : {1, 8, 12, 16, 32, 64}) {
+    if (rows > kSkinnyFusedRowsMax && !IsWide()) break;
     constexpr int32_t kHidden = 1024;
     constexpr int32_t kInner = 1536;
     const Operands down({rows, kHidden, kInner}, 31);
     const Operands gate_up({rows, 2 * kInner, kHidden}, 41);
     const std::vector<float> old = Stored(Uniform(size_t(rows) * kHidden, -3, 3, 51));
     const DeviceBuffer norm(Encode(Uniform(kHidden, 0.2F, 2, 52), DType::kF32));
-    const int32_t parts = SkinnySquareParts(rows, down.Weight(), 132);
+    const int32_t parts = SquareParts(kHidden);
     DeviceBuffer residual(Encode(old, kType));
     DeviceBuffer normed(size_t(rows) * kHidden * 2);
     DeviceBuffer activated(size_t(rows) * kInner * 2);
@@ -255,8 +283,7 @@ TEST_F(CudaLinearFusionTest, AChainEqualsOneStepAfterTheOther) {
                        .square_pitch = parts};
         for (const auto& [args, weight] :
              {std::pair{add, down.Weight()}, std::pair{gate, gate_up.Weight()}}) {
-          ASSERT_CUDA(LaunchSkinnyLinear(args, weight, workspace_->data(), workspace_->bytes(),
-                                         {.programmatic = programmatic}, stream_));
+          ASSERT_CUDA(Start(args, weight, programmatic));
         }
       }
       ASSERT_CUDA(cudaStreamSynchronize(stream_));
@@ -271,7 +298,22 @@ TEST_F(CudaLinearFusionTest, AChainEqualsOneStepAfterTheOther) {
   }
 }
 
-TEST_F(CudaLinearFusionTest, RefusesWhatItCannotDo) {
+TEST_P(CudaLinearFusionTest, RefusesWhatItCannotDo) {
+  if (IsWide()) {
+    const Operands uneven({4, 104, 640}, 3);
+    const DeviceBuffer sums(size_t{4} * 104 * sizeof(float));
+    LinearArgs args = uneven.Args(sums.data(), false);
+    args.fusion.gated = true;
+    EXPECT_EQ(Start(args, uneven.Weight(), false), cudaErrorInvalidValue);
+    const Operands even({4, 96, 640}, 3);
+    args = even.Args(sums.data(), false);
+    args.fusion.residual = sums.data();
+    EXPECT_EQ(Start(args, even.Weight(), false), cudaErrorInvalidValue) << "squares go nowhere";
+    args.fusion = {.gated = true};
+    args.out_dtype = DType::kF32;
+    EXPECT_EQ(Start(args, even.Weight(), false), cudaErrorInvalidValue);
+    return;
+  }
   const Operands operands({1, 96, 640}, 3);
   const DeviceBuffer out(96 * sizeof(float));
   const auto launch = [&](LinearArgs args, SkinnyPlan plan) {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/wide_plan.h"
@@ -36,6 +37,10 @@ int32_t SkinnyRowsMax(double bytes_per_second);
 LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight,
                           int32_t skinny_rows_max);
 
+// The kernel for a product of BF16 that fuses what surrounds it; none where that does not pay.
+std::optional<LinearKernel> FusedLinear(int32_t rows, int32_t n, int32_t k,
+                                        int32_t skinny_rows_max);
+
 // Programmatic dependent launch. A launch marked so may begin before the kernels ahead of it in the
 // stream have ended: it streams weights, which no kernel writes, and executes griddepcontrol.wait
 // before it touches anything else. In turn it lets the kernel behind it begin early, if that one is
@@ -56,7 +61,7 @@ struct LaunchOptions {
 cudaError_t LaunchPlainLinear(const LinearArgs& args, const WeightView& weight,
                               cudaStream_t stream);
 
-// The only one to take args.fusion. `workspace` holds partial sums where K is split, and is used
+// Takes args.fusion for up to kSkinnyFusedRowsMax rows. `workspace` holds partial sums where K is split, and is used
 // until the launch has ended. Its first kSkinnyCounterBytes are zeroed once by its owner and left
 // zeroed by every launch; what the rest holds does not matter. x is aligned to 16 bytes. The result
 // depends on the arguments and num_multiprocessors alone: sums are taken in one fixed order.
@@ -67,15 +72,16 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                size_t workspace_bytes, const LaunchOptions& options,
                                cudaStream_t stream);
 
-// Parts in which a product with a residual leaves each row's sum of squares.
-int32_t SkinnySquareParts(int32_t rows, const WeightView& weight, int32_t num_multiprocessors);
+// A product with a residual leaves each row's sum of squares in parts of 16 results.
+constexpr int32_t SquareParts(int32_t n) { return (n + 15) / 16; }
 
 // The same by a given plan, for measurements; cudaErrorInvalidValue where the plan does not fit.
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                const SkinnyPlan& plan, void* workspace, size_t workspace_bytes,
                                const LaunchOptions& options, cudaStream_t stream);
 
-// Takes no fusion and needs no workspace; x and W are aligned to 16 bytes. The result depends on
+// Takes args.fusion of BF16, N being a multiple of 16, and needs no workspace; x and W are aligned to
+// 16 bytes. The result depends on
 // the arguments and num_multiprocessors alone: sums are taken in one fixed order.
 cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
                              const LaunchOptions& options, cudaStream_t stream);

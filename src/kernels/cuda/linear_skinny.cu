@@ -233,7 +233,7 @@ class Consumer {
   __device__ void AddTileToResidual(int32_t tile, Residual residual) {
     const int32_t row = threadIdx.x % kMaxTileRows;
     const int32_t column = tile * plan_.tile_rows + row;
-    const int32_t parts = (plan_.tile_rows + 31) / 32;
+    const int32_t warps = (plan_.tile_rows + 31) / 32;  // of a token
     const bool has_result = HasResult(tile, row);
 #pragma unroll
     for (int pass = 0; pass < kTokens / kPassTokens; ++pass) {
@@ -248,12 +248,12 @@ class Consumer {
         const int32_t in_pass = threadIdx.x / kMaxTileRows + i * kTokenStep;
         const int32_t token = token0 + in_pass;
         // Of a warp all lanes go on or none: it has one token, and 32 rows whose squares it adds.
-        if (row / 32 >= parts || token >= params_.rows) continue;
+        if (row / 32 >= warps || token >= params_.rows) continue;
         const float result = has_result
                                  ? store_.AddedToResidual(column, token, Sum(row, in_pass),
                                                           residual.old[i], residual.norm_weight)
                                  : 0;
-        store_.KeepSquares(tile * parts + row / 32, token, result);
+        store_.KeepSquares(row < plan_.tile_rows ? column : params_.n, token, result);
       }
       ptx::NamedBarrier<kConsumerThreads>();
       residual = next;
@@ -375,7 +375,7 @@ bool IsSkinny(const LinearArgs& args, const WeightView& weight) {
 }
 
 SkinnyNeeds NeedsOf(const LinearFusion& fusion) {
-  return {.whole_tiles = fusion.gated || fusion.residual != nullptr, .paired_rows = fusion.gated};
+  return {.whole_tiles = fusion.gated || fusion.residual != nullptr, .rows_by_16 = fusion.gated || fusion.residual != nullptr};
 }
 
 bool IsSound(const LinearArgs& args, const WeightView& weight, const SkinnyPlan& plan) {
@@ -385,7 +385,7 @@ bool IsSound(const LinearArgs& args, const WeightView& weight, const SkinnyPlan&
   if (!NeedsOf(fusion).HeldBy(plan) || args.out_dtype != args.dtype) return false;
   if (fusion.gated) return fusion.residual == nullptr && weight.rows % 2 == 0;
   return fusion.norm_weight != nullptr && fusion.residual_squares != nullptr &&
-         fusion.square_pitch >= SkinnySquareParts(plan);
+         fusion.square_pitch >= SquareParts(weight.rows);
 }
 
 }  // namespace
@@ -454,11 +454,6 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
       PlanSkinny(options.row_invariant ? kSkinnyRowsMax : args.rows, weight.rows, weight.cols,
                  options.num_multiprocessors, NeedsOf(args.fusion));
   return LaunchSkinnyLinear(args, weight, plan, workspace, workspace_bytes, options, stream);
-}
-
-int32_t SkinnySquareParts(int32_t rows, const WeightView& weight, int32_t num_multiprocessors) {
-  return SkinnySquareParts(PlanSkinny(rows, weight.rows, weight.cols, num_multiprocessors,
-                                      SkinnyNeeds{.whole_tiles = true}));
 }
 
 }  // namespace fathom::kernels::cuda

@@ -5,211 +5,10 @@
 
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/wide_plan.h"
-#include "kernels/cuda/wide_products.cuh"
-#include "kernels/cuda/wide_store.cuh"
-#include "kernels/cuda/wide_stream.cuh"
+#include "kernels/cuda/wide_kernel.cuh"
 
 namespace fathom::kernels::cuda {
 namespace {
-
-constexpr int kConsumerThreads = 32 * kWideConsumerWarps;
-constexpr int kThreads = kConsumerThreads + 32;
-
-template <typename T, int kTokens, int kRowBlocks, int kDepthGroups>
-class Consumer {
- public:
-  static constexpr int kTiles = kTokens / 8;
-
-  __device__ Consumer(const WideParams& params, const WideShare& share)
-      : params_(params),
-        plan_(params.plan),
-        layout_(params.layout),
-        share_(share),
-        lane_(threadIdx.x % 32),
-        warp_(threadIdx.x / 32 % 4),
-        depth_group_(kDepthGroups > 1 ? threadIdx.x / 128 : 0),
-        first_row_(kDepthGroups > 1 ? 0 : threadIdx.x / 128 * kRowBlocks * 64) {}
-
-  __device__ void Run() {
-    if (plan_.splits > 1) ptx::WaitForCluster();
-    // Results go where kernels ahead may still read.
-    WaitForPredecessor();
-    const uint64_t first_weights = RowOperand(StageAddress(layout_, 0) + first_row_ * 128);
-    const uint64_t first_x = RowOperand(StageAddress(layout_, 0) + layout_.x_offset);
-    const uint32_t step = static_cast<uint32_t>(layout_.stage_bytes) / 16;
-    WideSlot slot;
-    slot.Advance(plan_.stages, depth_group_);
-    for (int32_t i = 0; i < share_.tiles; ++i) {
-      float sums[kRowBlocks][kTiles][4] = {};
-      int32_t before = -1;
-      for (int32_t unit = depth_group_; unit < share_.units; unit += kDepthGroups) {
-        ptx::WaitParity(FullBarrier(layout_, slot.index), slot.parity);
-        AddUnit(sums, first_weights + slot.index * step, first_x + slot.index * step);
-        if (before >= 0) {
-          WaitProducts<1>();
-          Release(before);
-        }
-        before = slot.index;
-        slot.Advance(plan_.stages, kDepthGroups);
-      }
-      WaitProducts<0>();
-#pragma unroll
-      for (auto& block : sums) Pin(block);
-      if (before >= 0) Release(before);
-      if (plan_.Parts() > 1) {
-        if (plan_.splits == 1) {
-          if constexpr (kDepthGroups > 1) AddUp<kDepthGroups>(sums);
-        } else {
-          AddUp<2 * kDepthGroups>(sums);
-        }
-      }
-      Store(sums, share_.FirstRow(plan_, i));
-    }
-  }
-
- private:
-  using Sums = float[kRowBlocks][kTiles][4];
-
-  // Operands count in 16 bytes.
-  __device__ void AddUnit(Sums& sums, uint64_t weights, uint64_t x) const {
-    FenceProducts();
-#pragma unroll
-    for (int step = 0; step < kWideUnitColumns / 16; ++step) {
-#pragma unroll
-      for (int block = 0; block < kRowBlocks; ++block) {
-        MultiplyAddRows<T>(sums[block], weights + block * 64 * 128 / 16 + step * 2, x + step * 2);
-      }
-    }
-    CommitProducts();
-  }
-
-  // By a warp; its part of the stage's products has ended.
-  __device__ void Release(int32_t slot) const {
-    if (lane_ == 0) ptx::Arrive(EmptyBarrier(layout_, slot));
-  }
-
-  // Of a tile that has parts, each part's warpgroup stores its own share of the tokens, by eights.
-  __device__ int32_t Part() const { return share_.split * kDepthGroups + depth_group_; }
-
-  // Sends the other parts' tokens to them, and adds what they send of this one's, in their order.
-  // Threads at the same place of their warpgroups hold the same rows and tokens.
-  template <int kParts>
-  __device__ void AddUp(Sums& sums) const {
-    constexpr int kOwnTiles = kTiles / kParts;
-    constexpr int kSentBytes = kRowBlocks * kOwnTiles * 128 * 16;  // by a part to another
-    const int32_t own = Part();
-    const int32_t warpgroup = threadIdx.x / 128;
-    const uint32_t memory = ptx::SharedAddress(wide_shared) + layout_.sums_offset +
-                            static_cast<uint32_t>(threadIdx.x) % 128 * 16;
-    const auto place = [&](int32_t to_warpgroup, int32_t to, int32_t from) {
-      return memory + (to_warpgroup * (kParts - 1) + (from < to ? from : from - 1)) * kSentBytes;
-    };
-#pragma unroll
-    for (int to = 0; to < kParts; ++to) {
-      if (to == own) continue;
-      const int32_t to_warpgroup = kDepthGroups > 1 ? to % kDepthGroups : warpgroup;
-      const int32_t rank = to / kDepthGroups;
-      const uint32_t at = ptx::AddressAt(place(to_warpgroup, to, own), rank);
-      const uint32_t barrier = ptx::AddressAt(SumsBarrier(layout_, to_warpgroup), rank);
-#pragma unroll
-      for (int i = 0; i < kRowBlocks * kOwnTiles; ++i) {
-        ptx::Send(at + i * (128 * 16), barrier,
-                  sums[i / kOwnTiles][to * kOwnTiles + i % kOwnTiles]);
-      }
-    }
-    ptx::WaitForSent(SumsBarrier(layout_, warpgroup), 0);
-#pragma unroll
-    for (int to = 0; to < kParts; ++to) {
-      if (to != own) continue;
-#pragma unroll
-      for (int i = 0; i < kRowBlocks * kOwnTiles; ++i) {
-        float(&mine)[4] = sums[i / kOwnTiles][to * kOwnTiles + i % kOwnTiles];
-        float sum[4] = {};
-#pragma unroll
-        for (int from = 0; from < kParts; ++from) {
-          float part[4] = {mine[0], mine[1], mine[2], mine[3]};
-          if (from != to) ptx::LoadFloats(part, place(warpgroup, to, from) + i * (128 * 16));
-#pragma unroll
-          for (int j = 0; j < 4; ++j) sum[j] += part[j];
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) mine[j] = sum[j];
-      }
-    }
-  }
-
-  __device__ void Store(const Sums& sums, int32_t tile_row) const {
-    const WideStore store(params_);
-    const int32_t end = min(tile_row + plan_.tile_rows, params_.n);
-    const int32_t tiles = kTiles / plan_.Parts();
-    const int32_t first = plan_.Parts() > 1 ? Part() * tiles : 0;
-#pragma unroll
-    for (int block = 0; block < kRowBlocks; ++block) {
-      store.Fragment(sums[block], tile_row + first_row_ + block * 64 + warp_ * 16, end, first,
-                     first + tiles);
-    }
-  }
-
-  const WideParams& params_;
-  const WidePlan& plan_;
-  const WideLayout& layout_;
-  const WideShare& share_;
-  const int32_t lane_;
-  const int32_t warp_;
-  const int32_t depth_group_;
-  const int32_t first_row_;  // of the warpgroup, in the tile
-};
-
-template <typename T, int kTokens, int kRowBlocks, int kDepthGroups>
-__global__ void __launch_bounds__(kThreads, 1)
-    WideKernel(const __grid_constant__ WideParams params) {
-  const WideLayout& layout = params.layout;
-  const WidePlan& plan = params.plan;
-  const WideShare share(plan);
-  WideProducer producer(params, share);
-  if (threadIdx.x == kConsumerThreads) {
-    if (ptx::SharedAddress(wide_shared) % 1024 != 0) __trap();
-    for (int32_t i = 0; i < plan.stages; ++i) {
-      ptx::InitBarrier(FullBarrier(layout, i), 1);
-      ptx::InitBarrier(EmptyBarrier(layout, i), kWideConsumerWarps / kDepthGroups);
-    }
-    if (plan.Parts() > 1) {
-      const int32_t bytes =
-          (plan.Parts() - 1) * kRowBlocks * WideFragmentBytes(kTokens) / plan.Parts();
-      for (int32_t i = 0; i < 2; ++i) {
-        ptx::InitBarrier(SumsBarrier(layout, i), 1);
-        ptx::ArriveExpecting(SumsBarrier(layout, i), bytes);
-      }
-    }
-    ptx::FenceBarrierInit();
-    // The next product's blocks need this one's shared memory, so however early they may begin,
-    // each begins as one of these ends, one on a multiprocessor.
-    LetSuccessorStart();
-    producer.Fill();
-  }
-  __syncthreads();
-  if (plan.splits > 1) ptx::ReportToCluster();
-  if (threadIdx.x < kConsumerThreads) {
-    Consumer<T, kTokens, kRowBlocks, kDepthGroups>(params, share).Run();
-  } else if (threadIdx.x == kConsumerThreads) {
-    producer.Run();
-  }
-}
-
-using Kernel = void (*)(WideParams);
-
-template <typename T, int kTokens>
-Kernel KernelFor(int32_t tile_rows) {
-  if (WideDepthGroups(tile_rows) == 2) return WideKernel<T, kTokens, 1, 2>;
-  if (WideRowBlocks(tile_rows) == 2) return WideKernel<T, kTokens, 2, 1>;
-  return WideKernel<T, kTokens, 1, 1>;
-}
-
-template <typename T>
-Kernel KernelFor(const WidePlan& plan) {
-  return plan.tokens == 32 ? KernelFor<T, 32>(plan.tile_rows) : KernelFor<T, 64>(plan.tile_rows);
-}
 
 bool IsAligned(const void* pointer, size_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
@@ -219,20 +18,39 @@ bool IsWide(const LinearArgs& args, const WeightView& weight) {
   return (args.dtype == DType::kBF16 || args.dtype == DType::kF16) && weight.dtype == args.dtype &&
          (args.out_dtype == DType::kF32 || args.out_dtype == DType::kBF16 ||
           args.out_dtype == DType::kF16) &&
-         args.fusion.empty() && weight.cols % 8 == 0 && weight.rows % 8 == 0 &&
-         IsAligned(args.x, 16) && IsAligned(weight.data, 16);
+         weight.cols % 8 == 0 && weight.rows % 8 == 0 && IsAligned(args.x, 16) &&
+         IsAligned(weight.data, 16);
+}
+
+bool NeedsRowsBy16(const LinearFusion& fusion) {
+  return fusion.gated || fusion.residual != nullptr;
+}
+
+bool IsSound(const LinearArgs& args, const WeightView& weight, const WidePlan& plan) {
+  const LinearFusion& fusion = args.fusion;
+  if (fusion.empty()) return true;
+  if (args.dtype != DType::kBF16) return false;
+  if (!NeedsRowsBy16(fusion)) return true;
+  if (weight.rows % 16 != 0 || plan.tile_rows % 16 != 0 || args.out_dtype != args.dtype) {
+    return false;
+  }
+  if (fusion.gated) return fusion.residual == nullptr;
+  return fusion.norm_weight != nullptr && fusion.residual_squares != nullptr &&
+         fusion.square_pitch >= SquareParts(weight.rows);
 }
 
 }  // namespace
 
 cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, const WidePlan& plan,
                              const LaunchOptions& options, cudaStream_t stream) {
-  if (!IsWide(args, weight) || !IsValidWidePlan(plan, args.rows, weight.rows, weight.cols)) {
+  if (!IsWide(args, weight) || !IsValidWidePlan(plan, args.rows, weight.rows, weight.cols) ||
+      !IsSound(args, weight, plan)) {
     return cudaErrorInvalidValue;
   }
   WideParams params;
-  cudaError_t error = EncodeTensorMap(weight.data, weight.rows, weight.cols, weight.dtype,
-                                      plan.tile_rows, &params.weight);
+  const auto encode = args.fusion.gated ? EncodePairsTensorMap : EncodeTensorMap;
+  cudaError_t error = encode(weight.data, weight.rows, weight.cols, weight.dtype, plan.tile_rows,
+                             &params.weight);
   if (error != cudaSuccess) return error;
   error = EncodeTensorMap(args.x, args.rows, weight.cols, args.dtype, plan.tokens, &params.x);
   if (error != cudaSuccess) return error;
@@ -240,12 +58,16 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, c
   params.bias = args.bias;
   params.rows = args.rows;
   params.n = weight.rows;
+  params.k = weight.cols;
   params.out_dtype = args.out_dtype;
+  params.fusion = args.fusion;
   params.plan = plan;
   params.layout = WideLayoutOf(plan);
 
-  const Kernel kernel =
-      args.dtype == DType::kBF16 ? KernelFor<__nv_bfloat16>(plan) : KernelFor<__half>(plan);
+  const bool fused = !args.fusion.empty();
+  const WideKernelPointer kernel = fused                        ? FusedWideKernel(plan)
+                                   : args.dtype == DType::kBF16 ? wide::KernelFor<__nv_bfloat16, false>(plan)
+                                                                : wide::KernelFor<__half, false>(plan);
   error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kWideSharedBytes);
   if (error != cudaSuccess) return error;
@@ -261,7 +83,7 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, c
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(plan.clusters * plan.splits);
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(WideThreads(fused));
   config.dynamicSmemBytes = params.layout.bytes;
   config.stream = stream;
   config.attrs = attributes;
@@ -275,7 +97,9 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
     return cudaErrorInvalidValue;
   }
   return LaunchWideLinear(
-      args, weight, PlanWide(args.rows, weight.rows, weight.cols, options.num_multiprocessors),
+      args, weight,
+      PlanWide(args.rows, weight.rows, weight.cols, options.num_multiprocessors,
+               NeedsRowsBy16(args.fusion)),
       options, stream);
 }
 

@@ -128,20 +128,15 @@ bool IsValidSkinnyPlan(const SkinnyPlan& plan, int32_t rows, int32_t n, int32_t 
 // What the end of a tile asks of the plan.
 struct SkinnyNeeds {
   bool whole_tiles = false;  // no tile is shared
-  bool paired_rows = false;  // the halves of a tile come from the halves of W, in steps of 8 rows
+  bool rows_by_16 = false;   // a tile is a multiple of 16 rows
 
   constexpr bool HeldBy(const SkinnyPlan& plan) const {
-    return !(whole_tiles && plan.split) && !(paired_rows && plan.tile_rows % 16 != 0);
+    return !(whole_tiles && plan.split) && !(rows_by_16 && plan.tile_rows % 16 != 0);
   }
 };
 
 // The plan for rows in [1, kSkinnyRowsMax].
 SkinnyPlan PlanSkinny(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
                       SkinnyNeeds needs = {});
-
-// Sums of squares of a row's results, one for 32 rows of a tile.
-constexpr int32_t SkinnySquareParts(const SkinnyPlan& plan) {
-  return plan.tiles * ((plan.tile_rows + 31) / 32);
-}
 
 }  // namespace fathom::kernels::cuda

@@ -77,15 +77,13 @@ TEST(SkinnyPlanTest, HoldsWhatTheEndOfATileNeeds) {
   for (const Shape& shape : Shapes()) {
     for (int32_t rows = 1; rows <= kSkinnyFusedRowsMax; ++rows) {
       SCOPED_TRACE(testing::Message() << rows << ": " << shape.n << " x " << shape.k);
-      const SkinnyNeeds gated = {.whole_tiles = true, .paired_rows = true};
+      const SkinnyNeeds gated = {.whole_tiles = true, .rows_by_16 = true};
       const SkinnyPlan plan = PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, gated);
       ASSERT_TRUE(IsValidSkinnyPlan(plan, rows, shape.n, shape.k));
       ASSERT_TRUE(gated.HeldBy(plan));
       const SkinnyPlan whole =
           PlanSkinny(rows, shape.n, shape.k, kMultiprocessors, {.whole_tiles = true});
       ASSERT_FALSE(whole.split);
-      // What a decoder leaves room for.
-      ASSERT_LE(SkinnySquareParts(whole), (shape.n + 7) / 8);
     }
   }
 }
@@ -165,7 +163,7 @@ TEST(SkinnyPlanTest, RefusesWhatDoesNotFit) {
 
 TEST(ChooseLinearTest, FastMemoryLeavesMoreToTheWideKernel) {
   EXPECT_EQ(SkinnyRowsMax(3.35e12), 32);
-  EXPECT_EQ(SkinnyRowsMax(4.9e12), 8);
+  EXPECT_EQ(SkinnyRowsMax(4.9e12), 0);
 }
 
 TEST(ChooseLinearTest, ByTypesAndRows) {
@@ -182,13 +180,28 @@ TEST(ChooseLinearTest, ByTypesAndRows) {
   EXPECT_EQ(choose(32, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
   EXPECT_EQ(choose(33, 4096, 4096, bf16, bf16, f32), LinearKernel::kWide);
   EXPECT_EQ(choose(64, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kWide);
-  EXPECT_EQ(choose(64, 4097, 4096, bf16, bf16, bf16), LinearKernel::kPlain);
+  EXPECT_EQ(choose(64, 4097, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, bf16), LinearKernel::kLibrary);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kPlain);
   EXPECT_EQ(choose(1, 4096, 4095, bf16, bf16, bf16), LinearKernel::kPlain);
   EXPECT_EQ(choose(300, 4096, 33, bf16, bf16, bf16), LinearKernel::kPlain);
   EXPECT_EQ(choose(1, 64, 64, f32, bf16, f32), LinearKernel::kPlain);
   EXPECT_EQ(choose(100, 64, 64, f32, f32, f32), LinearKernel::kLibrary);
+}
+
+TEST(FusedLinearTest, ByRowsAndMemory) {
+  const int32_t slow = SkinnyRowsMax(3.35e12);
+  const int32_t fast = SkinnyRowsMax(4.9e12);
+  EXPECT_EQ(FusedLinear(1, 4096, 4096, slow), LinearKernel::kSkinny);
+  EXPECT_EQ(FusedLinear(1, 4096, 4096, fast), LinearKernel::kWide);
+  EXPECT_EQ(FusedLinear(16, 4096, 4096, slow), LinearKernel::kSkinny);
+  EXPECT_EQ(FusedLinear(17, 4096, 4096, slow), std::nullopt);
+  EXPECT_EQ(FusedLinear(33, 4096, 4096, slow), LinearKernel::kWide);
+  EXPECT_EQ(FusedLinear(64, 4096, 4096, fast), LinearKernel::kWide);
+  EXPECT_EQ(FusedLinear(65, 4096, 4096, fast), std::nullopt);
+  EXPECT_EQ(FusedLinear(16, 4104, 4096, fast), LinearKernel::kSkinny);
+  EXPECT_EQ(FusedLinear(17, 4104, 4096, fast), std::nullopt);
+  EXPECT_EQ(FusedLinear(1, 4096, 4095, fast), std::nullopt);
 }
 
 }  // namespace

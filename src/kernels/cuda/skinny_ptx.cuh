@@ -92,6 +92,16 @@ __device__ inline void CopyHalvesBox(uint32_t to, const CUtensorMap* map, int32_
       : "memory");
 }
 
+// Of a map of pairs; `group` counts 16 rows.
+__device__ inline void CopyPairsBox(uint32_t to, const CUtensorMap* map, int32_t column,
+                                    int32_t group, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %3, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(column), "r"(0), "r"(group), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 template <int kThreads>
 __device__ inline void NamedBarrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");

@@ -23,7 +23,7 @@ class SkinnyStore {
   // A thread's share of a row's parts of a sum of squares: the first ones are read early, so that
   // nobody waits for them.
   static constexpr int kThreadsEach = 32 * kSkinnyConsumerWarps / kTokens;
-  static constexpr int kSquaresEarly = 8;
+  static constexpr int kSquaresEarly = kTokens <= 8 ? 8 : 16;
   struct Squares {
     float parts[kSquaresEarly] = {};
   };
@@ -111,11 +111,14 @@ class SkinnyStore {
   }
   __device__ float NormWeight(int32_t column) const { return fusion_.norm_weight[column]; }
 
-  // By a whole warp, whose lanes hold neighbouring results of one token, 0 where there is none.
-  __device__ void KeepSquares(int32_t part, int32_t token, float result) const {
-    const float sum = WarpSum(result * result);
-    if (threadIdx.x % 32 == 0) {
-      fusion_.residual_squares[int64_t{token} * fusion_.square_pitch + part] = sum;
+  // By a whole warp, whose lanes hold neighbouring results of one token, 0 where there is none;
+  // `column` is this lane's, a multiple of 16 in lanes 0 and 16.
+  __device__ void KeepSquares(int32_t column, int32_t token, float result) const {
+    float sum = result * result;
+#pragma unroll
+    for (int32_t offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0U, sum, offset);
+    if (threadIdx.x % 16 == 0 && column < params_.n) {
+      fusion_.residual_squares[int64_t{token} * fusion_.square_pitch + column / 16] = sum;
     }
   }
 

@@ -2,6 +2,8 @@
 
 #include <cudaTypedefs.h>
 
+#include <initializer_list>
+
 namespace fathom::kernels::cuda {
 namespace {
 
@@ -20,21 +22,27 @@ PFN_cuTensorMapEncodeTiled_v12000 Encoder() {
   return encoder;
 }
 
-struct Rows {
-  int32_t count;
-  int32_t groups;
+// A dimension beside the columns: its length, the rows it steps over and its length in a box.
+struct Dimension {
+  int32_t size;
+  int32_t step;
+  int32_t box;
 };
 
-cudaError_t Encode(uint32_t rank, const void* data, const Rows& rows, int32_t cols, DType dtype,
-                   const Rows& box_rows, CUtensorMap* out) {
+cudaError_t Encode(const void* data, int32_t cols, DType dtype,
+                   std::initializer_list<Dimension> dimensions, CUtensorMap* out) {
   const PFN_cuTensorMapEncodeTiled_v12000 encode = Encoder();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(cols), static_cast<cuuint64_t>(rows.count),
-                               static_cast<cuuint64_t>(rows.groups)};
-  const cuuint64_t strides[2] = {sizes[0] * SizeOf(dtype), sizes[0] * sizes[1] * SizeOf(dtype)};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(box_rows.count),
-                             static_cast<cuuint32_t>(box_rows.groups)};
-  const cuuint32_t element_strides[3] = {1, 1, 1};
+  cuuint64_t sizes[4] = {static_cast<cuuint64_t>(cols)};
+  cuuint64_t strides[3] = {};
+  cuuint32_t box[4] = {64};
+  cuuint32_t rank = 1;
+  for (const Dimension& dimension : dimensions) {
+    sizes[rank] = static_cast<cuuint64_t>(dimension.size);
+    strides[rank - 1] = static_cast<cuuint64_t>(dimension.step) * cols * SizeOf(dtype);
+    box[rank++] = static_cast<cuuint32_t>(dimension.box);
+  }
+  const cuuint32_t element_strides[4] = {1, 1, 1, 1};
   const CUtensorMapDataType type =
       dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   const CUresult result =
@@ -48,12 +56,18 @@ cudaError_t Encode(uint32_t rank, const void* data, const Rows& rows, int32_t co
 
 cudaError_t EncodeTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
                             int32_t box_rows, CUtensorMap* out) {
-  return Encode(2, data, {rows, 1}, cols, dtype, {box_rows, 1}, out);
+  return Encode(data, cols, dtype, {{rows, 1, box_rows}}, out);
 }
 
 cudaError_t EncodeHalvesTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
                                   int32_t box_rows, CUtensorMap* out) {
-  return Encode(3, data, {rows / 2, 2}, cols, dtype, {box_rows / 2, 2}, out);
+  return Encode(data, cols, dtype, {{rows / 2, 1, box_rows / 2}, {2, rows / 2, 2}}, out);
+}
+
+cudaError_t EncodePairsTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
+                                 int32_t box_rows, CUtensorMap* out) {
+  return Encode(data, cols, dtype, {{8, 1, 8}, {2, rows / 2, 2}, {rows / 16, 8, box_rows / 16}},
+                out);
 }
 
 }  // namespace fathom::kernels::cuda

@@ -70,11 +70,13 @@ bool IsValidWidePlan(const WidePlan& plan, int32_t rows, int32_t n, int32_t k) {
          plan.stages <= kWideStagesMax && WideLayoutOf(plan).bytes <= kWideSharedBytes;
 }
 
-WidePlan PlanWide(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors) {
+WidePlan PlanWide(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
+                  bool rows_by_16) {
+  const int32_t step = rows_by_16 ? 16 : 8;
   WidePlan best;
   double best_time = 0;
   for (int32_t splits = 1; splits <= kWideSplitsMax; ++splits) {
-    for (int32_t tile_rows = 8; tile_rows <= kWideTileRowsMax; tile_rows += 8) {
+    for (int32_t tile_rows = step; tile_rows <= kWideTileRowsMax; tile_rows += step) {
       const WidePlan plan = CompleteWidePlan({.tile_rows = tile_rows, .splits = splits}, rows, n, k,
                                              num_multiprocessors);
       if (!IsValidWidePlan(plan, rows, n, k)) continue;

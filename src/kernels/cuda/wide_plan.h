@@ -56,7 +56,8 @@ struct WideLayout {
   int32_t x_offset = 0;  // in a stage
   int32_t stage_bytes = 0;
   int32_t sums_offset = 0;      // what the others have summed of this block's tokens
-  int32_t barriers_offset = 0;  // full ones, then empty ones, kWideStagesMax each, then two of sums
+  int32_t barriers_offset = 0;  // see wide_stream.cuh
+  int32_t scales_offset = 0;    // [tokens] floats
   int32_t bytes = 0;
 };
 
@@ -71,7 +72,8 @@ FATHOM_HOST_DEVICE constexpr WideLayout WideLayoutOf(const WidePlan& plan) {
   layout.barriers_offset = layout.sums_offset + 2 * (plan.Parts() - 1) *
                                                     WideRowBlocks(plan.tile_rows) *
                                                     WideFragmentBytes(plan.tokens) / plan.Parts();
-  layout.bytes = layout.barriers_offset + (2 * kWideStagesMax + 2) * 8;
+  layout.scales_offset = layout.barriers_offset + (2 * kWideStagesMax + 4) * 8;
+  layout.bytes = layout.scales_offset + plan.tokens * 4;
   const int32_t read = (plan.stages - 1) * layout.stage_bytes +
                        128 * WideRowBlocks(plan.tile_rows) / WideDepthGroups(plan.tile_rows) * 128;
   if (layout.bytes < read) layout.bytes = read;
@@ -91,7 +93,8 @@ WidePlan CompleteWidePlan(WidePlan plan, int32_t rows, int32_t n, int32_t k,
 // Whether the kernel can run the plan on this shape. A plan for more rows than there are will do.
 bool IsValidWidePlan(const WidePlan& plan, int32_t rows, int32_t n, int32_t k);
 
-// The plan for rows in [1, kWideRowsMax].
-WidePlan PlanWide(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors);
+// The plan for rows in [1, kWideRowsMax]; with `rows_by_16` its tiles are multiples of 16 rows.
+WidePlan PlanWide(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,
+                  bool rows_by_16 = false);
 
 }  // namespace fathom::kernels::cuda

@@ -8,7 +8,7 @@
 #include "kernels/cuda/skinny_ptx.cuh"
 #include "kernels/cuda/wide_cluster.cuh"
 #include "kernels/cuda/wide_plan.h"
-#include "kernels/dtype.h"
+#include "kernels/op_args.h"
 
 namespace fathom::kernels::cuda {
 
@@ -21,7 +21,9 @@ struct WideParams {
   const float* bias;
   int32_t rows;
   int32_t n;
+  int32_t k;
   DType out_dtype;
+  LinearFusion fusion;
   WidePlan plan;
   WideLayout layout;
 };
@@ -81,6 +83,14 @@ __device__ inline uint32_t SumsBarrier(const WideLayout& layout, int32_t warpgro
   return FullBarrier(layout, 2 * kWideStagesMax + warpgroup);
 }
 
+// Completed once the rows' scales lie in shared memory.
+__device__ inline uint32_t ScalesBarrier(const WideLayout& layout) {
+  return FullBarrier(layout, 2 * kWideStagesMax + 2);
+}
+__device__ inline float* Scales(const WideLayout& layout) {
+  return reinterpret_cast<float*>(wide_shared + layout.scales_offset);
+}
+
 class WideProducer {
  public:
   __device__ WideProducer(const WideParams& params, const WideShare& share)
@@ -135,8 +145,14 @@ class WideProducer {
     return (share_.first_unit + place.unit) * kWideUnitColumns;
   }
   __device__ void LoadWeights(int32_t slot) const {
-    ptx::CopyBox(StageAddress(layout_, slot), &params_.weight, Column(next_),
-                 share_.FirstRow(plan_, next_.tile), FullBarrier(layout_, slot), policy_);
+    const uint32_t to = StageAddress(layout_, slot);
+    const int32_t row = share_.FirstRow(plan_, next_.tile);
+    if (params_.fusion.gated) {
+      ptx::CopyPairsBox(to, &params_.weight, Column(next_), row / 16, FullBarrier(layout_, slot),
+                        policy_);
+    } else {
+      ptx::CopyBox(to, &params_.weight, Column(next_), row, FullBarrier(layout_, slot), policy_);
+    }
   }
   __device__ void LoadX(const Place& place, int32_t slot) const {
     ptx::CopyBox(StageAddress(layout_, slot) + layout_.x_offset, &params_.x, Column(place), 0,

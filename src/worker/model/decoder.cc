@@ -252,7 +252,7 @@ kernels::LinearFusion Decoder::Dividing(const Flow& flow) const {
 absl::Status Decoder::MultiplyIntoResidual(const kernels::PackedMatrix& weight,
                                            const kernels::DeviceBuffer& bias, const void* x,
                                            const kernels::DeviceBuffer& next_norm, Flow& flow) {
-  flow.square_parts = backend_->SquareParts(flow.rows, weight);
+  flow.square_parts = backend_->SquareParts(weight);
   return Multiply(weight, bias, x, scratch_.normed.data(), flow.rows,
                   {.residual = flow.residual,
                    .norm_weight = next_norm.as<float>(),
