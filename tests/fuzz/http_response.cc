@@ -44,9 +44,10 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  Url Give(std::vector<std::string_view> pieces) {
+  Url Give(const std::vector<std::string_view>& pieces) {
     const std::lock_guard lock(mutex_);
-    pieces_ = std::move(pieces);
+    // Copies: a client that has read enough leaves before all is sent.
+    pieces_.assign(pieces.begin(), pieces.end());
     ++num_given_;
     const uint32_t host = INADDR_LOOPBACK + num_given_ % 60'000;
     return {.host = inet_ntoa({htonl(host)}), .port = port_, .base = ""};
@@ -67,12 +68,12 @@ class Server {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));
     char request[4096];
     if (recv(fd, request, sizeof(request), 0) <= 0) return;
-    std::vector<std::string_view> pieces;
+    std::vector<std::string> pieces;
     {
       const std::lock_guard lock(mutex_);
       pieces = pieces_;
     }
-    for (const std::string_view piece : pieces) {
+    for (const std::string& piece : pieces) {
       if (send(fd, piece.data(), piece.size(), MSG_NOSIGNAL) < 0) return;
     }
     // Until the client has seen the end: closing at once could take back what it has not read.
@@ -84,7 +85,7 @@ class Server {
   const int listener_;
   uint16_t port_ = 0;
   std::mutex mutex_;
-  std::vector<std::string_view> pieces_;
+  std::vector<std::string> pieces_;
   uint32_t num_given_ = 0;
 };
 
@@ -102,8 +103,8 @@ struct Answer {
   bool operator==(const Answer&) const = default;
 };
 
-Answer Ask(std::vector<std::string_view> pieces, bool with_sink) {
-  HttpClient client(TheServer().Give(std::move(pieces)),
+Answer Ask(const std::vector<std::string_view>& pieces, bool with_sink) {
+  HttpClient client(TheServer().Give(pieces),
                     {.connect_timeout = absl::Seconds(5), .idle_timeout = absl::Seconds(5)});
   std::string sunk;
   const HttpClient::Sink sink = [&sunk](std::string_view bytes) {

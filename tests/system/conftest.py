@@ -43,7 +43,8 @@ def start_up(tmp_path):
 
 @pytest.fixture(scope="session")
 def client(cluster):
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY, max_retries=0, timeout=600 if SANITIZED else 60) as made:
+    timeout = 600 if SANITIZED else 60
+    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=KEY, max_retries=0, timeout=timeout) as made:
         yield made
 
 

@@ -349,11 +349,10 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
   if (args.rows == 0) return absl::OkStatus();
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
   if (options_.batch_invariant) return LinearByFixedPlan(args, view);
-  const LinearKernel kernel =
-      args.fusion.empty()
-          ? ChooseLinear(args, view, skinny_rows_max_)
-          : FusedLinear(args.rows, view.rows, view.cols, skinny_rows_max_).value_or(
-                LinearKernel::kSkinny);
+  const LinearKernel kernel = args.fusion.empty()
+                                  ? ChooseLinear(args, view, skinny_rows_max_)
+                                  : FusedLinear(args.rows, view.rows, view.cols, skinny_rows_max_)
+                                        .value_or(LinearKernel::kSkinny);
   switch (kernel) {
     case LinearKernel::kSkinny:
       return ToStatus(

@@ -32,8 +32,8 @@ float Rounded(float v) { return Stored({v}).front(); }
 class CudaLinearFusionTest : public LinearTest, public testing::WithParamInterface<LinearKernel> {
  protected:
   bool IsWide() const { return GetParam() == LinearKernel::kWide; }
-  // What the kernel has of `shapes`: rows to pair up and to add to a residual come by sixteens to the
-  // wide one.
+  // What the kernel has of `shapes`: rows to pair up and to add to a residual come by sixteens to
+  // the wide one.
   std::vector<Shape> Shapes(bool by_16) const;
   cudaError_t Start(const LinearArgs& args, const WeightView& weight, bool programmatic) {
     const LaunchOptions options = {.programmatic = programmatic};

@@ -61,10 +61,11 @@ struct LaunchOptions {
 cudaError_t LaunchPlainLinear(const LinearArgs& args, const WeightView& weight,
                               cudaStream_t stream);
 
-// Takes args.fusion for up to kSkinnyFusedRowsMax rows. `workspace` holds partial sums where K is split, and is used
-// until the launch has ended. Its first kSkinnyCounterBytes are zeroed once by its owner and left
-// zeroed by every launch; what the rest holds does not matter. x is aligned to 16 bytes. The result
-// depends on the arguments and num_multiprocessors alone: sums are taken in one fixed order.
+// Takes args.fusion for up to kSkinnyFusedRowsMax rows. `workspace` holds partial sums where K is
+// split, and is used until the launch has ended. Its first kSkinnyCounterBytes are zeroed once by
+// its owner and left zeroed by every launch; what the rest holds does not matter. x is aligned to
+// 16 bytes. The result depends on the arguments and num_multiprocessors alone: sums are taken in
+// one fixed order.
 constexpr size_t SkinnyWorkspaceBytes() {
   return kSkinnyCounterBytes + size_t{2} * kSkinnyBlocksMax * kSkinnyPartialBytesMax;
 }
@@ -80,9 +81,9 @@ cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                const SkinnyPlan& plan, void* workspace, size_t workspace_bytes,
                                const LaunchOptions& options, cudaStream_t stream);
 
-// Takes args.fusion of BF16, N being a multiple of 16, and needs no workspace; x and W are aligned to
-// 16 bytes. The result depends on
-// the arguments and num_multiprocessors alone: sums are taken in one fixed order.
+// Takes args.fusion of BF16, N being a multiple of 16, and needs no workspace; x and W are aligned
+// to 16 bytes. The result depends on the arguments and num_multiprocessors alone: sums are taken in
+// one fixed order.
 cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
                              const LaunchOptions& options, cudaStream_t stream);
 

@@ -375,7 +375,8 @@ bool IsSkinny(const LinearArgs& args, const WeightView& weight) {
 }
 
 SkinnyNeeds NeedsOf(const LinearFusion& fusion) {
-  return {.whole_tiles = fusion.gated || fusion.residual != nullptr, .rows_by_16 = fusion.gated || fusion.residual != nullptr};
+  return {.whole_tiles = fusion.gated || fusion.residual != nullptr,
+          .rows_by_16 = fusion.gated || fusion.residual != nullptr};
 }
 
 bool IsSound(const LinearArgs& args, const WeightView& weight, const SkinnyPlan& plan) {

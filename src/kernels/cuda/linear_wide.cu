@@ -49,8 +49,8 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, c
   }
   WideParams params;
   const auto encode = args.fusion.gated ? EncodePairsTensorMap : EncodeTensorMap;
-  cudaError_t error = encode(weight.data, weight.rows, weight.cols, weight.dtype, plan.tile_rows,
-                             &params.weight);
+  cudaError_t error =
+      encode(weight.data, weight.rows, weight.cols, weight.dtype, plan.tile_rows, &params.weight);
   if (error != cudaSuccess) return error;
   error = EncodeTensorMap(args.x, args.rows, weight.cols, args.dtype, plan.tokens, &params.x);
   if (error != cudaSuccess) return error;
@@ -65,9 +65,10 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, c
   params.layout = WideLayoutOf(plan);
 
   const bool fused = !args.fusion.empty();
-  const WideKernelPointer kernel = fused                        ? FusedWideKernel(plan)
-                                   : args.dtype == DType::kBF16 ? wide::KernelFor<__nv_bfloat16, false>(plan)
-                                                                : wide::KernelFor<__half, false>(plan);
+  const WideKernelPointer kernel = fused ? FusedWideKernel(plan)
+                                   : args.dtype == DType::kBF16
+                                       ? wide::KernelFor<__nv_bfloat16, false>(plan)
+                                       : wide::KernelFor<__half, false>(plan);
   error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kWideSharedBytes);
   if (error != cudaSuccess) return error;
@@ -96,11 +97,10 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
   if (args.rows < 1 || args.rows > kWideRowsMax || weight.rows < 1 || weight.cols < 1) {
     return cudaErrorInvalidValue;
   }
-  return LaunchWideLinear(
-      args, weight,
-      PlanWide(args.rows, weight.rows, weight.cols, options.num_multiprocessors,
-               NeedsRowsBy16(args.fusion)),
-      options, stream);
+  return LaunchWideLinear(args, weight,
+                          PlanWide(args.rows, weight.rows, weight.cols, options.num_multiprocessors,
+                                   NeedsRowsBy16(args.fusion)),
+                          options, stream);
 }
 
 }  // namespace fathom::kernels::cuda
