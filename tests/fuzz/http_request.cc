@@ -161,9 +161,9 @@ Run Serve(const std::vector<std::string_view>& pieces) {
 
 // Of a head that is refused, how much was read, and so its method, why it is refused and which
 // refusals of what follows come behind, depends on the pieces; so does, where a CR stands alone at
-// its end and the client leaves, whether it is refused at all. Beast does not look back at a CR that
-// came in an earlier piece, and lets a head that came whole be somewhat longer than its limit. What
-// is served must be the same.
+// its end and the client leaves, whether it is refused at all. Beast does not look back at a CR
+// that came in an earlier piece, and lets a head that came whole be somewhat longer than its limit.
+// What is served must be the same.
 bool SameButForRefusals(const std::vector<Answered>& one, const std::vector<Answered>& other) {
   const auto refused = [](const Answered& answer) { return answer.status >= 400; };
   const auto [left, right] =
