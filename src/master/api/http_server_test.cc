@@ -243,6 +243,29 @@ TEST_F(HttpServerTest, OversizeIsRefusedWithItsStatus) {
   }
 }
 
+TEST_F(HttpServerTest, TheHeadIsBoundedHoweverItComes) {
+  constexpr size_t kLimit = 1024;
+  Start({.header_bytes = kLimit});
+  const std::string first = absl::StrCat("POST /echo?", std::string(500, 'p'),
+                                         " HTTP/1.1\r\nHost: a\r\nContent-Length: 3000\r\nX: ");
+  const std::string last = "\r\n\r\n";
+  const std::string body(3000, 'b');
+  for (const auto& [bytes, status] : {std::pair{kLimit, "200"}, {kLimit + 1, "431"}}) {
+    const std::string head =
+        absl::StrCat(first, std::string(bytes - first.size() - last.size(), 'x'), last);
+    for (const size_t piece : {head.size(), size_t{700}, size_t{100}}) {
+      SocketClient client(port());
+      for (size_t at = 0; at + piece < head.size(); at += piece) {
+        client.Send(head.substr(at, piece));
+        absl::SleepFor(absl::Milliseconds(5));
+      }
+      client.Send(head.substr((head.size() - 1) / piece * piece) + body);
+      EXPECT_TRUE(absl::StartsWith(client.ReadAnswer(), absl::StrCat("HTTP/1.1 ", status)))
+          << bytes << " bytes by " << piece;
+    }
+  }
+}
+
 TEST_F(HttpServerTest, TrailersAndChunkExtensionsAreBounded) {
   Start();
   for (const std::string start : {"0\r\nX: ", "0;", "1;"}) {

@@ -130,6 +130,11 @@ class HttpSession final : public HttpSessionBase,
     co_await StopWatching();
     auto [head_error, head_bytes] =
         co_await boost::beast::http::async_read_header(stream_, buffer_, parser, kToken);
+    // Beast holds the request line and the fields to the limit, each by itself when they come at
+    // once.
+    if (!head_error && head_bytes > limits_.header_bytes) {
+      head_error = boost::beast::http::error::header_limit;
+    }
     std::optional<HttpReply> refusal;
     http_10_ = parser.is_header_done() && parser.get().version() < 11;
     keep_alive_ = parser.is_header_done() && parser.keep_alive() && !draining_;
