@@ -33,7 +33,7 @@ namespace http = boost::beast::http;
 
 // Small, so that the fuzzer finds them.
 const HttpLimits& Limits() {
-  static const HttpLimits limits{.header_bytes = 1024, .body_bytes = 256, .bodies_bytes = 512};
+  static const HttpLimits limits{.header_bytes = 1024, .body_bytes = 256, .bodies_bytes = 1 << 20};
   return limits;
 }
 

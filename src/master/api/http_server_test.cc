@@ -298,8 +298,8 @@ TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
 }
 
 TEST_F(HttpServerTest, AChunkedBodyTakesOfTheBudgetWhatHasCome) {
-  constexpr uint64_t kPiece = 64 * 1024;
-  Start({.body_bytes = 8 * kPiece, .bodies_bytes = 5 * kPiece});
+  constexpr uint64_t kMebibyte = 1 << 20;
+  Start({.body_bytes = 4 * kMebibyte, .bodies_bytes = kMebibyte});
   const std::string head = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
   const std::string chunk = absl::StrCat("8000\r\n", std::string(0x8000, 'x'), "\r\n");
   // Each could become longer than what is left; all are short.
@@ -314,7 +314,7 @@ TEST_F(HttpServerTest, AChunkedBodyTakesOfTheBudgetWhatHasCome) {
   }
   SocketClient greedy(port());
   greedy.Send(head);
-  for (int i = 0; i < 12; ++i) greedy.Send(chunk);
+  for (int i = 0; i < 40; ++i) greedy.Send(chunk);
   EXPECT_TRUE(absl::StartsWith(greedy.ReadAll(), "HTTP/1.1 503"));
   // All of it has come back.
   SocketClient next(port());

@@ -87,7 +87,6 @@ class HttpSession final : public HttpSessionBase,
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   using Duration = std::chrono::steady_clock::duration;
   using TimePoint = std::chrono::steady_clock::time_point;
-  static constexpr uint64_t kReadBytesMax = 64 * 1024;  // what one read adds to a body at most
   static constexpr auto kToken = boost::asio::as_tuple(boost::asio::use_awaitable);
   static constexpr size_t kReadBytes = 16 * 1024;
   static constexpr size_t kIdleReadBytes = 1024;  // there may be thousands that say nothing
@@ -158,8 +157,8 @@ class HttpSession final : public HttpSessionBase,
       if (!sent) co_return false;
       Guard(limits_.body);
       while (!parser.is_done()) {
-        // A chunked body shows its length only as it comes.
-        if (parser.chunked() && !share.Cover(parser.get().body().size() + kReadBytesMax)) {
+        // A chunked body shows its length only as it comes, a buffer at most at a time.
+        if (parser.chunked() && !share.Cover(parser.get().body().size() + buffer_.max_size())) {
           refusal = RefuseBody(call, *exchange);
           break;
         }
