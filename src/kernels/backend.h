@@ -99,7 +99,7 @@ class Backend : protected MemoryAllocator {
     return false;
   }
   // In how many parts a product with a residual leaves each row's sum of squares; at most
-  // ceil(weight.rows() / 8).
+  // ceil(weight.rows() / 16).
   virtual int32_t SquareParts(const PackedMatrix& weight) const {
     (void)weight;
     return 0;

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 import pytest
-from harness import BIN, EVAL_DATA, KEY, SANITIZED, Cluster, examples, fathom, sample, wait_for
+from harness import BIN, EVAL_DATA, KEY, Cluster, examples, fathom, sample, wait_for
 
 ANSWER = "Fathom is a distributed inference server for large language models."
 
@@ -122,19 +122,17 @@ def test_errors_have_exit_codes(cluster, tmp_path):
     assert fathom("chat", "Hi", "--url", "https://127.0.0.1").returncode == 2
 
 
-@pytest.mark.parametrize(("concurrency", "limit"), [(1, 60), (16, 0), (64, 0)])
+@pytest.mark.parametrize(("concurrency", "limit"), [(1, 60), (16, sample(1500)), (64, sample(1500))])
 @pytest.mark.timeout(600)
 def test_eval_is_the_same_at_any_concurrency(to, tmp_path, concurrency, limit, record_property):
     report = tmp_path / "report.json"
-    if not limit and SANITIZED:
-        limit = sample(1500)
     flags = ("--concurrency", concurrency, "--limit", limit, "--json", report, "--min", 0.99)
     done = fathom("eval", "--data", EVAL_DATA, *flags, *to, limit_s=600)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(report.read_text())
-    assert result["count"] == (limit or 1500)
+    assert result["count"] == limit
     assert result["errors"] == 0
-    assert result["exact_match"] >= (0.99 if limit else 0.995)
+    assert result["exact_match"] >= (0.995 if limit == 1500 else 0.99)
     assert len(result["tasks"]) == 15
     assert "exact_match" in done.stdout and "\r" not in done.stderr
     record_property(

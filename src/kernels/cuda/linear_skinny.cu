@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_check.h"
 #include "kernels/cuda/skinny_plan.h"
 #include "kernels/cuda/skinny_ptx.cuh"
 #include "kernels/cuda/skinny_store.cuh"
@@ -363,17 +364,6 @@ Kernel KernelFor(int32_t tokens) {
   }
 }
 
-bool IsAligned(const void* pointer, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-}
-
-bool IsSkinny(const LinearArgs& args, const WeightView& weight) {
-  return (args.dtype == DType::kBF16 || args.dtype == DType::kF16) && weight.dtype == args.dtype &&
-         (args.out_dtype == DType::kF32 || args.out_dtype == DType::kBF16 ||
-          args.out_dtype == DType::kF16) &&
-         weight.cols % 8 == 0 && IsAligned(args.x, 16) && IsAligned(weight.data, 16);
-}
-
 SkinnyNeeds NeedsOf(const LinearFusion& fusion) {
   return {.whole_tiles = fusion.gated || fusion.residual != nullptr,
           .rows_by_16 = fusion.gated || fusion.residual != nullptr};
@@ -394,7 +384,7 @@ bool IsSound(const LinearArgs& args, const WeightView& weight, const SkinnyPlan&
 cudaError_t LaunchSkinnyLinear(const LinearArgs& args, const WeightView& weight,
                                const SkinnyPlan& plan, void* workspace, size_t workspace_bytes,
                                const LaunchOptions& options, cudaStream_t stream) {
-  if (!IsSkinny(args, weight) || !IsValidSkinnyPlan(plan, args.rows, weight.rows, weight.cols) ||
+  if (!IsStreamed(args, weight) || !IsValidSkinnyPlan(plan, args.rows, weight.rows, weight.cols) ||
       !IsSound(args, weight, plan)) {
     return cudaErrorInvalidValue;
   }

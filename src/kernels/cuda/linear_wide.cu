@@ -4,23 +4,12 @@
 // operand of 64 rows and the tokens as the columns. wide_plan.h says how the work is cut.
 
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_check.h"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/wide_kernel.cuh"
 
 namespace fathom::kernels::cuda {
 namespace {
-
-bool IsAligned(const void* pointer, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-}
-
-bool IsWide(const LinearArgs& args, const WeightView& weight) {
-  return (args.dtype == DType::kBF16 || args.dtype == DType::kF16) && weight.dtype == args.dtype &&
-         (args.out_dtype == DType::kF32 || args.out_dtype == DType::kBF16 ||
-          args.out_dtype == DType::kF16) &&
-         weight.cols % 8 == 0 && weight.rows % 8 == 0 && IsAligned(args.x, 16) &&
-         IsAligned(weight.data, 16);
-}
 
 bool NeedsRowsBy16(const LinearFusion& fusion) {
   return fusion.gated || fusion.residual != nullptr;
@@ -43,8 +32,8 @@ bool IsSound(const LinearArgs& args, const WeightView& weight, const WidePlan& p
 
 cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, const WidePlan& plan,
                              const LaunchOptions& options, cudaStream_t stream) {
-  if (!IsWide(args, weight) || !IsValidWidePlan(plan, args.rows, weight.rows, weight.cols) ||
-      !IsSound(args, weight, plan)) {
+  if (!IsStreamed(args, weight) || weight.rows % 8 != 0 ||
+      !IsValidWidePlan(plan, args.rows, weight.rows, weight.cols) || !IsSound(args, weight, plan)) {
     return cudaErrorInvalidValue;
   }
   WideParams params;

@@ -24,8 +24,8 @@ cudaError_t EncodeHalvesTensorMap(const void* data, int32_t rows, int32_t cols, 
                                   int32_t box_rows, CUtensorMap* out);
 
 // The same in steps of 8: eight rows of a box come from the first half of the matrix, the next
-// eight from the second. rows and box_rows are multiples of 16. A box is at (column, 0, 0, row /
-// 16).
+// eight from the second. rows and box_rows are multiples of 16; the coordinates of the box that
+// begins at `row` are (column, 0, 0, row / 16).
 cudaError_t EncodePairsTensorMap(const void* data, int32_t rows, int32_t cols, DType dtype,
                                  int32_t box_rows, CUtensorMap* out);
 

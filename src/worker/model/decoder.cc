@@ -75,7 +75,7 @@ absl::Status Decoder::AllocateScratch(const Limits& limits) {
   const auto inner = static_cast<size_t>(config_.intermediate_size);
   const size_t q_dim = static_cast<size_t>(config_.num_heads) * config_.head_dim;
   const size_t kv_dim = static_cast<size_t>(config_.num_kv_heads) * config_.head_dim;
-  if (Fuses(1)) square_pitch_ = (config_.hidden_size + 7) / 8;  // as many parts as there can be
+  if (Fuses(1)) square_pitch_ = (config_.hidden_size + 15) / 16;  // as many parts as there can be
   const std::pair<kernels::DeviceBuffer*, size_t> sizes[] = {
       {&scratch_.step_input, StepBytes(tokens, rows)},
       {&scratch_.cos_sin, tokens * config_.head_dim * sizeof(float)},
