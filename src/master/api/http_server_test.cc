@@ -297,6 +297,17 @@ TEST_F(HttpServerTest, AllBodiesTogetherAreBounded) {
   EXPECT_TRUE(absl::StartsWith(first.ReadAnswer(), "HTTP/1.1 200"));
 }
 
+TEST_F(HttpServerTest, AnEmptyChunkedBodyMayComeByBytes) {
+  Start();
+  SocketClient client(port());
+  client.Send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+  for (const char byte : {'0', '\r', '\n', '\r', '\n'}) {
+    absl::SleepFor(absl::Milliseconds(5));
+    client.Send(std::string(1, byte));
+  }
+  EXPECT_TRUE(absl::StartsWith(client.ReadAnswer(), "HTTP/1.1 200"));
+}
+
 TEST_F(HttpServerTest, AChunkedBodyTakesOfTheBudgetWhatHasCome) {
   constexpr uint64_t kMebibyte = 1 << 20;
   Start({.body_bytes = 4 * kMebibyte, .bodies_bytes = kMebibyte});

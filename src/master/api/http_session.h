@@ -156,6 +156,7 @@ class HttpSession final : public HttpSessionBase,
       const bool sent = co_await ContinueIfAsked(parser);
       if (!sent) co_return false;
       Guard(limits_.body);
+      parser.eager(true);  // all that has come, not a chunk at a time
       while (!parser.is_done()) {
         // A chunked body shows its length only as it comes, a buffer at most at a time.
         if (parser.chunked() && !share.Cover(parser.get().body().size() + buffer_.max_size())) {
