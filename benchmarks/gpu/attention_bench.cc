@@ -107,7 +107,7 @@ class Bench {
     for (BFloat16& v : noise_) v = ToBFloat16(normal(random_));
     workspace_bytes_ = kernels::cuda::AttentionWorkspaceBytes(hints_.num_multiprocessors);
     workspace_ = std::make_unique<DeviceArray>(workspace_bytes_);
-    Check(cudaMemset(workspace_->data(), 0, workspace_bytes_));
+    Check(cudaMemset(workspace_->data(), 0xFF, workspace_bytes_));
     Check(kernels::cuda::PrepareAttention());
     Check(cudaStreamCreate(&stream_));
     Check(MeasureReadBandwidth(&bandwidth_));

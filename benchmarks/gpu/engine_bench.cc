@@ -35,6 +35,7 @@ struct Options {
   int32_t steps = 60;
   int32_t rounds = 5;
   double peak_tflops = 790;
+  bool batch_invariant = false;
   std::string json;
 };
 
@@ -57,6 +58,7 @@ class Bench {
     model.backend = worker::BackendKind::kCuda;
     model.compute_dtype = options_.dtype == "f16" ? DType::kF16 : DType::kBF16;
     model.max_step_tokens = options_.step_tokens;
+    model.batch_invariant = options_.batch_invariant;
     const double before = Now();
     ASSIGN_OR_RETURN(model_, BenchModel::Create(model, cases, options_.prompts, INT64_MAX));
     RETURN_IF_ERROR(model_->Synchronize());
@@ -156,6 +158,8 @@ int Main(int argc, char** argv) {
   app.add_option("--step-tokens", options.step_tokens, "Tokens of a prefill chunk at most");
   app.add_option("--steps", options.steps, "Decode steps a round");
   app.add_option("--rounds", options.rounds, "Rounds; the median counts");
+  app.add_flag("--batch-invariant", options.batch_invariant,
+               "The mode whose results do not depend on the batch");
   app.add_option("--peak-tflops", options.peak_tflops, "What the products are held against");
   app.add_option("--json", options.json, "File for the figures");
   CLI11_PARSE(app, argc, argv);

@@ -20,16 +20,13 @@ bool FitsTensorCores(const PagedAttentionArgs& args) {
 }
 
 int32_t NumWorkers(int32_t head_dim, int32_t num_multiprocessors) {
-  constexpr auto kMax = static_cast<int32_t>(kAttentionCounterBytes / sizeof(int32_t));
-  return std::min(num_multiprocessors * DecodeBlocksPerMultiprocessor(head_dim), kMax);
+  return num_multiprocessors * DecodeBlocksPerMultiprocessor(head_dim);
 }
 
 DecodeWorkspace Divide(void* workspace, int32_t num_workers, int32_t head_dim) {
   DecodeWorkspace parts;
-  const int64_t rows = static_cast<int64_t>(num_workers) * 2 * kMaxHeadsPerPass;
-  parts.arrivals = static_cast<int32_t*>(workspace);
-  parts.outputs = reinterpret_cast<float*>(static_cast<char*>(workspace) + kAttentionCounterBytes);
-  parts.statistics = parts.outputs + rows * head_dim;
+  parts.outputs = static_cast<float*>(workspace);
+  parts.statistics = parts.outputs + int64_t{num_workers} * kMaxHeadsPerPass * head_dim;
   return parts;
 }
 
@@ -45,10 +42,10 @@ size_t AttentionWorkspaceBytes(int32_t num_multiprocessors) {
   size_t bytes = 0;
   for (const int32_t head_dim : kTensorHeadDims) {
     const size_t rows =
-        static_cast<size_t>(NumWorkers(head_dim, num_multiprocessors)) * 2 * kMaxHeadsPerPass;
+        static_cast<size_t>(NumWorkers(head_dim, num_multiprocessors)) * kMaxHeadsPerPass;
     bytes = std::max(bytes, rows * (head_dim + 2) * sizeof(float));
   }
-  return kAttentionCounterBytes + bytes;
+  return bytes;
 }
 
 cudaError_t PrepareAttention() {

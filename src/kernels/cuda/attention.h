@@ -32,11 +32,8 @@ struct AttentionHints {
   bool settled = false;
 };
 
-// The front of the workspace: zeroed once by its owner, left zeroed by every launch. What the rest
-// holds does not matter.
-inline constexpr size_t kAttentionCounterBytes = 4096;
-
-// Enough for every launch: the kernels divide the work by multiprocessors, not by sequences.
+// Enough for every launch: the kernels divide the work by multiprocessors, not by sequences. Its
+// owner sets all bits once, and every launch leaves it so.
 size_t AttentionWorkspaceBytes(int32_t num_multiprocessors);
 
 // Once for each device, before its first launch: allows the kernels the shared memory they need.

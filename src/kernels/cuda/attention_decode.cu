@@ -19,17 +19,123 @@ __device__ inline float4 Sum(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
-// Where this worker's result of a row goes: to the output if it has all of it.
+// Where this worker's result of a row goes. The worker that begins a row puts it together from what
+// the others, up to `last`, leave in their parts, and these go to nobody but it. A row's beginning
+// is the last that a worker has, all others' parts of it come before anything they may wait for.
 template <typename T>
 struct Destination {
   T* out;  // [heads, head_dim]
   int32_t heads;
-  bool whole;
-  float* partial;             // [kMaxHeadsPerPass, head_dim]
-  float* partial_statistics;  // [kMaxHeadsPerPass, 2]
+  int32_t worker;
+  int32_t last;
+  bool begins;
+  const DecodeWorkspace& workspace;
 };
 
-// Adds up the warps of the block. Ends with the block synchronised.
+// A part that is not there yet. No sum is this NaN: arithmetic gives the canonical one.
+constexpr uint32_t kAbsent = 0xFFFFFFFFU;
+constexpr uint32_t kCanonicalNan = 0x7FFFFFFFU;
+
+__device__ inline bool IsThere(float v) { return __float_as_uint(v) != kAbsent; }
+__device__ inline bool IsThere(float2 v) { return IsThere(v.x) && IsThere(v.y); }
+__device__ inline bool IsThere(float4 v) {
+  return IsThere(v.x) && IsThere(v.y) && IsThere(v.z) && IsThere(v.w);
+}
+
+// Each word by itself is there or not, so nothing else needs an order.
+__device__ inline float4 LoadPart4(const float* from) {
+  float4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ inline float2 LoadPart2(const float* from) {
+  float2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];"
+               : "=f"(v.x), "=f"(v.y)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ inline void StorePart4(float* to, float4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y),
+               "f"(v.z), "f"(v.w)
+               : "memory");
+}
+__device__ inline void StorePart2(float* to, float2 v) {
+  asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(v.x), "f"(v.y)
+               : "memory");
+}
+
+__device__ inline float Present(float v) { return IsThere(v) ? v : __uint_as_float(kCanonicalNan); }
+
+// A row's sums, or a part of them.
+struct RowSums {
+  float maximum;
+  float sum;
+  float4 output;
+};
+
+// Adds up what the workers (to.worker, to.last] have of 4 columns of a head, and takes their
+// outputs away; their statistics other threads still read.
+template <typename T, int kDim>
+__device__ void AddOthers(const Destination<T>& to, int32_t head, int32_t column, RowSums& row) {
+  // Enough to cover the latency of a read with others.
+  constexpr int32_t kAtOnce = 8;
+  const float absent = __uint_as_float(kAbsent);
+  for (int32_t begin = to.worker + 1; begin <= to.last; begin += kAtOnce) {
+    float2 statistics[kAtOnce];
+    float4 part[kAtOnce];
+    bool there;
+    do {
+      there = true;
+#pragma unroll
+      for (int32_t j = 0; j < kAtOnce; ++j) {
+        statistics[j] = make_float2(-INFINITY, 0);
+        part[j] = make_float4(0, 0, 0, 0);
+        if (begin + j > to.last) continue;
+        const int64_t at = (begin + j) * kMaxHeadsPerPass + head;
+        statistics[j] = LoadPart2(to.workspace.statistics + at * 2);
+        part[j] = LoadPart4(to.workspace.outputs + at * kDim + column);
+      }
+#pragma unroll
+      for (int32_t j = 0; j < kAtOnce; ++j) there &= IsThere(statistics[j]) && IsThere(part[j]);
+    } while (!there);
+    float highest = row.maximum;
+    for (int32_t j = 0; j < kAtOnce; ++j) highest = fmaxf(highest, statistics[j].x);
+    const float subtrahend = Subtrahend(highest);
+    const float rescale = FastExp2(row.maximum - subtrahend);
+    row.maximum = highest;
+    row.sum *= rescale;
+    row.output = Scaled(row.output, rescale);
+#pragma unroll
+    for (int32_t j = 0; j < kAtOnce; ++j) {
+      const float factor = FastExp2(statistics[j].x - subtrahend);
+      row.sum += factor * statistics[j].y;
+      row.output = Sum(row.output, Scaled(part[j], factor));
+      if (begin + j > to.last) continue;
+      const int64_t at = (begin + j) * kMaxHeadsPerPass + head;
+      StorePart4(to.workspace.outputs + at * kDim + column,
+                 make_float4(absent, absent, absent, absent));
+    }
+  }
+}
+
+// Leaves the statistics of the same workers for the next launch, after a barrier of the block.
+template <typename T>
+__device__ void TakeStatisticsAway(const Destination<T>& to) {
+  const float absent = __uint_as_float(kAbsent);
+  const int32_t others = to.last - to.worker;
+  for (int32_t i = threadIdx.x; i < others * to.heads; i += kThreads) {
+    const int64_t at = (to.worker + 1 + i / to.heads) * kMaxHeadsPerPass + i % to.heads;
+    StorePart2(to.workspace.statistics + at * 2, make_float2(absent, absent));
+  }
+}
+
+// Adds up the warps of the block, and of a row that it begins the other workers. Ends with the
+// block synchronised.
 template <typename T, int kDim, int kHeadTiles>
 __device__ void MergeWarps(WarpState<T, kDim, kHeadTiles>& state, float* sums,
                            const Destination<T>& to) {
@@ -80,67 +186,32 @@ __device__ void MergeWarps(WarpState<T, kDim, kHeadTiles>& state, float* sums,
       const int32_t head = tile * 8 + row;
       if (head >= to.heads) break;
       const float* at = sums + row * kSumRow + column;
-      const float4 v = Sum(*reinterpret_cast<const float4*>(at),
-                           *reinterpret_cast<const float4*>(at + 8 * kSumRow));
-      const float maximum = highest(head);
-      float sum = 0;
+      RowSums row_sums;
+      row_sums.output = Sum(*reinterpret_cast<const float4*>(at),
+                            *reinterpret_cast<const float4*>(at + 8 * kSumRow));
+      row_sums.maximum = highest(head);
+      row_sums.sum = 0;
       for (int32_t w = 0; w < kWarps; ++w) {
-        sum += weights[w][head] * FastExp2(maxima[w][head] - Subtrahend(maximum));
+        row_sums.sum += weights[w][head] * FastExp2(maxima[w][head] - Subtrahend(row_sums.maximum));
       }
-      if (to.whole) {
-        Store4(to.out + static_cast<int64_t>(head) * kDim + column, Scaled(v, 1.0F / sum));
-      } else {
-        Store4(to.partial + head * kDim + column, v);
-        if (column == 0) {
-          to.partial_statistics[head * 2] = maximum;
-          to.partial_statistics[head * 2 + 1] = sum;
-        }
+      if (to.begins) {
+        AddOthers<T, kDim>(to, head, column, row_sums);
+        Store4(to.out + static_cast<int64_t>(head) * kDim + column,
+               Scaled(row_sums.output, 1.0F / row_sums.sum));
+        continue;
+      }
+      const float4 v = row_sums.output;
+      const int64_t part = static_cast<int64_t>(to.worker) * kMaxHeadsPerPass + head;
+      StorePart4(to.workspace.outputs + part * kDim + column,
+                 make_float4(Present(v.x), Present(v.y), Present(v.z), Present(v.w)));
+      if (column == 0) {
+        StorePart2(to.workspace.statistics + part * 2,
+                   make_float2(Present(row_sums.maximum), Present(row_sums.sum)));
       }
     }
     __syncthreads();
   }
-}
-
-// Adds up what the workers [first, last] left of a row; the first began it.
-template <typename T, int kDim>
-__device__ void CombineWorkers(const DecodeWorkspace& workspace, int32_t first, int32_t last,
-                               const Destination<T>& to) {
-  // Enough to cover the latency of a read with others.
-  constexpr int32_t kAtOnce = 8;
-  for (int32_t i = threadIdx.x; i < to.heads * kDim / 4; i += kThreads) {
-    const int32_t head = i / (kDim / 4);
-    const int32_t column = i % (kDim / 4) * 4;
-    float maximum = -INFINITY;
-    float sum = 0;
-    float4 output = make_float4(0, 0, 0, 0);
-    for (int32_t begin = first; begin <= last; begin += kAtOnce) {
-      float2 statistics[kAtOnce];
-      float4 part[kAtOnce];
-#pragma unroll
-      for (int32_t j = 0; j < kAtOnce; ++j) {
-        const int32_t worker = begin + j;
-        statistics[j] = make_float2(-INFINITY, 0);
-        part[j] = make_float4(0, 0, 0, 0);
-        if (worker > last) continue;
-        const int64_t at = (worker * 2 + (worker == first)) * kMaxHeadsPerPass + head;
-        statistics[j] = __ldcg(reinterpret_cast<const float2*>(workspace.statistics + at * 2));
-        part[j] = __ldcg(reinterpret_cast<const float4*>(workspace.outputs + at * kDim + column));
-      }
-      float highest = maximum;
-      for (int32_t j = 0; j < kAtOnce; ++j) highest = fmaxf(highest, statistics[j].x);
-      const float subtrahend = Subtrahend(highest);
-      const float rescale = FastExp2(maximum - subtrahend);
-      maximum = highest;
-      sum *= rescale;
-      output = Scaled(output, rescale);
-      for (int32_t j = 0; j < kAtOnce; ++j) {
-        const float factor = FastExp2(statistics[j].x - subtrahend);
-        sum += factor * statistics[j].y;
-        output = Sum(output, Scaled(part[j], factor));
-      }
-    }
-    Store4(to.out + static_cast<int64_t>(head) * kDim + column, Scaled(output, 1.0F / sum));
-  }
+  if (to.begins) TakeStatisticsAway(to);
 }
 
 // `settled` belongs to kFused: a step's own operations then have no part in the first chunks, which
@@ -204,12 +275,11 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   for (int32_t chunk = warp;; NextRow(args, head_groups, row)) {
     const int32_t first_head =
         row.head_group / passes * group + row.head_group % passes * kHeadsPerPass;
-    Destination<T> to;
-    to.heads = min(kHeadsPerPass, group - row.head_group % passes * kHeadsPerPass);
+    const int32_t heads = min(kHeadsPerPass, group - row.head_group % passes * kHeadsPerPass);
     const int64_t qkv_heads = args.num_q_heads + 2 * args.kv.num_kv_heads;
     state.Begin(
         static_cast<const T*>(args.qkv) + (row.span.first_token * qkv_heads + first_head) * kDim,
-        to.heads);
+        heads);
     [[maybe_unused]] __shared__ NewestPosition<T, kDim> newest;
     if constexpr (kFused) {
       if (row.end <= num_chunks && (row.end - 1) % kWarps == warp) {
@@ -232,26 +302,15 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
                 scale_log2);
       stage = (stage + 1) % kStages;
     }
-    to.out = static_cast<T*>(args.out) +
-             (static_cast<int64_t>(row.span.first_token) * args.num_q_heads + first_head) * kDim;
-    to.whole = row.begin >= 0 && row.end <= num_chunks;
-    const int64_t part = static_cast<int64_t>(worker * 2 + (row.begin >= 0)) * kMaxHeadsPerPass;
-    to.partial = workspace.outputs + part * kDim;
-    to.partial_statistics = workspace.statistics + part * 2;
+    const Destination<T> to = {
+        .out = static_cast<T*>(args.out) +
+               (static_cast<int64_t>(row.span.first_token) * args.num_q_heads + first_head) * kDim,
+        .heads = heads,
+        .worker = worker,
+        .last = partition.Owner(first_chunk + row.end - 1),
+        .begins = row.begin >= 0,
+        .workspace = workspace};
     MergeWarps(state, sums, to);
-    if (!to.whole) {
-      __shared__ bool last_to_arrive;
-      const int32_t first_worker = partition.Owner(first_chunk + row.begin);
-      const int32_t last_worker = partition.Owner(first_chunk + row.end - 1);
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        const int32_t arrived = CountArrival(workspace.arrivals + first_worker);
-        last_to_arrive = arrived == last_worker - first_worker;
-        if (last_to_arrive) workspace.arrivals[first_worker] = 0;
-      }
-      __syncthreads();
-      if (last_to_arrive) CombineWorkers<T, kDim>(workspace, first_worker, last_worker, to);
-    }
     if (row.end >= num_chunks) break;
   }
 }

@@ -27,12 +27,11 @@ constexpr bool IsTensorHeadDim(int32_t head_dim) {
 // Thread blocks of the decode kernel that a multiprocessor holds at once.
 constexpr int32_t DecodeBlocksPerMultiprocessor(int32_t head_dim) { return head_dim > 128 ? 1 : 2; }
 
-// A decode worker leaves at most two partial results: of the row it starts in the middle of, and of
-// the row it does not end.
+// A decode worker leaves a part of at most one row, that in whose middle it starts, to the worker
+// that began it and waits for each word to be there. All ones between launches.
 struct DecodeWorkspace {
-  int32_t* arrivals = nullptr;  // [workers], zero between launches
-  float* outputs = nullptr;     // [workers, 2, kMaxHeadsPerPass, head_dim], not normalised
-  float* statistics = nullptr;  // [workers, 2, kMaxHeadsPerPass, 2]: maximum (log2), sum
+  float* outputs = nullptr;     // [workers, kMaxHeadsPerPass, head_dim], not normalised
+  float* statistics = nullptr;  // [workers, kMaxHeadsPerPass, 2]: maximum (log2), sum
 };
 
 // Any type and any head_dim up to kMaxAttentionHeadDim; every sequence.

@@ -40,7 +40,8 @@ __device__ KeyAndValue<T> CacheRow(const KvCacheView& kv, int32_t slot, int32_t 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     PlainKernel(const __grid_constant__ PagedAttentionArgs args) {
-  __shared__ SequenceSpan span;
+  // Aligned, or a vector read of it takes a neighbour's element along, which racecheck reports.
+  __shared__ __align__(16) SequenceSpan span;
   __shared__ bool found;
   __shared__ float maxima[kWarps];
   __shared__ float sums[kWarps];

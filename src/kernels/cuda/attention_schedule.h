@@ -6,7 +6,7 @@
 // Decode: every sequence with one query is, for each head group, a row of chunks of kChunkTokens
 // positions. All rows laid end to end (sequence-major) are cut into equally long parts, one for
 // each thread block, however the lengths of the sequences differ. A row that crosses a cut is
-// combined by the last of its blocks to arrive. The grid depends on the device alone, so that a
+// combined by the block that begins it. The grid depends on the device alone, so that a
 // captured graph may replay the launch while sequences grow.
 //
 // Prefill: the query_len * group rows of a sequence and a head group are cut into tiles.

@@ -206,6 +206,8 @@ absl::Status CudaBackend::Plan() {
   // Two transfers a clock.
   skinny_rows_max_ = SkinnyRowsMax(2e3 * memory_kilohertz * memory_bits / 8);
   ASSIGN_OR_RETURN(attention_workspace_, Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
+  RETURN_IF_CUDA_ERROR(cudaMemsetAsync(attention_workspace_.data(), 0xFF,
+                                       attention_workspace_.bytes(), stream_.get()));
   ASSIGN_OR_RETURN(skinny_workspace_, Allocate(SkinnyWorkspaceBytes()));
   ASSIGN_OR_RETURN(sampling_workspace_,
                    Allocate(SamplingWorkspaceBytes(options_.max_rows, options_.max_vocab)));

@@ -41,7 +41,7 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight, c
   cudaError_t error =
       encode(weight.data, weight.rows, weight.cols, weight.dtype, plan.tile_rows, &params.weight);
   if (error != cudaSuccess) return error;
-  error = EncodeTensorMap(args.x, args.rows, weight.cols, args.dtype, plan.tokens, &params.x);
+  error = EncodeTensorMap(args.x, args.rows, weight.cols, args.dtype, plan.x_rows, &params.x);
   if (error != cudaSuccess) return error;
   params.out = args.out;
   params.bias = args.bias;

@@ -24,17 +24,6 @@ __device__ inline uint32_t SharedAddress(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// How many came before. What this thread, and those it met at a barrier before, wrote is seen by
-// who comes later and by those that meet it at a barrier after.
-__device__ inline int32_t CountArrival(int32_t* counter) {
-  int32_t before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;"
-               : "=r"(before)
-               : "l"(counter)
-               : "memory");
-  return before;
-}
-
 // 16 bytes from global to shared memory, complete after CopyAsyncWait.
 __device__ inline void CopyAsync16(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");

@@ -48,6 +48,11 @@ __device__ inline void WaitForSent(uint32_t barrier, uint32_t parity) {
   } while (done == 0);
 }
 
+__device__ inline void StoreFloats(uint32_t address, const float (&v)[4]) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v[0]), "f"(v[1]),
+               "f"(v[2]), "f"(v[3])
+               : "memory");
+}
 __device__ inline void LoadFloats(float (&out)[4], uint32_t address) {
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])

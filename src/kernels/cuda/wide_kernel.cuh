@@ -108,9 +108,11 @@ class Consumer {
   __device__ int32_t Part() const { return share_.split * kDepthGroups + depth_group_; }
 
   // Sends the other parts' tokens to them, and adds what they send of this one's, in their order.
-  // Threads at the same place of their warpgroups hold the same rows and tokens.
+  // Threads at the same place of their warpgroups hold the same rows and tokens. Parts of one block
+  // meet at a barrier of its consumers.
   template <int kParts>
   __device__ void AddUp(Sums& sums) const {
+    constexpr bool kOneBlock = kParts == kDepthGroups;
     constexpr int kOwnTiles = kTiles / kParts;
     constexpr int kSentBytes = kRowBlocks * kOwnTiles * 128 * 16;  // by a part to another
     const int32_t own = Part();
@@ -125,15 +127,27 @@ class Consumer {
       if (to == own) continue;
       const int32_t to_warpgroup = kDepthGroups > 1 ? to % kDepthGroups : warpgroup;
       const int32_t rank = to / kDepthGroups;
-      const uint32_t at = ptx::AddressAt(place(to_warpgroup, to, own), rank);
-      const uint32_t barrier = ptx::AddressAt(SumsBarrier(layout_, to_warpgroup), rank);
+      uint32_t at = place(to_warpgroup, to, own);
+      [[maybe_unused]] uint32_t barrier = 0;
+      if constexpr (!kOneBlock) {
+        at = ptx::AddressAt(at, rank);
+        barrier = ptx::AddressAt(SumsBarrier(layout_, to_warpgroup), rank);
+      }
 #pragma unroll
       for (int i = 0; i < kRowBlocks * kOwnTiles; ++i) {
-        ptx::Send(at + i * (128 * 16), barrier,
-                  sums[i / kOwnTiles][to * kOwnTiles + i % kOwnTiles]);
+        const float(&part)[4] = sums[i / kOwnTiles][to * kOwnTiles + i % kOwnTiles];
+        if constexpr (kOneBlock) {
+          ptx::StoreFloats(at + i * (128 * 16), part);
+        } else {
+          ptx::Send(at + i * (128 * 16), barrier, part);
+        }
       }
     }
-    ptx::WaitForSent(SumsBarrier(layout_, warpgroup), 0);
+    if constexpr (kOneBlock) {
+      ptx::NamedBarrier<kConsumerThreads>();
+    } else {
+      ptx::WaitForSent(SumsBarrier(layout_, warpgroup), 0);
+    }
 #pragma unroll
     for (int to = 0; to < kParts; ++to) {
       if (to != own) continue;
@@ -220,7 +234,7 @@ __global__ void __launch_bounds__(WideThreads(kFused), 1)
       ptx::InitBarrier(FullBarrier(layout, i), 1);
       ptx::InitBarrier(EmptyBarrier(layout, i), kWideConsumerWarps / kDepthGroups);
     }
-    if (plan.Parts() > 1) {
+    if (plan.splits > 1) {
       const int32_t bytes =
           (plan.Parts() - 1) * kRowBlocks * WideFragmentBytes(kTokens) / plan.Parts();
       for (int32_t i = 0; i < 2; ++i) {

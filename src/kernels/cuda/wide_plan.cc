@@ -22,8 +22,11 @@ int32_t CeilDiv(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
 int32_t TokensOf(int32_t rows) { return rows <= 32 ? 32 : 64; }
 
-// A warpgroup leaves a stage only when its next one's products have begun.
-int32_t StagesMin(int32_t tile_rows) { return 1 + WideDepthGroups(tile_rows); }
+// Warpgroups that take turns must always have the same stages each: who waits at a barrier knows
+// only whether its phase is odd, and could take another group's for its own. A warpgroup leaves a
+// stage only when its next one's products have begun, so each needs two.
+int32_t StagesStep(int32_t tile_rows) { return WideDepthGroups(tile_rows); }
+int32_t StagesMin(int32_t tile_rows) { return 2 * StagesStep(tile_rows); }
 
 double Microseconds(const WidePlan& plan, int32_t rows, int32_t n, int32_t k,
                     int32_t num_multiprocessors) {
@@ -43,20 +46,22 @@ double Microseconds(const WidePlan& plan, int32_t rows, int32_t n, int32_t k,
 WidePlan CompleteWidePlan(WidePlan plan, int32_t rows, int32_t n, int32_t k,
                           int32_t num_multiprocessors) {
   plan.tokens = TokensOf(rows);
+  plan.x_rows = CeilDiv(rows, 8) * 8;
   plan.tiles = CeilDiv(n, plan.tile_rows);
   plan.units_per_tile = CeilDiv(k, kWideUnitColumns);
   plan.clusters = std::min(plan.tiles, std::max(1, num_multiprocessors / plan.splits));
   if (plan.stages == 0) {
     plan.stages = kWideStagesMax;
     while (plan.stages > StagesMin(plan.tile_rows) && WideLayoutOf(plan).bytes > kWideSharedBytes) {
-      --plan.stages;
+      plan.stages -= StagesStep(plan.tile_rows);
     }
   }
   return plan;
 }
 
 bool IsValidWidePlan(const WidePlan& plan, int32_t rows, int32_t n, int32_t k) {
-  if (rows < 1 || rows > plan.tokens || plan.tokens != TokensOf(plan.tokens) || n <= 0 || k <= 0) {
+  if (rows < 1 || rows > plan.x_rows || plan.x_rows % 8 != 0 || plan.x_rows > plan.tokens ||
+      plan.tokens != TokensOf(plan.tokens) || n <= 0 || k <= 0) {
     return false;
   }
   if (plan.splits < 1 || plan.splits > kWideSplitsMax || plan.tile_rows < 8 ||
@@ -66,8 +71,9 @@ bool IsValidWidePlan(const WidePlan& plan, int32_t rows, int32_t n, int32_t k) {
   return plan.tiles == CeilDiv(n, plan.tile_rows) &&
          plan.units_per_tile == CeilDiv(k, kWideUnitColumns) && plan.clusters >= 1 &&
          plan.clusters <= plan.tiles && (plan.Parts() == 1 || plan.clusters == plan.tiles) &&
-         plan.splits <= plan.units_per_tile && plan.stages >= StagesMin(plan.tile_rows) &&
-         plan.stages <= kWideStagesMax && WideLayoutOf(plan).bytes <= kWideSharedBytes;
+         plan.splits <= plan.units_per_tile && plan.stages % StagesStep(plan.tile_rows) == 0 &&
+         plan.stages >= StagesMin(plan.tile_rows) && plan.stages <= kWideStagesMax &&
+         WideLayoutOf(plan).bytes <= kWideSharedBytes;
 }
 
 WidePlan PlanWide(int32_t rows, int32_t n, int32_t k, int32_t num_multiprocessors,

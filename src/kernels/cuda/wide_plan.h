@@ -38,6 +38,7 @@ FATHOM_HOST_DEVICE constexpr int32_t WideDepthGroups(int32_t tile_rows) {
 
 struct WidePlan {
   int32_t tokens = 0;     // rows of x as the tensor cores see them: 32 or 64
+  int32_t x_rows = 0;     // as they come into shared memory: a multiple of 8
   int32_t tile_rows = 0;  // a multiple of 8
   int32_t splits = 1;     // blocks of a tile, which are a cluster
   int32_t stages = 0;
@@ -51,7 +52,8 @@ struct WidePlan {
 
 // Offsets in a block's shared memory, which begins with the stages: a swizzled box must lie at a
 // multiple of 1024. In a stage the box of W comes first, then that of x. Products read whole blocks
-// of 64 rows, beyond the box into what lies behind it, and nobody stores those sums.
+// of 64 rows of W and all tokens, beyond the boxes into what lies behind them, and nobody stores
+// those sums.
 struct WideLayout {
   int32_t x_offset = 0;  // in a stage
   int32_t stage_bytes = 0;
@@ -67,15 +69,17 @@ FATHOM_HOST_DEVICE constexpr int32_t WideFragmentBytes(int32_t tokens) { return 
 FATHOM_HOST_DEVICE constexpr WideLayout WideLayoutOf(const WidePlan& plan) {
   WideLayout layout;
   layout.x_offset = plan.tile_rows * 128;
-  layout.stage_bytes = layout.x_offset + plan.tokens * 128;
+  layout.stage_bytes = layout.x_offset + plan.x_rows * 128;
   layout.sums_offset = plan.stages * layout.stage_bytes;
   layout.barriers_offset = layout.sums_offset + 2 * (plan.Parts() - 1) *
                                                     WideRowBlocks(plan.tile_rows) *
                                                     WideFragmentBytes(plan.tokens) / plan.Parts();
   layout.scales_offset = layout.barriers_offset + (2 * kWideStagesMax + 4) * 8;
   layout.bytes = layout.scales_offset + plan.tokens * 4;
-  const int32_t read = (plan.stages - 1) * layout.stage_bytes +
-                       128 * WideRowBlocks(plan.tile_rows) / WideDepthGroups(plan.tile_rows) * 128;
+  const int32_t weight_rows = 128 * WideRowBlocks(plan.tile_rows) / WideDepthGroups(plan.tile_rows);
+  const int32_t x_end = plan.tile_rows + plan.tokens;
+  const int32_t read =
+      (plan.stages - 1) * layout.stage_bytes + (weight_rows > x_end ? weight_rows : x_end) * 128;
   if (layout.bytes < read) layout.bytes = read;
   return layout;
 }

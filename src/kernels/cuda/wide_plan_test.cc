@@ -45,7 +45,7 @@ TEST(WidePlanTest, SoundForModelShapes) {
                                {128256, 4096}, {4608, 3584}, {3584, 18944}, {152064, 3584},
                                {57344, 8192},  {8192, 28672}};
   for (const auto& [n, k] : shapes) {
-    for (const int32_t rows : {17, 24, 32, 33, 48, 64}) {
+    for (const int32_t rows : {1, 8, 9, 17, 24, 32, 33, 48, 64}) {
       ASSERT_NO_FATAL_FAILURE(ExpectSound(PlanWide(rows, n, k, 132), rows, n, k, 132));
     }
   }
@@ -84,12 +84,19 @@ TEST(WidePlanTest, RefusesWhatDoesNotFit) {
     return !IsValidWidePlan(plan, 64, 4096, 4096);
   };
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.tokens = 48; }));
+  EXPECT_TRUE(broken([](WidePlan& plan) { plan.x_rows = 60; }));
+  EXPECT_TRUE(broken([](WidePlan& plan) { plan.x_rows = 72; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.tile_rows = 0; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.tile_rows = 130; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.splits = 0; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.splits = 4; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.stages = 1; }));
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.stages = kWideStagesMax; }));
+  // Of warpgroups that take turns none ever has a stage that was another's.
+  WidePlan turns = CompleteWidePlan({.tile_rows = 64, .splits = 2}, 64, 4096, 4096, 132);
+  EXPECT_TRUE(IsValidWidePlan(turns, 64, 4096, 4096));
+  --turns.stages;
+  EXPECT_FALSE(IsValidWidePlan(turns, 64, 4096, 4096));
   // A tile's parts meet once.
   EXPECT_TRUE(broken([](WidePlan& plan) { plan.clusters /= 2; }));
 }
