@@ -148,29 +148,6 @@ FATHOM_INLINE void WeighRow(int row, int begin, int end, float scale, AttentionS
   s.totals[row] = s.totals[row] * decay[0] + Sum(total);
 }
 
-// sums = decay * sums + weights * values over tokens [begin, end).
-template <typename Panel, int kRows, int kVecs>
-FATHOM_INLINE void AddValues(const GemmTile& t, int row, int begin, int end, int stride,
-                             const float* decays, float* sums) {
-  for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
-    float* out = sums + row * stride + vec * kLanes;
-    Vec acc[kRows][kVecs];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        acc[r][v] = Mul(Load(out + r * stride + v * kLanes), Set(decays[row + r]));
-      }
-    }
-    Panel::template Multiply<kRows, kVecs>(t, row, vec, begin, end, acc);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) Store(out + r * stride + v * kLanes, acc[r][v]);
-    }
-  }
-}
-
 // Tokens [begin, end) of the tile at position `tile`.
 template <typename T>
 FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& found, int tile,
@@ -200,15 +177,19 @@ FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& 
   GemmTile values;
   values.a = s.weights;
   values.lda = kKeyTile;
+  values.rows = task.num_rows;
   const int stride = PaddedDim(dim);
+  for (int row = 0; row < task.num_rows; ++row) {
+    const Vec decay = Set(s.decays[row]);
+    for (int i = row * stride; i < (row + 1) * stride; i += kLanes) {
+      Store(s.sums + i, Mul(Load(s.sums + i), decay));
+    }
+  }
   for (int at = 0; at < dim; at += kPanelCols) {
     values.panel = s.values + static_cast<int64_t>(at) * kKeyTile / Storage<T>::kPerWord;
     values.cols = dim - at < kPanelCols ? dim - at : kPanelCols;
-    ForRowGroups(
-        task.num_rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
-          AddValues<typename Storage<T>::ValuePanel, kRows, kVecs>(values, row, begin / 2 * 2, end,
-                                                                   stride, s.decays, s.sums + at);
-        });
+    AddStretch<typename Storage<T>::ValuePanel>(values, begin / 2 * 2, end, s.sums + at, stride,
+                                                {});
   }
 }
 
