@@ -23,13 +23,18 @@ struct TilePointers {
   const T* values[kKeyTile];
 };
 
-// Finds positions [begin, end), which lie in the tile that starts at `tile`. Entries are numbered
-// from the tile's start, so that a position has the same lane whatever the task.
+template <typename T>
+constexpr T kNothing[kWidestHead] = {};
+
+// Finds positions [begin, end), which lie in the tile that starts at `tile`; the others read as
+// zeros. Entries are numbered from the tile's start, so that a position has the same lane whatever
+// the task.
 template <typename T>
 FATHOM_INLINE void FindTile(const KvCacheView& kv, const AttentionTask& task, int tile, int begin,
                             int end, TilePointers<T>& out) {
   const int32_t* table = kv.block_tables + static_cast<int64_t>(task.sequence.slot) * kv.max_blocks;
   const int64_t head = static_cast<int64_t>(task.kv_head) * kv.block_tokens;
+  for (int i = 0; i < kKeyTile; ++i) out.keys[i] = out.values[i] = kNothing<T>;
   int position = begin;
   while (position < end) {
     const int in_block = position % kv.block_tokens;
@@ -73,18 +78,28 @@ struct Storage<Bf16> {
 
 FATHOM_INLINE int PaddedDim(int dim) { return (dim + kPanelCols - 1) / kPanelCols * kPanelCols; }
 
-// panel[word][token] of tokens [begin, end); the columns of others are left as they are.
+// One row of keys or values of a later tile, which memory brings while this tile is packed: the
+// blocks of a sequence are too short and too scattered for the processor to see them coming.
 template <typename T>
-FATHOM_INLINE void PackKeys(const T* const* keys, int begin, int end, int dim, float* panel) {
+FATHOM_INLINE void FetchRow(const T* row, int dim) {
+  for (int i = 0; i < dim; i += kLineBytes / static_cast<int>(sizeof(T))) {
+    _mm_prefetch(reinterpret_cast<const char*>(row + i), _MM_HINT_T0);
+  }
+}
+
+// panel[word][token] of the groups of kLanes tokens that [begin, end) touches.
+template <typename T>
+FATHOM_INLINE void PackKeys(const T* const* keys, int begin, int end, int dim, const T* const* next,
+                            float* panel) {
   constexpr int kPerWord = Storage<T>::kPerWord;
   const int words = dim / kPerWord;
   for (int token = begin / kLanes * kLanes; token < end; token += kLanes) {
+    for (int i = 0; i < kLanes; ++i) FetchRow(next[token + i], dim);
     for (int word = 0; word < words; word += kLanes) {
       Vec rows[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        const bool seen = token + i >= begin && token + i < end;
-        rows[i] = seen ? LoadWords(keys[token + i] + word * kPerWord, words - word) : Zero();
+        rows[i] = LoadWords(keys[token + i] + word * kPerWord, words - word);
       }
       Transpose(rows);
 #pragma GCC unroll 16
@@ -93,28 +108,30 @@ FATHOM_INLINE void PackKeys(const T* const* keys, int begin, int end, int dim, f
   }
 }
 
-// panels[dim / 64][token][64], zero where a token is not in [begin, end).
+// panels[dim / 64][token][64] of the pairs of tokens that [begin, end) touches.
 FATHOM_INLINE void PackValues(const float* const* values, int begin, int end, int dim,
-                              float* panels) {
-  for (int at = 0; at < PaddedDim(dim); at += kLanes) {
-    float* panel = panels + at / kPanelCols * kKeyTile * kPanelCols + at % kPanelCols;
-    for (int token = begin; token < end; ++token) {
+                              const float* const* next, float* panels) {
+  for (int token = begin / 2 * 2; token < end; ++token) {
+    FetchRow(next[token], dim);
+    for (int at = 0; at < PaddedDim(dim); at += kLanes) {
+      float* panel = panels + at / kPanelCols * kKeyTile * kPanelCols + at % kPanelCols;
       Store(panel + token * kPanelCols, at < dim ? LoadSome(values[token] + at, dim - at) : Zero());
     }
   }
 }
 
-// panels[dim / 64][token / 2][64][2]
+// panels[dim / 64][token / 2][64][2], of the same tokens.
 FATHOM_INLINE void PackValues(const Bf16* const* values, int begin, int end, int dim,
-                              float* panels) {
-  for (int at = 0; at < PaddedDim(dim); at += kLanes) {
-    float* panel = panels + (at / kPanelCols * kKeyTile / 2 * kPanelCols) + at % kPanelCols;
-    const auto load = [&](int token) __attribute__((always_inline)) {
-      const bool seen = token >= begin && token < end && at < dim;
-      return seen ? LoadSome(values[token] + at, dim - at) : Zero();
-    };
-    for (int token = begin / 2 * 2; token < end; token += 2) {
-      Store(panel + token / 2 * kPanelCols, MakePairs(load(token), load(token + 1)));
+                              const Bf16* const* next, float* panels) {
+  for (int token = begin / 2 * 2; token < end; token += 2) {
+    FetchRow(next[token], dim);
+    FetchRow(next[token + 1], dim);
+    const Bf16* even = values[token];
+    const Bf16* odd = values[token + 1];
+    for (int at = 0; at < PaddedDim(dim); at += kLanes) {
+      float* panel = panels + (at / kPanelCols * kKeyTile / 2 * kPanelCols) + at % kPanelCols;
+      Store(panel + token / 2 * kPanelCols,
+            at < dim ? Interleave(even + at, odd + at, dim - at) : Zero());
     }
   }
 }
@@ -148,37 +165,15 @@ FATHOM_INLINE void WeighRow(int row, int begin, int end, float scale, AttentionS
   s.totals[row] = s.totals[row] * decay[0] + Sum(total);
 }
 
-// sums = decay * sums + weights * values over tokens [begin, end).
-template <typename Panel, int kRows, int kVecs>
-FATHOM_INLINE void AddValues(const GemmTile& t, int row, int begin, int end, int stride,
-                             const float* decays, float* sums) {
-  for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
-    float* out = sums + row * stride + vec * kLanes;
-    Vec acc[kRows][kVecs];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        acc[r][v] = Mul(Load(out + r * stride + v * kLanes), Set(decays[row + r]));
-      }
-    }
-    Panel::template Multiply<kRows, kVecs>(t, row, vec, begin, end, acc);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) Store(out + r * stride + v * kLanes, acc[r][v]);
-    }
-  }
-}
-
 // Tokens [begin, end) of the tile at position `tile`.
 template <typename T>
-FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& found, int tile,
-                              int begin, int end, int group, AttentionScratch& s) {
+FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& found,
+                              const TilePointers<T>& next, int tile, int begin, int end, int group,
+                              AttentionScratch& s) {
   const PagedAttentionArgs& args = *task.args;
   const int dim = args.kv.head_dim;
-  PackKeys(found.keys, begin, end, dim, s.keys);
-  PackValues(found.values, begin, end, dim, s.values);
+  PackKeys(found.keys, begin, end, dim, next.keys, s.keys);
+  PackValues(found.values, begin, end, dim, next.values, s.values);
   GemmTile scores;
   scores.a = s.queries;
   scores.panel = s.keys;
@@ -200,15 +195,19 @@ FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& 
   GemmTile values;
   values.a = s.weights;
   values.lda = kKeyTile;
+  values.rows = task.num_rows;
   const int stride = PaddedDim(dim);
+  for (int row = 0; row < task.num_rows; ++row) {
+    const Vec decay = Set(s.decays[row]);
+    for (int i = row * stride; i < (row + 1) * stride; i += kLanes) {
+      Store(s.sums + i, Mul(Load(s.sums + i), decay));
+    }
+  }
   for (int at = 0; at < dim; at += kPanelCols) {
     values.panel = s.values + static_cast<int64_t>(at) * kKeyTile / Storage<T>::kPerWord;
     values.cols = dim - at < kPanelCols ? dim - at : kPanelCols;
-    ForRowGroups(
-        task.num_rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
-          AddValues<typename Storage<T>::ValuePanel, kRows, kVecs>(values, row, begin / 2 * 2, end,
-                                                                   stride, s.decays, s.sums + at);
-        });
+    AddStretch<typename Storage<T>::ValuePanel>(values, begin / 2 * 2, end, s.sums + at, stride,
+                                                {});
   }
 }
 
@@ -242,13 +241,20 @@ static void Attend(const AttentionTask& task, AttentionScratch& s) {
   const int last_query = task.sequence.context_len + (task.first_row + task.num_rows - 1) / group;
   const int start =
       args.window > 0 && first_query >= args.window ? first_query - args.window + 1 : 0;
-  for (int tile = start / kKeyTile * kKeyTile; tile <= last_query; tile += kKeyTile) {
-    // The blocks of positions before `start` may be gone.
-    const int begin = tile > start ? tile : start;
-    const int end = tile + kKeyTile < last_query + 1 ? tile + kKeyTile : last_query + 1;
-    TilePointers<T> found;
-    FindTile(kv, task, tile, begin, end, found);
-    UpdateTile(task, found, tile, begin - tile, end - tile, group, s);
+  // The blocks of positions before `start` may be gone.
+  const auto begin_of = [start](int tile) { return tile > start ? tile : start; };
+  const auto end_of = [last_query](int tile) {
+    return tile + kKeyTile < last_query + 1 ? tile + kKeyTile : last_query + 1;
+  };
+  TilePointers<T> found[2];
+  int tile = start / kKeyTile * kKeyTile;
+  FindTile(kv, task, tile, begin_of(tile), end_of(tile), found[0]);
+  for (int turn = 0; tile <= last_query; ++turn, tile += kKeyTile) {
+    const int after = tile + kKeyTile;
+    TilePointers<T>& next = found[(turn + 1) % 2];
+    FindTile(kv, task, after, after, end_of(after), next);
+    UpdateTile(task, found[turn % 2], next, tile, begin_of(tile) - tile, end_of(tile) - tile, group,
+               s);
   }
   for (int row = 0; row < task.num_rows; ++row) {
     T* out = RowOf(task, static_cast<T*>(args.out), args.num_q_heads, group, row);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "common/status_macros.h"
 #include "kernels/bfloat16.h"
+#include "kernels/check_args.h"
 #include "kernels/cpu/fast_linear.h"
 #include "kernels/cpu/host_backend.h"
 #include "kernels/cpu/kernel_table.h"
@@ -23,6 +24,8 @@ namespace {
 constexpr double kElementsPerUs = 2000;
 constexpr double kSincosPerUs = 60;
 constexpr double kAttendedPerUs = 4000;  // key elements
+
+static_assert(kWidestHead == kMaxHeadDim);
 
 int TableIndex(DType dtype) { return dtype == DType::kBF16 ? 1 : 0; }
 

@@ -10,38 +10,41 @@ namespace fathom::kernels::cpu::FATHOM_ISA {
 
 constexpr int kPanelVecs = kPanelCols / kLanes;
 
-// Many rows walk a panel in stretches of k that stay in the first-level cache. The sums wait in
+// Most rows walk a panel in stretches of k that stay in the first-level cache. The sums wait in
 // between, so that they are the same as those of one long walk.
 constexpr int kLineBytes = 64;
 constexpr int kStretch = 128;
-constexpr int kMaxDirectRows = 6;
 
-// While a group of rows is multiplied with a stretch, its share of the next stretch comes from
-// memory: so many cache lines after every kAheadStep of k.
+// While a stretch is multiplied, the next one comes from memory: so many cache lines after every
+// kAheadStep of k.
 constexpr int kAheadStep = 16;
 struct Ahead {
   const char* at = nullptr;
   int lines = 0;
 };
 
-template <int kRows, int kVecs>
-FATHOM_INLINE void StoreTile(const GemmTile& t, int row, int vec, const Vec (&acc)[kRows][kVecs]) {
+// sum += a * b. With 16 registers GCC 12 chooses forms of the instruction that overwrite a factor,
+// and then moves sums to memory and back.
+FATHOM_INLINE void AddProduct(Vec& sum, Vec a, Vec b) {
+#if defined(__AVX512F__)
+  sum = Fma(a, b, sum);
+#else
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#endif
+}
+
+// acc += one value of every row, rows lda apart, times a row of the panel.
+template <int kRows, int kVecs, typename LoadWeight>
+FATHOM_INLINE void AddRow(const float* a, int64_t lda, const LoadWeight& weight,
+                          Vec (&acc)[kRows][kVecs]) {
+  Vec w[kVecs];
 #pragma GCC unroll 8
-  for (int v = 0; v < kVecs; ++v) {
-    const int col = (vec + v) * kLanes;
-    const int left = t.cols - col;
-    if (left <= 0) return;
-    const Vec bias = t.bias == nullptr ? Zero() : LoadSome(t.bias + col, left);
+  for (int v = 0; v < kVecs; ++v) w[v] = weight(v);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec value = t.bias == nullptr ? acc[r][v] : Add(acc[r][v], bias);
-      const int64_t at = (row + r) * t.ldc + col;
-      if (t.c_is_bf16) {
-        StoreSome(static_cast<Bf16*>(t.c) + at, value, left);
-      } else {
-        StoreSome(static_cast<float*>(t.c) + at, value, left);
-      }
-    }
+  for (int r = 0; r < kRows; ++r) {
+    const Vec x = Set(a[r * lda]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) AddProduct(acc[r][v], x, w[v]);
   }
 }
 
@@ -53,12 +56,9 @@ struct F32Panel {
     const float* a = static_cast<const float*>(t.a) + row * t.lda;
     const float* panel = static_cast<const float*>(t.panel) + vec * kLanes;
     for (int k = begin; k < end; ++k) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        const Vec w = Load(panel + static_cast<int64_t>(k) * kPanelCols + v * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) acc[r][v] = Fma(Set(a[r * t.lda + k]), w, acc[r][v]);
-      }
+      const float* at = panel + static_cast<int64_t>(k) * kPanelCols;
+      AddRow(
+          a + k, t.lda, [at](int v) { return Load(at + v * kLanes); }, acc);
     }
   }
 };
@@ -72,29 +72,16 @@ struct Bf16Panel {
     const Bf16* panel = static_cast<const Bf16*>(t.panel) + 2 * vec * kLanes;
     int k = begin;
     for (; k + 1 < end; k += 2) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        const Pairs pairs =
-            LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes);
-        const Vec even = Even(pairs);
-        const Vec odd = Odd(pairs);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          acc[r][v] = Fma(Set(a[r * t.lda + k]), even, acc[r][v]);
-          acc[r][v] = Fma(Set(a[r * t.lda + k + 1]), odd, acc[r][v]);
-        }
-      }
+      const Bf16* at = panel + static_cast<int64_t>(k) * kPanelCols;
+      AddRow(
+          a + k, t.lda, [at](int v) { return Even(LoadPairs(at + 2 * v * kLanes)); }, acc);
+      AddRow(
+          a + k + 1, t.lda, [at](int v) { return Odd(LoadPairs(at + 2 * v * kLanes)); }, acc);
     }
     if (k < end) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        const Vec even =
-            Even(LoadPairs(panel + static_cast<int64_t>(k) * kPanelCols + 2 * v * kLanes));
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          acc[r][v] = Fma(Set(a[r * t.lda + k]), even, acc[r][v]);
-        }
-      }
+      const Bf16* at = panel + static_cast<int64_t>(k) * kPanelCols;
+      AddRow(
+          a + k, t.lda, [at](int v) { return Even(LoadPairs(at + 2 * v * kLanes)); }, acc);
     }
   }
 };
@@ -137,37 +124,29 @@ struct Bf16DotPanel {
 };
 #endif
 
-// One tile over k in [begin, end). The sums start from `sums` unless begin is 0, and go there
-// unless end is the last k.
+// sums[row][col] += rows [row, row + kRows) times kVecs vectors of the panel, over k in
+// [begin, end). A function of its own: among other code GCC 12 has too few registers for the sums.
 template <typename Panel, int kRows, int kVecs>
-FATHOM_INLINE void Micro(const GemmTile& t, int row, int begin, int end, float* sums, Ahead ahead) {
-  for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
-    float* waiting = sums + row * kPanelCols + vec * kLanes;
-    Vec acc[kRows][kVecs];
+__attribute__((noinline)) static void AddTile(const GemmTile& t, int row, int vec, int begin,
+                                              int end, float* sums, int64_t stride, Ahead ahead) {
+  float* at = sums + row * stride + vec * kLanes;
+  Vec acc[kRows][kVecs];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) {
-        acc[r][v] = begin == 0 ? Zero() : Load(waiting + r * kPanelCols + v * kLanes);
-      }
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = Load(at + r * stride + v * kLanes);
+  }
+  const int step = ahead.lines > 0 ? kAheadStep : end - begin;
+  for (int k = begin; k < end; k += step) {
+    for (int i = 0; i < ahead.lines; ++i, ahead.at += kLineBytes) {
+      _mm_prefetch(ahead.at, _MM_HINT_T1);
     }
-    const int step = ahead.lines > 0 ? kAheadStep : end - begin;
-    for (int k = begin; k < end; k += step) {
-      for (int i = 0; i < ahead.lines; ++i, ahead.at += kLineBytes) {
-        _mm_prefetch(ahead.at, _MM_HINT_T1);
-      }
-      Panel::template Multiply<kRows, kVecs>(t, row, vec, k, k + step < end ? k + step : end, acc);
-    }
-    ahead.lines = 0;
-    if (end == t.k) {
-      StoreTile<kRows, kVecs>(t, row, vec, acc);
-      continue;
-    }
+    Panel::template Multiply<kRows, kVecs>(t, row, vec, k, k + step < end ? k + step : end, acc);
+  }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVecs; ++v) Store(waiting + r * kPanelCols + v * kLanes, acc[r][v]);
-    }
+    for (int v = 0; v < kVecs; ++v) Store(at + r * stride + v * kLanes, acc[r][v]);
   }
 }
 
@@ -204,32 +183,55 @@ FATHOM_INLINE void ForRowGroups(int rows, const Fn& fn) {
 }
 
 template <typename Panel>
-FATHOM_INLINE void GemmStretch(const GemmTile& t, int begin, int end, float* sums) {
-  Ahead ahead;
-  const int groups = (t.rows + 5) / 6;
-  const int steps = (end - begin + kAheadStep - 1) / kAheadStep;
-  constexpr int kRowBytes = kPanelCols * Panel::kValueBytes;  // of one k
-  if (t.from_memory && groups > 1) {
-    ahead.at = static_cast<const char*>(t.panel) + static_cast<int64_t>(end) * kRowBytes;
-    const int shares = groups * steps;
-    ahead.lines = ((end - begin) * kRowBytes / kLineBytes + shares - 1) / shares;
-  }
+FATHOM_INLINE void AddStretch(const GemmTile& t, int begin, int end, float* sums, int64_t stride,
+                              Ahead ahead) {
   ForRowGroups(
       t.rows, [&]<int kRows, int kVecs>(int row) __attribute__((always_inline)) {
-        Micro<Panel, kRows, kVecs>(t, row, begin, end, sums, ahead);
-        ahead.at += static_cast<int64_t>(ahead.lines) * steps * kLineBytes;
+        for (int vec = 0; vec < kPanelVecs && vec * kLanes < t.cols; vec += kVecs) {
+          AddTile<Panel, kRows, kVecs>(t, row, vec, begin, end, sums, stride, ahead);
+          ahead.at += static_cast<int64_t>(ahead.lines) * (kStretch / kAheadStep) * kLineBytes;
+        }
       });
 }
 
-// Few rows walk a panel in one go: they are bound by memory, which the processor itself prefetches
-// well along one stream.
+FATHOM_INLINE void StoreSums(const GemmTile& t, const float* sums) {
+  for (int row = 0; row < t.rows; ++row, sums += kPanelCols) {
+    for (int col = 0; col < t.cols; col += kLanes) {
+      const int left = t.cols - col;
+      Vec value = Load(sums + col);
+      if (t.bias != nullptr) value = Add(value, LoadSome(t.bias + col, left));
+      const int64_t at = row * t.ldc + col;
+      if (t.c_is_bf16) {
+        StoreSome(static_cast<Bf16*>(t.c) + at, value, left);
+      } else {
+        StoreSome(static_cast<float*>(t.c) + at, value, left);
+      }
+    }
+  }
+}
+
+// Rows that take a panel in one pass do so over all of k: they are bound by memory, which the
+// processor itself prefetches well along one stream.
 template <typename Panel>
 FATHOM_INLINE void Gemm(const GemmTile& t) {
-  const int stretch = t.rows <= kMaxDirectRows ? t.k : kStretch;
-  float sums[kRowBlock * kPanelCols];
-  for (int begin = 0; begin < t.k; begin += stretch) {
-    GemmStretch<Panel>(t, begin, begin + stretch < t.k ? begin + stretch : t.k, sums);
+  constexpr int kStretchLines = kStretch * kPanelCols * Panel::kValueBytes / kLineBytes;
+  int passes = 0;
+  ForRowGroups(t.rows, [&]<int kRows, int kVecs>(int) { passes += kPanelVecs / kVecs; });
+  const int stretch = passes == 1 ? t.k : kStretch;
+  Ahead ahead;
+  if (t.from_memory && passes > 1) {
+    const int shares = passes * (kStretch / kAheadStep);
+    ahead.lines = (kStretchLines + shares - 1) / shares;
   }
+  float sums[kRowBlock * kPanelCols];
+  for (int i = 0; i < t.rows * kPanelCols; i += kLanes) Store(sums + i, Zero());
+  for (int begin = 0; begin < t.k; begin += stretch) {
+    const int end = begin + stretch < t.k ? begin + stretch : t.k;
+    ahead.at = static_cast<const char*>(t.panel) +
+               static_cast<int64_t>(end) * kPanelCols * Panel::kValueBytes;
+    AddStretch<Panel>(t, begin, end, sums, kPanelCols, ahead);
+  }
+  StoreSums(t, sums);
 }
 
 static void GemmF32(const GemmTile& t) { Gemm<F32Panel>(t); }

@@ -22,6 +22,8 @@ inline constexpr int32_t kRowBlock = 48;
 inline constexpr int32_t kKeyTile = 64;
 // Query rows (token x head of one KV head) that one attention task takes.
 inline constexpr int32_t kQueryRows = 48;
+// The widest head, which is what CheckArgs lets pass.
+inline constexpr int32_t kWidestHead = 256;
 
 // c = a * panel^T + bias, for one panel.
 struct GemmTile {
@@ -50,10 +52,10 @@ struct AttentionTask {
 
 // What a thread keeps for attention.
 struct AttentionScratch {
-  float keys[kKeyTile * 256];
-  float values[kKeyTile * 256];
-  float queries[kQueryRows * 256];
-  float sums[kQueryRows * 256];
+  float keys[kKeyTile * kWidestHead];
+  float values[kKeyTile * kWidestHead];
+  float queries[kQueryRows * kWidestHead];
+  float sums[kQueryRows * kWidestHead];
   float weights[kQueryRows * kKeyTile];  // scores before
   float highest[kQueryRows];
   float totals[kQueryRows];

@@ -85,10 +85,11 @@ FATHOM_INLINE Vec Odd(Pairs p) {
   return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32(-0x10000)));
 }
 
-// Two rows of floats that hold BF16 values, in one.
-FATHOM_INLINE Vec MakePairs(Vec even, Vec odd) {
-  return _mm512_castsi512_ps(
-      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd)));
+// Columns of two BF16 rows, as pairs.
+FATHOM_INLINE Vec Interleave(const Bf16* even, const Bf16* odd) {
+  const __m512i low =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_castps_si512(Load(odd))));
 }
 // Lanes [begin, end) of `inside`, the others of `outside`.
 FATHOM_INLINE Vec SelectLanes(Vec inside, Vec outside, int begin, int end) {
@@ -192,9 +193,10 @@ FATHOM_INLINE Vec Even(Pairs p) { return _mm256_castsi256_ps(_mm256_slli_epi32(p
 FATHOM_INLINE Vec Odd(Pairs p) {
   return _mm256_castsi256_ps(_mm256_and_si256(p, _mm256_set1_epi32(-0x10000)));
 }
-FATHOM_INLINE Vec MakePairs(Vec even, Vec odd) {
-  return _mm256_castsi256_ps(
-      _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd)));
+FATHOM_INLINE Vec Interleave(const Bf16* even, const Bf16* odd) {
+  const __m256i low =
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even)));
+  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_castps_si256(Load(odd))));
 }
 FATHOM_INLINE Vec SelectLanes(Vec inside, Vec outside, int begin, int end) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -232,6 +234,15 @@ FATHOM_INLINE Vec LoadSome(const T* p, int n) {
   T all[kLanes] = {};
   for (int i = 0; i < n; ++i) all[i] = p[i];
   return Load(all);
+}
+
+// The first n <= kLanes columns of two BF16 rows, as pairs.
+FATHOM_INLINE Vec Interleave(const Bf16* even, const Bf16* odd, int n) {
+  if (n >= kLanes) return Interleave(even, odd);
+  Bf16 all[2][kLanes] = {};
+  for (int i = 0; i < n; ++i) all[0][i] = even[i];
+  for (int i = 0; i < n; ++i) all[1][i] = odd[i];
+  return Interleave(all[0], all[1]);
 }
 
 // The same of 32-bit words of any type.
