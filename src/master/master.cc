@@ -113,6 +113,7 @@ absl::Status Master::StartListeners() {
                                                .port = *settings_.grpc_port,
                                                .message_bytes = settings_.http.body_bytes,
                                                .connections = settings_.http.connections,
+                                               .handshake = settings_.http.header,
                                                .reflection = settings_.grpc_reflection},
                                               {grpc_inference_.get(), kserve_.get()}));
     ports_.grpc = grpc_->port();

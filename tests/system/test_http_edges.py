@@ -254,3 +254,12 @@ def test_a_stream_that_is_never_read_is_cut_off(target):
         (line,) = wait_for(lambda: access_lines(target.master, "never-read"), "the access log tells", 5)
         assert '"error.message":"the client read too slowly"' in line
         assert '"http.response.status_code":499' in line
+
+
+@pytest.mark.parametrize("start", [b"", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"])
+def test_a_grpc_connection_that_says_nothing_is_closed(target, start):
+    with connect(target, port="grpc") as connection:
+        connection.sendall(start)
+        started = time.monotonic()
+        read_all(connection)
+        assert time.monotonic() - started < LIMIT_S + 5

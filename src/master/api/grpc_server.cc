@@ -11,6 +11,33 @@
 namespace fathom::master {
 namespace {
 
+using std::chrono::milliseconds;
+
+// A client that is gone without a word is asked after so long, and has so long to answer: what it
+// had asked for is cancelled then. gRPC's own default is two hours.
+constexpr milliseconds kPingAfter = std::chrono::seconds(30);
+constexpr milliseconds kPingTimeout = std::chrono::seconds(20);
+// Clients behind balancers ping while they wait for a long answer; the default cuts those off that
+// do so more often than every five minutes.
+constexpr milliseconds kClientPingsEvery = std::chrono::seconds(9);
+// Clients come back by themselves.
+constexpr milliseconds kIdle = std::chrono::minutes(15);
+
+void BoundConnections(const GrpcServerOptions& options, grpc::ServerBuilder& builder) {
+  const auto set = [&](const char* name, int value) { builder.AddChannelArgument(name, value); };
+  const auto set_time = [&](const char* name, milliseconds time) {
+    set(name, static_cast<int>(time.count()));
+  };
+  set(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.connections);
+  set_time(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options.handshake);
+  set_time(GRPC_ARG_KEEPALIVE_TIME_MS, kPingAfter);
+  set_time(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeout);
+  // As many as it takes, also before a request's first token.
+  set(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  set_time(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingsEvery);
+  set_time(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdle);
+}
+
 // Plugins are global to gRPC: they are chosen before the first server is built.
 void EnableOnce(bool reflection) {
   grpc::EnableDefaultHealthCheckService(true);
@@ -31,7 +58,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes));
   // A port shared by accident would split the traffic between two servers.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.connections);
+  BoundConnections(options, builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<GrpcServer> server(new GrpcServer);
   server->server_ = builder.BuildAndStart();

@@ -4,6 +4,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,6 +19,8 @@ struct GrpcServerOptions {
   uint16_t port = 0;  // 0: any free one
   size_t message_bytes = size_t{32} << 20;
   int connections = 4096;
+  // A new connection may take so long to say that it speaks HTTP/2.
+  std::chrono::milliseconds handshake{10'000};
   bool reflection = false;
 };
 
