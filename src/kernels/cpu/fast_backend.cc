@@ -15,7 +15,7 @@
 #include "kernels/cpu/host_backend.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_panels.h"
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/thread_pool.h"
 
 namespace fathom::kernels::cpu {
 namespace {

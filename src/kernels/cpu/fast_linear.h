@@ -13,8 +13,8 @@
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/onednn_gemm.h"
 #include "kernels/cpu/packed_panels.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/op_args.h"
+#include "kernels/thread_pool.h"
 
 namespace fathom::kernels::cpu {
 

@@ -2,14 +2,18 @@
 
 // Pinned memory that copies to the device pass through: a caller's memory may change as soon as
 // Copy returned. A few segments, filled in turn; one is used again when the device has read it.
-// Thread safety: none.
+// Several threads fill a segment, for one alone copies, and faults a file's pages in, at a fraction
+// of the link's rate. Thread safety: none.
 
 #include <cstddef>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cuda/handles.h"
+#include "kernels/thread_pool.h"
 
 namespace fathom::kernels::cuda {
 
@@ -25,14 +29,15 @@ class StagingRing {
     PinnedMemory memory;
     Event read;  // the device has read all that was put in
   };
-  StagingRing(size_t segment_bytes, std::vector<Segment> segments)
-      : segment_bytes_(segment_bytes), segments_(std::move(segments)) {}
+  StagingRing(size_t segment_bytes, std::vector<Segment> segments);
   absl::Status NextSegment(cudaStream_t stream);
+  void Fill(char* to, const char* from, size_t bytes);
 
   size_t segment_bytes_;
   std::vector<Segment> segments_;
   size_t current_ = 0;
   size_t used_ = 0;  // bytes of the current segment
+  std::unique_ptr<ThreadPool> pool_;
 };
 
 }  // namespace fathom::kernels::cuda

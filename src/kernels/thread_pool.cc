@@ -1,10 +1,10 @@
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/thread_pool.h"
 
 #include <sched.h>
 
 #include <algorithm>
 
-namespace fathom::kernels::cpu {
+namespace fathom::kernels {
 namespace {
 
 constexpr int32_t kMaxThreads = 256;
@@ -83,4 +83,4 @@ void ThreadPool::Run(int64_t count, Body body, const void* fn) {
   }
 }
 
-}  // namespace fathom::kernels::cpu
+}  // namespace fathom::kernels

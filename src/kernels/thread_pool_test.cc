@@ -1,11 +1,11 @@
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/thread_pool.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <vector>
 
-namespace fathom::kernels::cpu {
+namespace fathom::kernels {
 namespace {
 
 TEST(ThreadPoolTest, EveryIndexRunsOnceOnAKnownThread) {
@@ -44,4 +44,4 @@ TEST(ThreadPoolTest, CheapLoopsStayOnTheCaller) {
 }
 
 }  // namespace
-}  // namespace fathom::kernels::cpu
+}  // namespace fathom::kernels

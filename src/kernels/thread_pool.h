@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-namespace fathom::kernels::cpu {
+namespace fathom::kernels {
 
 class ThreadPool {
  public:
@@ -62,4 +62,4 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> busy_{0};  // workers that have not finished the round
 };
 
-}  // namespace fathom::kernels::cpu
+}  // namespace fathom::kernels
