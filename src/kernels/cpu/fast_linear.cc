@@ -9,8 +9,10 @@
 namespace fathom::kernels::cpu {
 namespace {
 
-constexpr double kProductsPerUs = 20000;  // of one thread, roughly: only to cut the work
-constexpr double kTaskUs = 20;
+// Of one thread, roughly: only to cut the work.
+constexpr double kProductsPerUs = 40000;
+constexpr double kBytesPerUs = 20000;
+constexpr double kTaskUs = 10;
 constexpr int64_t kCachedBytes = int64_t{512} << 10;  // of panels that several row blocks share
 
 int64_t Ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -21,10 +23,15 @@ struct Cut {
   int32_t row_blocks = 1;
 };
 
+double PanelUs(const PackedPanels& weight, int32_t rows) {
+  return std::max(1.0 * kPanelCols * weight.cols() * rows / kProductsPerUs,
+                  static_cast<double>(weight.panel_bytes()) / kBytesPerUs);
+}
+
 // Few rows read every weight once and are bound by that: a task is a contiguous stretch of panels
-// that is worth waking a thread for.
+// that is worth taking.
 Cut CutFewRows(const PackedPanels& weight, int32_t rows, int32_t threads) {
-  const double panel_us = 1.0 * kPanelCols * weight.cols() * rows / kProductsPerUs;
+  const double panel_us = PanelUs(weight, rows);
   const auto worthwhile = static_cast<int32_t>(kTaskUs / panel_us) + 1;
   const int32_t fair = std::max(weight.num_panels() / (threads * 4), 1);
   return {std::min(std::max(worthwhile, fair), weight.num_panels()), 1};
@@ -106,7 +113,7 @@ void FastLinear::RunOwn(const LinearArgs& args, const PackedPanels& weight, int3
     }
   };
   pool_->ParallelFor(Ceiling(weight.num_panels(), cut.panels) * chunks,
-                     1.0 * num_rows * weight.cols() * weight.rows() / kProductsPerUs, run);
+                     weight.num_panels() * PanelUs(weight, num_rows), run);
 }
 
 void FastLinear::MultiplyPanels(void (*gemm)(const GemmTile&), const LinearArgs& args,
