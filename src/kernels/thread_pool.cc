@@ -3,13 +3,22 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace fathom::kernels {
 namespace {
 
 constexpr int32_t kMaxThreads = 256;
 constexpr int64_t kTurnsPerThread = 8;  // so that a slow thread holds up little
-constexpr int kSpins = 64;              // a pause takes some 10 to 150 ns, by processor
+
+using Clock = std::chrono::steady_clock;
+
+// Loops of one step follow each other within so long, and to wake a sleeping thread costs as much.
+constexpr std::chrono::microseconds kSpin{50};
+// A turn of the spinning loop that took so long was interrupted: others want this core.
+constexpr std::chrono::microseconds kInterrupted{20};
+// Then threads sleep at once for so long.
+constexpr std::chrono::milliseconds kShy{20};
 
 int32_t UsableCores() {
   cpu_set_t set;
@@ -20,9 +29,16 @@ int32_t UsableCores() {
 
 // Returns once `value` is no longer `old`.
 void AwaitChange(const std::atomic<uint32_t>& value, uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    __builtin_ia32_pause();
+  thread_local Clock::time_point shy_until;
+  const Clock::time_point begin = Clock::now();
+  for (Clock::time_point last = begin; begin >= shy_until && last - begin < kSpin;) {
+    for (int i = 0; i < 8; ++i) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      __builtin_ia32_pause();
+    }
+    const Clock::time_point now = Clock::now();
+    if (now - last > kInterrupted) shy_until = now + kShy;
+    last = now;
   }
   value.wait(old, std::memory_order_acquire);
 }

@@ -1,7 +1,8 @@
 #pragma once
 
 // A few threads that share one loop at a time. The calling thread works too; idle threads spin for
-// a few microseconds and then sleep, so that they never starve the network threads of the process.
+// as long as the loops of a step are apart and then sleep, or at once while others want their core,
+// so that they do not starve the network threads of the process.
 //
 // Thread safety: one thread calls ParallelFor; the function it gets must be safe to run on several.
 
