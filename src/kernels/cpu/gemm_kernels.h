@@ -37,6 +37,12 @@ FATHOM_INLINE void AddProduct(Vec& sum, Vec a, Vec b) {
 template <int kRows, int kVecs, typename LoadWeight>
 FATHOM_INLINE void AddRow(const float* a, int64_t lda, const LoadWeight& weight,
                           Vec (&acc)[kRows][kVecs]) {
+  if constexpr (kRows == 1) {  // many columns: their weights do not fit beside the sums
+    const Vec x = Set(*a);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) AddProduct(acc[0][v], x, weight(v));
+    return;
+  }
   Vec w[kVecs];
 #pragma GCC unroll 8
   for (int v = 0; v < kVecs; ++v) w[v] = weight(v);
