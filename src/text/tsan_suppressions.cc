@@ -18,6 +18,7 @@ extern "C" const char* __tsan_default_suppressions() {
          "race:_ZN5alloc\n"
          "race:std::io::\n"
          "race:std::sync\n"
+         "race:std::sys::\n"
          "race:alloc..\n"
          "race:alloc::\n"
          "race:core..\n"

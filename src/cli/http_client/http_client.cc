@@ -38,8 +38,9 @@ class HttpClient::Impl {
 
   void Cancel() {
     cancelled_ = true;
+    // It may run as late as within the next request, which Resume has let through.
     net::post(io_, [this] {
-      if (stream_) stream_->cancel();
+      if (cancelled_ && stream_) stream_->cancel();
     });
   }
   void Resume() { cancelled_ = false; }
