@@ -92,6 +92,17 @@ TEST(HttpClientTest, SilenceIsADeadline) {
   EXPECT_EQ(client.Get("/").status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+// Cancel hands over to the thread of the next request, which Resume must keep from it.
+TEST(HttpClientTest, ACancelOfNothingLeavesTheNextRequestAlone) {
+  CannedServer server({{{CannedAnswer(200, "ok")}}});
+  HttpClient client(server.url(), {});
+  client.Cancel();
+  client.Resume();
+  const auto next = client.Get("/");
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->body, "ok");
+}
+
 TEST(HttpClientTest, CancelEndsARequestAndResumeAllowsTheNext) {
   CannedServer server(
       {{{"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"}, true}, {{CannedAnswer(200, "ok")}}});
