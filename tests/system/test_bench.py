@@ -8,7 +8,8 @@ import subprocess
 import time
 
 import pytest
-from harness import BIN, EVAL_DATA, KEY, TINY, Master, Server, fathom, is_alive
+from conservation import check_conservation, wait_until_idle
+from harness import BIN, EVAL_DATA, KEY, TINY, Master, Process, Server, fathom, is_alive, wait_for
 
 PROTOCOLS = ("openai-chat", "openai", "grpc")
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "sent_late_ms")
@@ -188,3 +189,15 @@ def test_ctrl_c_prints_what_there_is(simulated):
     assert running.returncode == 130
     assert "interrupted" in out and "TTFT" in out
     assert "running" in progress and "tokens/s" in progress
+
+
+def test_what_a_vanished_grpc_client_asked_for_is_cancelled(simulated, tmp_path):
+    """A stopped process answers no ping, while its connection looks as alive as any."""
+    master, _ = simulated("free,step_us=500000")
+    flags = ("--requests", 1, "--concurrency", 1, "--input-len", 20, "--output-len", 1500, "--ignore-eos")
+    argv = [BIN / "fathom", "bench", "serve", *address(master, "grpc"), *flags]
+    with Process("client", argv, tmp_path) as client:
+        wait_for(lambda: check_conservation(master).in_flight == 1, "a request in flight")
+        client.signal(signal.SIGSTOP)
+        time.sleep(40)  # it is asked after half a minute, and has time to answer
+        assert wait_until_idle(master, 60).ended["cancelled"] == 1
