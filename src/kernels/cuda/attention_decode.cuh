@@ -13,7 +13,7 @@ namespace fathom::kernels::cuda::decode {
 inline constexpr int32_t kWarps = 4;
 inline constexpr int32_t kThreads = kWarps * 32;
 inline constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
-static_assert(kMinChunksPerWorker == kWarps);
+static_assert(kMinChunksPerWorker % kWarps == 0);
 
 template <int kDim>
 struct Shape {
