@@ -17,13 +17,15 @@ namespace hopper {
 namespace {
 
 constexpr int32_t kGroupThreads = 128;
+constexpr int32_t kCopyWarps = kGroupThreads / 32;
 constexpr int32_t kConsumers = 2;
 constexpr int32_t kThreads = (1 + kConsumers) * kGroupThreads;
 constexpr int32_t kConsumerThreads = kConsumers * kGroupThreads;
 constexpr int32_t kGroupRows = 64;
 constexpr int32_t kRows = kConsumers * kGroupRows;
 constexpr int32_t kKeys = 128;  // a step
-constexpr int32_t kStages = 2;
+constexpr int32_t kStages = 3;  // as many as fit
+constexpr int32_t kChains = 4;
 constexpr uint32_t kAllLanes = 0xFFFFFFFFU;
 
 // Barriers of the block besides __syncthreads; a consumer adds its index to the first of two.
@@ -89,31 +91,32 @@ struct Slot {
   __device__ explicit Slot(int32_t step) : stage(step % kStages), parity(step / kStages % 2) {}
 };
 
-// One warp. Each lane copies one block of the cache; blocks in which nothing is visible are
-// replaced by ones that are there.
+// By the first warpgroup. A thread copies one block of the cache, and the blocks of a step go round
+// the warps: a warp starts one copy after the other, and alone would be late. Blocks in which
+// nothing is visible are replaced by ones that are there.
 template <int kDim>
 __device__ void CopySteps(const PagedAttentionArgs& args, const Tile& tile, const CUtensorMap* keys,
                           const CUtensorMap* values, const Memory<kDim>& memory) {
   using S = Shape<kDim>;
-  const int32_t lane = threadIdx.x % 32;
+  const int32_t piece = threadIdx.x % 32 * kCopyWarps + threadIdx.x / 32;
   const int32_t block_tokens = args.kv.block_tokens;
   const int32_t row = tile.kv_head * block_tokens;
   const int32_t* table =
       args.kv.block_tables + static_cast<int64_t>(tile.span.slot) * args.kv.max_blocks;
   const int32_t first_step = tile.keys.first / kKeys;
   const int32_t num_steps = tile.keys.last / kKeys - first_step + 1;
-  const bool copies = lane * block_tokens < kKeys;
+  const bool copies = piece * block_tokens < kKeys;
   const auto look_up = [&](int32_t step) {
-    const int32_t position = (first_step + step) * kKeys + lane * block_tokens;
+    const int32_t position = (first_step + step) * kKeys + piece * block_tokens;
     return __ldg(table + min(max(position, tile.keys.first), tile.keys.last) / block_tokens);
   };
   const auto copy = [&](const CUtensorMap* map, uint32_t to, int32_t block, uint32_t full) {
-    if (lane == 0) ArriveExpecting(full, S::kTileBytes);
+    if (threadIdx.x == 0) ArriveExpecting(full, S::kTileBytes);
     __syncwarp();
     if (!copies) return;
 #pragma unroll
     for (int32_t i = 0; i < S::kColumns; ++i) {
-      CopyBox(to + i * S::kKeyColumnBytes + lane * block_tokens * 128, map, i * 64, row, block,
+      CopyBox(to + i * S::kKeyColumnBytes + piece * block_tokens * 128, map, i * 64, row, block,
               full);
     }
   };
@@ -274,28 +277,40 @@ class Consumer {
                          float (&rescale)[2]) {
     const int32_t begin = (first_step_ + step) * kKeys;
     if (begin < seen.first || begin + kKeys - 1 > seen.last) Mask(score, begin);
+    // Several of each, for one would be a chain of operations that wait for each other.
+    float highest[2][kChains];
+#pragma unroll
+    for (int32_t n = 0; n < kKeys / 8; ++n) {
+      for (int32_t j = 0; j < 2; ++j) {
+        const float higher = fmaxf(score[n][2 * j], score[n][2 * j + 1]);
+        float& chain = highest[j][n % kChains];
+        chain = n < kChains ? higher : fmaxf(chain, higher);
+      }
+    }
+    float subtrahend[2];
 #pragma unroll
     for (int32_t j = 0; j < 2; ++j) {
-      float highest = maximum_[j];
-#pragma unroll
-      for (int32_t n = 0; n < kKeys / 8; ++n) {
-        highest = fmaxf(highest, fmaxf(score[n][2 * j], score[n][2 * j + 1]));
-      }
+      float all = maximum_[j];
+      for (int32_t c = 0; c < kChains; ++c) all = fmaxf(all, highest[j][c]);
       for (int32_t distance = 1; distance < 4; distance *= 2) {
-        highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, distance));
+        all = fmaxf(all, __shfl_xor_sync(kAllLanes, all, distance));
       }
-      const float subtrahend = Subtrahend(highest) * scale_log2_;
-      rescale[j] = FastExp2(maximum_[j] * scale_log2_ - subtrahend);
-      maximum_[j] = highest;
-      float total = 0;
+      subtrahend[j] = Subtrahend(all) * scale_log2_;
+      rescale[j] = FastExp2(maximum_[j] * scale_log2_ - subtrahend[j]);
+      maximum_[j] = all;
+    }
+    float total[2][kChains] = {};
 #pragma unroll
-      for (int32_t n = 0; n < kKeys / 8; ++n) {
-        for (int32_t i = 2 * j; i < 2 * j + 2; ++i) {
-          score[n][i] = FastExp2(score[n][i] * scale_log2_ - subtrahend);
-          total += score[n][i];
-        }
+    for (int32_t n = 0; n < kKeys / 8; ++n) {
+      for (int32_t i = 0; i < 4; ++i) {
+        score[n][i] = FastExp2(score[n][i] * scale_log2_ - subtrahend[i / 2]);
+        total[i / 2][(2 * n + i) % kChains] += score[n][i];
       }
-      sum_[j] = sum_[j] * rescale[j] + total;
+    }
+#pragma unroll
+    for (int32_t j = 0; j < 2; ++j) {
+      static_assert(kChains == 4);
+      sum_[j] = sum_[j] * rescale[j] + ((total[j][0] + total[j][1]) + (total[j][2] + total[j][3]));
     }
   }
 
@@ -357,7 +372,7 @@ class Consumer {
   }
 
   const PagedAttentionArgs& args_;
-  const Tile& tile_;
+  const Tile tile_;  // of its own: what lies in shared memory would be read again every step
   const Memory<kDim> memory_;
   const float scale_log2_;
   const int32_t index_;
@@ -386,7 +401,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!FindTile<kThreads, kRows>(args, tile)) return;
   if (threadIdx.x < kGroupThreads) {
     ShrinkRegisters<kProducerRegisters>();
-    if (threadIdx.x < 32) CopySteps<kDim>(args, tile, &keys, &values, memory);
+    CopySteps<kDim>(args, tile, &keys, &values, memory);
   } else {
     GrowRegisters<kConsumerRegisters>();
     Consumer<T, kDim>(args, tile, memory, scale_log2).Run();
