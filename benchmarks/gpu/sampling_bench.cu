@@ -250,7 +250,7 @@ class Bench {
         const double micros = MicrosPerLaunch(kLaunches, [&](cudaStream_t stream) {
           for (int32_t i = 0; i < kLaunches; ++i) {
             args.rows = inputs.sets[i % inputs.sets.size()];
-            Check(LaunchSampleTokens(args, workspace, workspace_bytes, stream), "sample");
+            Check(LaunchSampleTokens(args, nullptr, workspace, workspace_bytes, stream), "sample");
           }
         });
         Add({mode.name, Name(dtype), vocab, batch, micros,

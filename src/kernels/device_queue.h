@@ -37,10 +37,8 @@ class DeviceQueue {
 
   virtual absl::StatusOr<std::unique_ptr<PinnedBuffer>> AllocatePinned(size_t bytes) = 0;
   virtual absl::StatusOr<std::unique_ptr<Mark>> CreateMark() = 0;
-  // In the order of operations; `host` lies in a pinned buffer.
-  virtual absl::Status StartCopyToHost(void* host, const void* device, size_t bytes) = 0;
-
-  // kernels/sampling_args.h; every pointer is device memory.
+  // kernels/sampling_args.h. What they read is device memory; what they write, but slot_tokens and
+  // the counts, may lie in a pinned buffer, and is there once a mark behind it was waited for.
   virtual absl::Status SampleTokens(const SamplingArgs& args) = 0;
   virtual absl::Status ScoreTokens(const ScoringArgs& args) = 0;
 };

@@ -62,6 +62,9 @@ struct SamplingArgs {
   int32_t* top_tokens;               // [num_rows, max_logprobs] out, best first
   float* top_logprobs;               // [num_rows, max_logprobs] out
   DType logits_dtype = DType::kF32;  // or kBF16, on the GPU alone
+  // [1 + num_rows] out, in ns of the device's clock: when the step's first operation began, and
+  // when each row was done. Null: not asked for. The GPU's.
+  uint64_t* clock = nullptr;
 };
 
 // Log-probabilities of given tokens.

@@ -1,6 +1,7 @@
 // What only moves bytes, or changes their type.
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/cuda/dependent_launch.cuh"
 #include "kernels/cuda/device_math.cuh"
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kBlocksMax = 4096;
+constexpr int kInlineThreads = 128;
 
 template <typename T>
 __global__ void GatherRowsKernel(GatherRowsArgs args) {
@@ -60,6 +62,36 @@ __global__ void ScatterKernel(ScatterArgs args) {
   if (i < args.count) args.out[args.indices[i]] = args.values[i];
 }
 
+// The bytes travel with the launch. A multiprocessor reads its constants a word at a time, so many
+// blocks take few words each.
+template <size_t kBytes>
+struct InlineBytes {
+  uint32_t words[kBytes / 4];
+};
+
+template <size_t kBytes>
+__global__ void InlineCopyKernel(const __grid_constant__ InlineBytes<kBytes> from, char* out,
+                                 uint32_t bytes) {
+  LetSuccessorStart();
+  WaitForPredecessor();
+  const uint32_t at = (blockIdx.x * kInlineThreads + threadIdx.x) * 4;
+  if (at >= bytes) return;
+  const uint32_t word = from.words[at / 4];
+  if (at + 4 <= bytes && reinterpret_cast<uintptr_t>(out) % 4 == 0) {
+    *reinterpret_cast<uint32_t*>(out + at) = word;
+    return;
+  }
+  for (uint32_t i = 0; i < min(4U, bytes - at); ++i) out[at + i] = static_cast<char>(word >> 8 * i);
+}
+
+template <size_t kBytes>
+cudaError_t InlineCopy(void* out, const void* host, size_t bytes, cudaStream_t stream) {
+  InlineBytes<kBytes> from;
+  std::memcpy(&from, host, bytes);
+  return LaunchChained(InlineCopyKernel<kBytes>, CeilDiv(bytes, 4 * kInlineThreads), kInlineThreads,
+                       0, stream, from, static_cast<char*>(out), static_cast<uint32_t>(bytes));
+}
+
 unsigned BlocksFor(int64_t count) {
   return static_cast<unsigned>(std::min(int64_t{CeilDiv(count, kThreads)}, kBlocksMax));
 }
@@ -71,6 +103,13 @@ cudaError_t LaunchGatherRows(const GatherRowsArgs& args, cudaStream_t stream) {
     return LaunchChained(GatherRowsKernel<decltype(t)>, static_cast<unsigned>(args.rows), kThreads,
                          0, stream, args);
   });
+}
+
+cudaError_t LaunchInlineCopy(void* out, const void* host, size_t bytes, cudaStream_t stream) {
+  if (bytes <= 256) return InlineCopy<256>(out, host, bytes, stream);
+  if (bytes <= 4032) return InlineCopy<4032>(out, host, bytes, stream);
+  if (bytes > kInlineCopyMax) return cudaErrorInvalidValue;
+  return InlineCopy<kInlineCopyMax>(out, host, bytes, stream);
 }
 
 cudaError_t LaunchConvert(void* out, DType out_dtype, const void* x, DType x_dtype, int64_t count,

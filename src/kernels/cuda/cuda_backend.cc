@@ -119,6 +119,11 @@ class CudaBackend final : public Backend, public DeviceQueue {
   absl::StatusOr<std::optional<DeviceFacts>> Facts() override;
   absl::StatusOr<DeviceBuffer> Allocate(size_t bytes) override;
   absl::Status CopyFromHost(void* device, const void* host, size_t bytes) override {
+    // What a step uploads is small. As arguments of a launch it does without a copy engine, for
+    // which the stream would stand still before and after.
+    if (bytes <= kInlineCopyMax) {
+      return ToStatus(LaunchInlineCopy(device, host, bytes, stream_.get()), "a small copy");
+    }
     return staging_.Copy(device, host, bytes, stream_.get());
   }
   absl::Status CopyToHost(void* host, const void* device, size_t bytes) override;
@@ -128,12 +133,8 @@ class CudaBackend final : public Backend, public DeviceQueue {
 
   absl::StatusOr<std::unique_ptr<PinnedBuffer>> AllocatePinned(size_t bytes) override;
   absl::StatusOr<std::unique_ptr<Mark>> CreateMark() override;
-  absl::Status StartCopyToHost(void* host, const void* device, size_t bytes) override {
-    return ToStatus(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_.get()),
-                    "copying to the host");
-  }
   absl::Status SampleTokens(const SamplingArgs& args) override {
-    return ToStatus(LaunchSampleTokens(args, sampling_workspace_.data(),
+    return ToStatus(LaunchSampleTokens(args, step_began_.as<uint64_t>(), sampling_workspace_.data(),
                                        sampling_workspace_.bytes(), stream_.get()),
                     "sampling");
   }
@@ -149,7 +150,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
                                                              int32_t rows, int32_t cols,
                                                              DType dtype) override;
   absl::Status DoEmbedding(const EmbeddingArgs& args) override {
-    return ToStatus(LaunchEmbedding(args, stream_.get()), "embedding");
+    return ToStatus(LaunchEmbedding(args, step_began_.as<uint64_t>(), stream_.get()), "embedding");
   }
   absl::Status DoRmsNorm(const RmsNormArgs& args) override {
     return ToStatus(LaunchRmsNorm(args, stream_.get()), "RMS norm");
@@ -192,6 +193,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
   DeviceBuffer skinny_workspace_;
   DeviceBuffer sampling_workspace_;
   DeviceBuffer library_workspace_;
+  DeviceBuffer step_began_;  // [1] of the device's clock
   absl::flat_hash_map<uint64_t, GraphExec> graphs_;
   bool recording_ = false;
 };
@@ -211,6 +213,7 @@ absl::Status CudaBackend::Plan() {
   ASSIGN_OR_RETURN(skinny_workspace_, Allocate(SkinnyWorkspaceBytes()));
   ASSIGN_OR_RETURN(sampling_workspace_,
                    Allocate(SamplingWorkspaceBytes(options_.max_rows, options_.max_vocab)));
+  ASSIGN_OR_RETURN(step_began_, Allocate(sizeof(uint64_t)));
   ASSIGN_OR_RETURN(library_workspace_, Allocate(LibraryLinear::kWorkspaceBytes));
   RETURN_IF_ERROR(
       FromLibrary(library_.Init(library_workspace_.data(), library_workspace_.bytes())));

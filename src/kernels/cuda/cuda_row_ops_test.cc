@@ -136,7 +136,7 @@ TEST_P(CudaRowOpsTest, Embedding) {
       args.slot_tokens = static_cast<const int32_t*>(device_tokens.data());
       args.dtype = dtype();
       args.table_dtype = table_dtype;
-      ExpectCuda(LaunchEmbedding(args, nullptr));
+      ExpectCuda(LaunchEmbedding(args, nullptr, nullptr));
       ExpectNear(Widened(out.ToHost(), dtype()), Widened(Stored(want, dtype()), dtype()), hidden,
                  0);
     }
@@ -477,6 +477,23 @@ TEST_F(CudaRowTest, Scatter) {
     std::memcpy(got.data(), bytes.data(), bytes.size());
     EXPECT_EQ(got, out);
   }
+}
+
+TEST_F(CudaRowTest, InlineCopy) {
+  for (const size_t bytes : {0, 1, 3, 4, 255, 256, 257, 4032, 4033, 9001, 32640}) {
+    for (const size_t skipped : {0, 1, 4}) {
+      SCOPED_TRACE(testing::Message() << bytes << " bytes to " << skipped);
+      std::vector<char> from(bytes);
+      for (char& c : from) c = static_cast<char>(Below(256));
+      const DeviceBytes device(bytes + skipped, 0);
+      ExpectCuda(LaunchInlineCopy(static_cast<char*>(device.data()) + skipped, from.data(), bytes,
+                                  nullptr));
+      std::vector<char> want(skipped);
+      want.insert(want.end(), from.begin(), from.end());
+      EXPECT_TRUE(device.ToHost() == want);
+    }
+  }
+  EXPECT_EQ(LaunchInlineCopy(nullptr, nullptr, kInlineCopyMax + 1, nullptr), cudaErrorInvalidValue);
 }
 
 }  // namespace

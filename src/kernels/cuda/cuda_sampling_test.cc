@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -96,8 +97,14 @@ class DeviceRows {
     args.top_tokens = top_tokens.get();
     args.top_logprobs = top_logprobs.get();
     args.logits_dtype = dtype_;
-    Check(LaunchSampleTokens(args, workspace.get(), workspace_bytes, stream));
+    const DeviceArray<uint64_t> began(std::vector<uint64_t>{7});
+    const DeviceArray<uint64_t> clock(static_cast<size_t>(count) + 1);
+    args.clock = clock.get();
+    Check(LaunchSampleTokens(args, began.get(), workspace.get(), workspace_bytes, stream));
     Check(cudaDeviceSynchronize());
+    const std::vector<uint64_t> times = clock.Read();
+    EXPECT_EQ(times[0], 7U);
+    EXPECT_NE(*std::ranges::max_element(times), 0xEEEEEEEEEEEEEEEE) << "a row left no time";
     SampleResult result = {tokens.Read(),   slots.Read(),      status.Read(),
                            logprobs.Read(), top_tokens.Read(), top_logprobs.Read()};
     result.slot_tokens.erase(result.slot_tokens.begin(), result.slot_tokens.begin() + first);
@@ -403,7 +410,7 @@ TEST_F(CudaSamplingTest, TooLittleWorkspaceIsRefused) {
   SamplingArgs args{};
   args.num_rows = 2;
   args.vocab = 100;
-  EXPECT_EQ(LaunchSampleTokens(args, nullptr, 0, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(LaunchSampleTokens(args, nullptr, nullptr, 0, nullptr), cudaErrorInvalidValue);
 }
 
 }  // namespace

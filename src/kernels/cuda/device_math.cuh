@@ -52,6 +52,13 @@ __device__ void StorePack(T* at, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(at) = pack;
 }
 
+// Nanoseconds of a clock that all multiprocessors share and that never goes back.
+__device__ inline uint64_t DeviceClockNs() {
+  uint64_t ns;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns)::"memory");
+  return ns;
+}
+
 __device__ inline float WarpSum(float v) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) v += __shfl_xor_sync(~0U, v, offset);

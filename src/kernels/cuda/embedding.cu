@@ -16,9 +16,10 @@ __device__ int EmbeddingId(const EmbeddingArgs& args, int token) {
 }
 
 template <typename T, typename Table>
-__global__ void EmbeddingKernel(EmbeddingArgs args) {
+__global__ void EmbeddingKernel(EmbeddingArgs args, uint64_t* began) {
   LetSuccessorStart();
   WaitForPredecessor();
+  if (began != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *began = DeviceClockNs();
   const int token = static_cast<int>(blockIdx.x);
   const auto* row =
       static_cast<const Table*>(args.table) + int64_t{EmbeddingId(args, token)} * args.hidden;
@@ -30,11 +31,12 @@ __global__ void EmbeddingKernel(EmbeddingArgs args) {
 
 }  // namespace
 
-cudaError_t LaunchEmbedding(const EmbeddingArgs& args, cudaStream_t stream) {
+cudaError_t LaunchEmbedding(const EmbeddingArgs& args, uint64_t* began, cudaStream_t stream) {
   return WithType(args.dtype, [&](auto out) {
     return WithType(args.table_dtype, [&](auto table) {
       return LaunchChained(EmbeddingKernel<decltype(out), decltype(table)>,
-                           static_cast<unsigned>(args.num_tokens), kThreads, 0, stream, args);
+                           static_cast<unsigned>(args.num_tokens), kThreads, 0, stream, args,
+                           began);
     });
   });
 }

@@ -1,5 +1,6 @@
 #include <cooperative_groups.h>
 
+#include "kernels/cuda/device_math.cuh"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/sampling_choose.cuh"
 #include "kernels/cuda/sampling_launch.cuh"
@@ -41,6 +42,12 @@ __device__ void WriteToken(const SamplingArgs& args, int32_t index, uint8_t stat
   args.slot_tokens[args.rows[index].slot] = token;
 }
 
+__device__ void StampEnd(const SamplingArgs& args, const uint64_t* began, int32_t index) {
+  if (threadIdx.x != 0) return;
+  if (index == 0) args.clock[0] = *began;
+  args.clock[1 + index] = DeviceClockNs();
+}
+
 // What follows the pass over the row, by the cluster's first block.
 template <typename T>
 __device__ void FinishRow(const SamplingArgs& args, int32_t index, uint32_t filters,
@@ -73,6 +80,7 @@ __device__ void FinishRow(const SamplingArgs& args, int32_t index, uint32_t filt
 
 template <typename T>
 __global__ __launch_bounds__(kSamplingThreads, 2) void SampleRows(SamplingArgs args,
+                                                                  const uint64_t* began,
                                                                   float* workspace) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   auto* shared = reinterpret_cast<RowShared*>(shared_bytes);
@@ -107,7 +115,9 @@ __global__ __launch_bounds__(kSamplingThreads, 2) void SampleRows(SamplingArgs a
   StreamRow<T>(view, FindsOf(row, filters), begin, end, rank, shared, first,
                RowTables(first, args.vocab));
   cluster.sync();
-  if (rank == 0) FinishRow<T>(args, index, filters, tables, blocks, shared);
+  if (rank != 0) return;
+  FinishRow<T>(args, index, filters, tables, blocks, shared);
+  if (args.clock != nullptr) StampEnd(args, began, index);
 }
 
 }  // namespace
@@ -116,8 +126,8 @@ size_t SamplingWorkspaceBytes(int32_t max_rows, int32_t vocab) {
   return static_cast<size_t>(max_rows) * vocab * sizeof(float);
 }
 
-cudaError_t LaunchSampleTokens(const SamplingArgs& args, void* workspace, size_t workspace_bytes,
-                               cudaStream_t stream) {
+cudaError_t LaunchSampleTokens(const SamplingArgs& args, const uint64_t* began, void* workspace,
+                               size_t workspace_bytes, cudaStream_t stream) {
   if (args.num_rows == 0) return cudaSuccess;
   if (workspace_bytes < SamplingWorkspaceBytes(args.num_rows, args.vocab)) {
     return cudaErrorInvalidValue;
@@ -125,9 +135,10 @@ cudaError_t LaunchSampleTokens(const SamplingArgs& args, void* workspace, size_t
   auto* edits = static_cast<float*>(workspace);
   switch (args.logits_dtype) {
     case DType::kF32:
-      return LaunchRowClusters(SampleRows<float>, args.num_rows, args.vocab, stream, args, edits);
+      return LaunchRowClusters(SampleRows<float>, args.num_rows, args.vocab, stream, args, began,
+                               edits);
     case DType::kBF16:
-      return LaunchRowClusters(SampleRows<BFloat16>, args.num_rows, args.vocab, stream, args,
+      return LaunchRowClusters(SampleRows<BFloat16>, args.num_rows, args.vocab, stream, args, began,
                                edits);
     default:
       return cudaErrorInvalidValue;

@@ -19,6 +19,7 @@ struct Step {
   SampleInput sample;  // rows in the order of the sampling chunks, scores in that of all chunks
   bool has_grammar = false;  // its masks wait for the step before
   bool sample_launched = false;
+  bool follows = false;  // launched while the step before was in flight
   int64_t launched_ns = 0;
 };
 

@@ -31,7 +31,12 @@ EngineCore::EngineCore(const EngineOptions& options, Executor* executor, int32_t
       mask_seconds_(
           AddHistogram("fathom_worker_grammar_mask_seconds",
                        "Time to find the tokens that a grammar allows next",
-                       {1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1})) {}
+                       {1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.1})),
+      idle_seconds_(AddHistogram("fathom_worker_device_idle_seconds",
+                                 "Time the device stood still between two steps, the second of "
+                                 "which was launched while the first one ran",
+                                 {2e-6, 3e-6, 4e-6, 5e-6, 6e-6, 8e-6, 1e-5, 1.2e-5, 1.5e-5, 2e-5,
+                                  3e-5, 5e-5, 1e-4, 1e-3})) {}
 
 EngineCore::~EngineCore() {
   if (in_flight_ != nullptr) (void)executor_->Await(in_flight_->serial);

@@ -73,6 +73,7 @@ class EngineCore {
   void LaunchSample(struct Step* step);
   void FillMask(Sequence* s, SampleRow* row, std::span<uint32_t> mask);
   absl::Status AwaitAndCommit(struct Step* step);
+  void ObserveIdle(const struct Step& step, const SampleOutput& output);
   void CommitChunk(const PlannedChunk& chunk, const SampleOutput& output, size_t row,
                    size_t first_score);
   void CommitToken(Sequence* s, TokenId token, const PositionLogprobs& logprobs);
@@ -99,7 +100,9 @@ class EngineCore {
   uint64_t retired_ = 0;
   int64_t step_started_ns_ = 0;  // when the device began with in_flight_
   StepTimer timer_;
+  int64_t device_ended_ns_ = 0;  // of the step before, by the device's clock; 0: not known
   prometheus::Histogram& mask_seconds_;
+  prometheus::Histogram& idle_seconds_;
 
   std::vector<SequenceOutput> outputs_;
   absl::flat_hash_map<Sequence*, size_t> output_index_;

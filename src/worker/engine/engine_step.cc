@@ -1,6 +1,7 @@
 // A step of the engine: plan, launch, wait for the one before, commit it.
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
@@ -28,6 +29,7 @@ absl::StatusOr<bool> EngineCore::Step() {
 void EngineCore::Launch(struct Step* step) {
   WriteStep(next_serial_++, step);
   step->launched_ns = clock_->MonotonicNs();
+  step->follows = in_flight_ != nullptr;
   if (in_flight_ == nullptr) step_started_ns_ = step->launched_ns;
   for (const PlannedChunk& chunk : step->plan.chunks) {
     RequestState* request = chunk.sequence->request;
@@ -91,6 +93,7 @@ absl::Status EngineCore::AwaitAndCommit(struct Step* step) {
   FATHOM_CHECK(output->rows.size() == step->sample.rows.size() &&
                    output->scores.size() == step->sample.scores.size(),
                "the device answered for other rows");
+  ObserveIdle(*step, *output);
   retired_ = step->serial;
   ++stats_.steps;
   // At once: what follows may wait for a link that is behind, which is no hang of the device.
@@ -105,6 +108,12 @@ absl::Status EngineCore::AwaitAndCommit(struct Step* step) {
   }
   scheduler_.Retire(retired_);
   return absl::OkStatus();
+}
+
+void EngineCore::ObserveIdle(const struct Step& step, const SampleOutput& output) {
+  const int64_t ended_before = std::exchange(device_ended_ns_, output.device_ended_ns);
+  if (!step.follows || ended_before == 0 || output.device_began_ns == 0) return;
+  idle_seconds_.Observe(static_cast<double>(output.device_began_ns - ended_before) * 1e-9);
 }
 
 void EngineCore::CommitChunk(const PlannedChunk& chunk, const SampleOutput& output, size_t row,

@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/metrics.h"
+#include "common/status_macros.h"
 #include "worker/engine/testing/collecting_sink.h"
 #include "worker/engine/testing/fake_model.h"
 #include "worker/engine/testing/oracle.h"
@@ -23,9 +25,31 @@
 namespace fathom::worker {
 namespace {
 
+// A device with a clock: every step works for 995.5 us of a millisecond.
+class ClockedExecutor final : public Executor {
+ public:
+  explicit ClockedExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
+
+  void LaunchForward(const ForwardInput& input) override { executor_->LaunchForward(input); }
+  void LaunchSample(uint64_t step, const SampleInput& input) override {
+    executor_->LaunchSample(step, input);
+  }
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    ASSIGN_OR_RETURN(const SampleOutput* output, executor_->Await(step));
+    output_ = *output;
+    output_.device_began_ns = static_cast<int64_t>(step) * 1'000'000;
+    output_.device_ended_ns = output_.device_began_ns + 995'500;
+    return &output_;
+  }
+
+ private:
+  const std::unique_ptr<Executor> executor_;
+  SampleOutput output_;
+};
+
 class EngineTest : public testing::Test {
  protected:
-  void Start(FakeModelOptions model_options = {}, int32_t num_blocks = 200) {
+  void Start(FakeModelOptions model_options = {}, int32_t num_blocks = 200, bool clocked = false) {
     model_options_ = std::move(model_options);
     grammars_ = MakeFakeGrammars(model_options_.vocab_size, model_options_.eos[0]);
     auto model = std::make_unique<FakeModel>(model_options_);
@@ -35,8 +59,9 @@ class EngineTest : public testing::Test {
     options.max_step_tokens = 32;
     options.max_logit_rows = 32;
     options.max_waiting = 16;
-    auto engine = Engine::Create(options, MakeModelExecutor(std::move(model), 8).value(), grammars_,
-                                 &sink_, &clock_);
+    std::unique_ptr<Executor> executor = MakeModelExecutor(std::move(model), 8).value();
+    if (clocked) executor = std::make_unique<ClockedExecutor>(std::move(executor));
+    auto engine = Engine::Create(options, std::move(executor), grammars_, &sink_, &clock_);
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = std::move(engine).value();
   }
@@ -92,6 +117,21 @@ TEST_F(EngineTest, AnswersManyThreadsAtOnce) {
       EXPECT_EQ(g.tokens.size(), want.size());
     }
   }
+}
+
+TEST_F(EngineTest, MeasuresHowLongTheDeviceStoodStillBetweenSteps) {
+  Start({}, 200, /*clocked=*/true);
+  ASSERT_TRUE(engine_->Submit(Ask("a")).ok());
+  sink_.WaitForEnds(1);
+  engine_->Stop();
+  const std::string metrics = RenderMetrics();
+  const auto value = [&](const std::string& series) {
+    const size_t at = metrics.find("fathom_worker_device_idle_seconds_" + series);
+    return at == std::string::npos ? -1 : std::stod(metrics.substr(metrics.find(' ', at)));
+  };
+  EXPECT_EQ(value("bucket{le=\"4e-06\"}"), 0) << metrics;
+  EXPECT_GE(value("count"), 10) << metrics;
+  EXPECT_EQ(value("bucket{le=\"5e-06\"}"), value("count")) << metrics;
 }
 
 TEST_F(EngineTest, StatsShowAnEngineAtRestAfterTheLastEnd) {

@@ -25,6 +25,7 @@ struct DeviceSampler::Answer {
     const auto take = [&](size_t size) {
       return base + std::exchange(bytes, bytes + Aligned(size));
     };
+    clock = reinterpret_cast<uint64_t*>(take((n + 1) * sizeof(uint64_t)));
     tokens = reinterpret_cast<int32_t*>(take(n * sizeof(int32_t)));
     logprobs = reinterpret_cast<float*>(take(n * sizeof(float)));
     status = reinterpret_cast<uint8_t*>(take(n));
@@ -34,10 +35,12 @@ struct DeviceSampler::Answer {
   static size_t BytesMax(int32_t rows) {
     const auto n = static_cast<size_t>(rows);
     const size_t best = n * kMaxLogprobs;
-    return 2 * Aligned(n * sizeof(int32_t)) + Aligned(n) + 2 * Aligned(best * sizeof(int32_t));
+    return Aligned((n + 1) * sizeof(uint64_t)) + 2 * Aligned(n * sizeof(int32_t)) + Aligned(n) +
+           2 * Aligned(best * sizeof(int32_t));
   }
 
   size_t bytes = 0;
+  uint64_t* clock;  // [rows + 1], as SamplingArgs says
   int32_t* tokens;
   float* logprobs;
   uint8_t* status;
@@ -64,8 +67,6 @@ absl::Status DeviceSampler::Allocate() {
   const auto rows = static_cast<size_t>(max_rows_);
   ASSIGN_OR_RETURN(rows_, backend_->Allocate(rows * sizeof(kernels::SamplingRow)));
   ASSIGN_OR_RETURN(scores_, backend_->Allocate(rows * sizeof(kernels::ScoringRow)));
-  ASSIGN_OR_RETURN(row_answer_, backend_->Allocate(answer_bytes));
-  ASSIGN_OR_RETURN(score_answer_, backend_->Allocate(answer_bytes));
   for (Pending& pending : pending_) {
     ASSIGN_OR_RETURN(pending.done, backend_->queue()->CreateMark());
     // The rows' answer, then the scores'.
@@ -196,7 +197,7 @@ absl::Status DeviceSampler::Sample(const SampleInput& input, const Logits& logit
   RETURN_IF_ERROR(backend_->CopyFromHost(rows_.data(), host_rows_.data(),
                                          host_rows_.size() * sizeof(kernels::SamplingRow)));
   const auto count = static_cast<int32_t>(host_rows_.size());
-  const Answer answer(row_answer_.as<char>(), count, pending->row_width);
+  const Answer answer(static_cast<char*>(pending->answer->data()), count, pending->row_width);
   kernels::SamplingArgs args{};
   args.logits = logits.data;
   args.num_logit_rows = logits.rows;
@@ -210,9 +211,8 @@ absl::Status DeviceSampler::Sample(const SampleInput& input, const Logits& logit
   args.logprobs = answer.logprobs;
   args.top_tokens = answer.top_tokens;
   args.top_logprobs = answer.top_logprobs;
-  RETURN_IF_ERROR(backend_->queue()->SampleTokens(args));
-  return backend_->queue()->StartCopyToHost(pending->answer->data(), row_answer_.data(),
-                                            answer.bytes);
+  args.clock = answer.clock;
+  return backend_->queue()->SampleTokens(args);
 }
 
 absl::Status DeviceSampler::Score(const SampleInput& input, const Logits& logits,
@@ -232,7 +232,8 @@ absl::Status DeviceSampler::Score(const SampleInput& input, const Logits& logits
   RETURN_IF_ERROR(backend_->CopyFromHost(scores_.data(), host_scores_.data(),
                                          host_scores_.size() * sizeof(kernels::ScoringRow)));
   const auto count = static_cast<int32_t>(host_scores_.size());
-  const Answer answer(score_answer_.as<char>(), count, pending->score_width);
+  const Answer answer(static_cast<char*>(pending->answer->data()) + Answer::BytesMax(max_rows_),
+                      count, pending->score_width);
   kernels::ScoringArgs args{};
   args.logits = logits.data;
   args.num_logit_rows = logits.rows;
@@ -244,9 +245,7 @@ absl::Status DeviceSampler::Score(const SampleInput& input, const Logits& logits
   args.logprobs = answer.logprobs;
   args.top_tokens = answer.top_tokens;
   args.top_logprobs = answer.top_logprobs;
-  RETURN_IF_ERROR(backend_->queue()->ScoreTokens(args));
-  char* to = static_cast<char*>(pending->answer->data()) + Answer::BytesMax(max_rows_);
-  return backend_->queue()->StartCopyToHost(to, score_answer_.data(), answer.bytes);
+  return backend_->queue()->ScoreTokens(args);
 }
 
 absl::Status DeviceSampler::Collect(uint64_t step, SampleOutput* output) {
@@ -267,6 +266,11 @@ absl::Status DeviceSampler::Collect(uint64_t step, SampleOutput* output) {
   auto* from = static_cast<char*>(pending.answer->data());
   const auto rows = static_cast<int32_t>(pending.row_logprobs.size());
   const Answer sampled(from, rows, pending.row_width);
+  if (rows > 0) {
+    output->device_began_ns = static_cast<int64_t>(sampled.clock[0]);
+    output->device_ended_ns =
+        static_cast<int64_t>(*std::max_element(sampled.clock + 1, sampled.clock + 1 + rows));
+  }
   output->tokens.assign(sampled.tokens, sampled.tokens + rows);
   output->logprobs.resize(rows);
   for (int32_t i = 0; i < rows; ++i) {

@@ -60,7 +60,8 @@ class DeviceSampler {
     int32_t row_width = 0;    // of the rows' best ones
     int32_t score_width = 0;  // of the scores'
   };
-  // Of up to so many rows, in one piece: tokens, status, logprobs, best tokens, their logprobs.
+  // Of up to so many rows, in one piece: the clock, tokens, status, logprobs, best tokens, their
+  // logprobs.
   struct Answer;
 
   DeviceSampler(kernels::Backend* backend, int32_t max_slots, int32_t max_logit_rows,
@@ -78,11 +79,9 @@ class DeviceSampler {
   const int32_t vocab_size_;
   std::vector<Slot> slots_;
   std::array<Pending, kSteps> pending_;
-  kernels::DeviceBuffer rows_;          // SamplingRow [max_rows]
-  kernels::DeviceBuffer scores_;        // ScoringRow [max_rows]
-  kernels::DeviceBuffer masks_;         // as many as a step had at most
-  kernels::DeviceBuffer row_answer_;    // Answer of max_rows
-  kernels::DeviceBuffer score_answer_;  // likewise
+  kernels::DeviceBuffer rows_;    // SamplingRow [max_rows]
+  kernels::DeviceBuffer scores_;  // ScoringRow [max_rows]
+  kernels::DeviceBuffer masks_;   // as many as a step had at most
   std::vector<kernels::SamplingRow> host_rows_;
   std::vector<kernels::ScoringRow> host_scores_;
   std::vector<char> staged_;

@@ -76,6 +76,9 @@ struct SampleOutput {
   std::vector<PositionLogprobs> logprobs;  // as `tokens`; empty entries where not asked for
   std::vector<PositionLogprobs> scores;    // as SampleInput::scores
   std::vector<RowStatus> score_status;
+  // When the device began with the step and was done with it, by its own clock; 0: not known.
+  int64_t device_began_ns = 0;
+  int64_t device_ended_ns = 0;
 
   void Clear() {
     rows.clear();
@@ -83,6 +86,8 @@ struct SampleOutput {
     logprobs.clear();
     scores.clear();
     score_status.clear();
+    device_began_ns = 0;
+    device_ended_ns = 0;
   }
 };
 
