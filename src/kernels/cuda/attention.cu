@@ -63,7 +63,14 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   if (args.rotary.cos_sin != nullptr && (hints.batch_invariant || !FusesRotary(args))) {
     return cudaErrorInvalidValue;
   }
-  if (hints.batch_invariant || !FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
+  if (!FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
+  if (hints.batch_invariant) {
+    // Steps of keys begin at the same positions whatever a tile holds, and rows do not meet.
+    return FitsHopperPrefill(args.kv)
+               ? LaunchHopperPrefillAttention(args, args.num_tokens, args.num_sequences,
+                                              /*queries_min=*/1, hints.num_multiprocessors, stream)
+               : LaunchPlainAttention(args, stream);
+  }
   if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
     return cudaErrorInvalidValue;
   }
@@ -76,9 +83,12 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   }
   const int32_t decodes = hints.num_decodes < 0 ? 0 : hints.num_decodes;
   if (all_decode || decodes >= args.num_sequences) return cudaSuccess;
-  const auto prefill =
-      FitsHopperPrefill(args.kv) ? LaunchHopperPrefillAttention : LaunchPrefillAttention;
-  return prefill(args, args.num_tokens - decodes, args.num_sequences - decodes, stream);
+  const int32_t num_tokens = args.num_tokens - decodes;
+  const int32_t num_sequences = args.num_sequences - decodes;
+  return FitsHopperPrefill(args.kv)
+             ? LaunchHopperPrefillAttention(args, num_tokens, num_sequences, /*queries_min=*/2,
+                                            hints.num_multiprocessors, stream)
+             : LaunchPrefillAttention(args, num_tokens, num_sequences, stream);
 }
 
 }  // namespace fathom::kernels::cuda

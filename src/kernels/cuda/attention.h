@@ -25,7 +25,7 @@ struct AttentionHints {
   int32_t num_decodes = -1;   // sequences with query_len 1; -1: not known
   int32_t num_multiprocessors = 132;
   // A query's result depends on its own sequence alone, not on the batch or on chunks of prefill:
-  // everything takes the plain kernel.
+  // everything takes the prefill kernel, or the plain one where Hopper's does not fit.
   bool batch_invariant = false;
   // Of a launch with FusedRotaryArgs: nothing that may still run when it starts early writes what
   // it reads besides qkv and the angles (the promise of op_args.h, kept by a captured step).

@@ -67,10 +67,10 @@ struct DecodePartition {
   }
 };
 
-// 0 for sequences that the prefill kernel skips.
+// 0 for sequences that the prefill kernel skips, as have fewer than `queries_min` queries.
 FATHOM_HOST_DEVICE constexpr int32_t PrefillTiles(const SequenceSpan& span, int32_t group,
-                                                  int32_t tile_rows) {
-  if (span.query_len <= 1) return 0;
+                                                  int32_t tile_rows, int32_t queries_min = 2) {
+  if (span.query_len < queries_min) return 0;
   return static_cast<int32_t>((static_cast<int64_t>(span.query_len) * group + tile_rows - 1) /
                               tile_rows);
 }

@@ -16,6 +16,16 @@ struct Tile {
   int32_t num_rows = 0;  // that are not padding
   KeyRange keys;         // that any of the rows sees
 
+  // `max_rows` from `row` on, or what there is.
+  __device__ void Set(const SequenceSpan& of, int32_t head, int32_t heads, int32_t row,
+                      int32_t max_rows, int32_t window) {
+    span = of;
+    kv_head = head;
+    group = heads;
+    first_row = row;
+    num_rows = min(span.query_len * group - first_row, max_rows);
+    keys = {VisibleKeys(Position(0), window).first, Position(num_rows - 1)};
+  }
   __device__ int32_t Position(int32_t row) const {
     return span.context_len + (first_row + row) / group;
   }
@@ -49,13 +59,8 @@ __device__ bool FindTile(const PagedAttentionArgs& args, Tile& tile) {
       found);
   if (!has_work) return false;
   if (threadIdx.x == 0) {
-    tile.span = args.sequences[found.sequence];
-    tile.kv_head = static_cast<int32_t>(blockIdx.x);
-    tile.group = group;
-    tile.first_row = (index - found.before) * kRows;
-    tile.num_rows = min(tile.span.query_len * group - tile.first_row, kRows);
-    tile.keys = {VisibleKeys(tile.Position(0), args.window).first,
-                 tile.Position(tile.num_rows - 1)};
+    tile.Set(args.sequences[found.sequence], static_cast<int32_t>(blockIdx.x), group,
+             (index - found.before) * kRows, kRows, args.window);
   }
   __syncthreads();
   return true;

@@ -330,22 +330,25 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
 absl::Status CudaBackend::LinearByFixedPlan(const LinearArgs& args, const WeightView& weight) {
   LinearArgs few = args;
   few.rows = 1;
-  if (ChooseLinear(few, weight, kSkinnyRowsMax) != LinearKernel::kSkinny) {
+  const LinearKernel kernel = ChooseLinear(few, weight, 0);
+  if (kernel != LinearKernel::kSkinny && kernel != LinearKernel::kWide) {
     return ToStatus(LaunchPlainLinear(args, weight, stream_.get()), "product");
   }
-  for (int32_t first = 0; first < args.rows; first += kSkinnyRowsMax) {
+  const LaunchOptions options = {
+      .programmatic = true, .row_invariant = true, .num_multiprocessors = num_multiprocessors_};
+  static_assert(kWideRowsMax == kSkinnyRowsMax);
+  for (int32_t first = 0; first < args.rows; first += kWideRowsMax) {
     const auto before = static_cast<size_t>(first);
     LinearArgs part = args;
-    part.rows = std::min(kSkinnyRowsMax, args.rows - first);
+    part.rows = std::min(kWideRowsMax, args.rows - first);
     part.x = static_cast<const char*>(args.x) + before * weight.cols * SizeOf(args.dtype);
     part.out = static_cast<char*>(args.out) + before * weight.rows * SizeOf(args.out_dtype);
-    RETURN_IF_ERROR(ToStatus(
-        LaunchSkinnyLinear(part, weight, skinny_workspace_.data(), skinny_workspace_.bytes(),
-                           {.programmatic = true,
-                            .row_invariant = true,
-                            .num_multiprocessors = num_multiprocessors_},
-                           stream_.get()),
-        "skinny product"));
+    const cudaError_t error =
+        kernel == LinearKernel::kWide
+            ? LaunchWideLinear(part, weight, options, stream_.get())
+            : LaunchSkinnyLinear(part, weight, skinny_workspace_.data(), skinny_workspace_.bytes(),
+                                 options, stream_.get());
+    RETURN_IF_ERROR(ToStatus(error, "product by a fixed plan"));
   }
   return absl::OkStatus();
 }

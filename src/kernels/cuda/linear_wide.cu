@@ -86,8 +86,9 @@ cudaError_t LaunchWideLinear(const LinearArgs& args, const WeightView& weight,
   if (args.rows < 1 || args.rows > kWideRowsMax || weight.rows < 1 || weight.cols < 1) {
     return cudaErrorInvalidValue;
   }
+  const int32_t planned = options.row_invariant ? kWideRowsMax : args.rows;
   return LaunchWideLinear(args, weight,
-                          PlanWide(args.rows, weight.rows, weight.cols, options.num_multiprocessors,
+                          PlanWide(planned, weight.rows, weight.cols, options.num_multiprocessors,
                                    NeedsRowsBy16(args.fusion)),
                           options, stream);
 }
