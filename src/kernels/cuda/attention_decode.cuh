@@ -82,7 +82,7 @@ class ChunkLoader {
     const char* from[2];
     for (int32_t half = 0; half < 2; ++half) {
       const int32_t token = kv_head * kv.block_tokens + tokens_[half];
-      from[half] = static_cast<const char*>(kv.arena) + blocks_[half] * kv.block_bytes +
+      from[half] = static_cast<const char*>(kv.arena) + int64_t{blocks_[half]} * kv.block_bytes +
                    kv.layer_offset + (token - half * kBlockTokensStep) * kTokenBytes + lane * 16;
     }
     const int32_t last = kReadsNewest ? row_.keys.last : row_.keys.last - 1;
@@ -111,7 +111,8 @@ class ChunkLoader {
   static constexpr int32_t kTokenBytes = kDim * 2;
   static constexpr int32_t kVectorsPerLane = kChunkTokens * kTokenBytes / 16 / 32;
 
-  // Ahead of their use, for the table is an access of its own.
+  // Ahead of their use, for the table is an access of its own, behind the copies just started;
+  // nothing is done with what it gives, not even widened, before the next Load.
   __device__ void LookUpBlocks() {
     if (chunk_ >= num_chunks_) return;
     while (chunk_ >= row_.end) NextRow(args_, head_groups_, row_);
@@ -138,7 +139,7 @@ class ChunkLoader {
   const int32_t num_chunks_;
   int32_t position_ = 0;
   // Of each half of the chunk: its block, and its first token there.
-  int64_t blocks_[2] = {0, 0};
+  int32_t blocks_[2] = {0, 0};
   int32_t tokens_[2] = {0, 0};
 };
 
