@@ -165,13 +165,28 @@ FATHOM_INLINE void WeighRow(int row, int begin, int end, float scale, AttentionS
   s.totals[row] = s.totals[row] * decay[0] + Sum(total);
 }
 
+// The sums so far, by what a higher score makes of them.
+FATHOM_INLINE void Decay(int num_rows, int stride, AttentionScratch& s) {
+  for (int row = 0; row < num_rows; ++row) {
+    const Vec decay = Set(s.decays[row]);
+    for (int i = row * stride; i < (row + 1) * stride; i += kLanes) {
+      Store(s.sums + i, Mul(Load(s.sums + i), decay));
+    }
+  }
+}
+
+FATHOM_INLINE int GroupOf(const PagedAttentionArgs& args) {
+  return args.num_q_heads / args.kv.num_kv_heads;
+}
+
 // Tokens [begin, end) of the tile at position `tile`.
 template <typename T>
 FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& found,
-                              const TilePointers<T>& next, int tile, int begin, int end, int group,
+                              const TilePointers<T>& next, int tile, int begin, int end,
                               AttentionScratch& s) {
   const PagedAttentionArgs& args = *task.args;
   const int dim = args.kv.head_dim;
+  const int group = GroupOf(args);
   PackKeys(found.keys, begin, end, dim, next.keys, s.keys);
   PackValues(found.values, begin, end, dim, next.values, s.values);
   GemmTile scores;
@@ -197,12 +212,7 @@ FATHOM_INLINE void UpdateTile(const AttentionTask& task, const TilePointers<T>& 
   values.lda = kKeyTile;
   values.rows = task.num_rows;
   const int stride = PaddedDim(dim);
-  for (int row = 0; row < task.num_rows; ++row) {
-    const Vec decay = Set(s.decays[row]);
-    for (int i = row * stride; i < (row + 1) * stride; i += kLanes) {
-      Store(s.sums + i, Mul(Load(s.sums + i), decay));
-    }
-  }
+  Decay(task.num_rows, stride, s);
   for (int at = 0; at < dim; at += kPanelCols) {
     values.panel = s.values + static_cast<int64_t>(at) * kKeyTile / Storage<T>::kPerWord;
     values.cols = dim - at < kPanelCols ? dim - at : kPanelCols;
@@ -218,25 +228,20 @@ FATHOM_INLINE T* RowOf(const AttentionTask& task, T* base, int num_heads, int gr
   return base + (token * num_heads + head) * task.args->kv.head_dim;
 }
 
+// Row `row` of the task in args.qkv.
 template <typename T>
-static void Attend(const AttentionTask& task, AttentionScratch& s) {
+FATHOM_INLINE const T* QueryOf(const AttentionTask& task, int row) {
   const PagedAttentionArgs& args = *task.args;
-  const KvCacheView& kv = args.kv;
-  const int dim = kv.head_dim;
-  const int stride = PaddedDim(dim);
-  const int group = args.num_q_heads / kv.num_kv_heads;
-  const int num_heads = args.num_q_heads + 2 * kv.num_kv_heads;
-  auto* queries = reinterpret_cast<typename Storage<T>::Query*>(s.queries);
-  for (int row = 0; row < task.num_rows; ++row) {
-    const T* query = RowOf(task, static_cast<const T*>(args.qkv), num_heads, group, row);
-    for (int i = 0; i < dim; i += kLanes) {
-      StoreSome(queries + static_cast<int64_t>(row) * dim + i, LoadSome(query + i, dim - i),
-                dim - i);
-    }
-    for (int i = 0; i < stride; i += kLanes) Store(s.sums + row * stride + i, Zero());
-    s.highest[row] = kLowest;
-    s.totals[row] = 0;
-  }
+  return RowOf(task, static_cast<const T*>(args.qkv), args.num_q_heads + 2 * args.kv.num_kv_heads,
+               GroupOf(args), row);
+}
+
+// Calls update(found, next, tile, begin, end) for every tile that a row of the task sees: positions
+// [tile + begin, tile + end) are in `found`, and in `next` are those of the tile behind it.
+template <typename T, typename Update>
+FATHOM_INLINE void WalkTiles(const AttentionTask& task, const Update& update) {
+  const PagedAttentionArgs& args = *task.args;
+  const int group = GroupOf(args);
   const int first_query = task.sequence.context_len + task.first_row / group;
   const int last_query = task.sequence.context_len + (task.first_row + task.num_rows - 1) / group;
   const int start =
@@ -248,21 +253,56 @@ static void Attend(const AttentionTask& task, AttentionScratch& s) {
   };
   TilePointers<T> found[2];
   int tile = start / kKeyTile * kKeyTile;
-  FindTile(kv, task, tile, begin_of(tile), end_of(tile), found[0]);
+  FindTile(args.kv, task, tile, begin_of(tile), end_of(tile), found[0]);
   for (int turn = 0; tile <= last_query; ++turn, tile += kKeyTile) {
     const int after = tile + kKeyTile;
     TilePointers<T>& next = found[(turn + 1) % 2];
-    FindTile(kv, task, after, after, end_of(after), next);
-    UpdateTile(task, found[turn % 2], next, tile, begin_of(tile) - tile, end_of(tile) - tile, group,
-               s);
+    FindTile(args.kv, task, after, after, end_of(after), next);
+    update(found[turn % 2], next, tile, begin_of(tile) - tile, end_of(tile) - tile);
   }
+}
+
+// Before the first tile: sums of nothing.
+FATHOM_INLINE void ClearSums(const AttentionTask& task, AttentionScratch& s) {
+  const int stride = PaddedDim(task.args->kv.head_dim);
   for (int row = 0; row < task.num_rows; ++row) {
-    T* out = RowOf(task, static_cast<T*>(args.out), args.num_q_heads, group, row);
+    for (int i = 0; i < stride; i += kLanes) Store(s.sums + row * stride + i, Zero());
+    s.highest[row] = kLowest;
+    s.totals[row] = 0;
+  }
+}
+
+template <typename T>
+FATHOM_INLINE void WriteRows(const AttentionTask& task, const AttentionScratch& s) {
+  const PagedAttentionArgs& args = *task.args;
+  const int dim = args.kv.head_dim;
+  for (int row = 0; row < task.num_rows; ++row) {
+    T* out = RowOf(task, static_cast<T*>(args.out), args.num_q_heads, GroupOf(args), row);
     const Vec inverse = Set(1.0F / s.totals[row]);
     for (int i = 0; i < dim; i += kLanes) {
-      StoreSome(out + i, Mul(Load(s.sums + row * stride + i), inverse), dim - i);
+      StoreSome(out + i, Mul(Load(s.sums + row * PaddedDim(dim) + i), inverse), dim - i);
     }
   }
+}
+
+template <typename T>
+static void Attend(const AttentionTask& task, AttentionScratch& s) {
+  const int dim = task.args->kv.head_dim;
+  auto* queries = reinterpret_cast<typename Storage<T>::Query*>(s.queries);
+  for (int row = 0; row < task.num_rows; ++row) {
+    const T* query = QueryOf<T>(task, row);
+    for (int i = 0; i < dim; i += kLanes) {
+      StoreSome(queries + static_cast<int64_t>(row) * dim + i, LoadSome(query + i, dim - i),
+                dim - i);
+    }
+  }
+  ClearSums(task, s);
+  WalkTiles<T>(
+      task, [&](const TilePointers<T>& found, const TilePointers<T>& next, int tile, int begin,
+                int end) __attribute__((always_inline)) {
+        UpdateTile(task, found, next, tile, begin, end, s);
+      });
+  WriteRows<T>(task, s);
 }
 
 }  // namespace fathom::kernels::cpu::FATHOM_ISA

@@ -93,6 +93,7 @@ const std::vector<AttentionShape>& AttentionShapes() {
       {1, 1, 256, 32, 0, {{31, 2}, {0, 66}}},
       {2, 4, 64, 16, 20, {{0, 90}, {150, 1}, {64, 40}, {5, 1}}},
       {1, 3, 30, 16, 1, {{0, 5}, {70, 2}}},
+      {1, 2, 192, 16, 100, {{0, 150}, {161, 1}, {95, 7}}},
   };
   return shapes;
 }
@@ -168,6 +169,51 @@ TEST_P(AttentionParityTest, RotaryWriteAndAttention) {
       ExpectSame(arena[0], arena[1], arena[0].count(), tolerance());
       // Softmax weights spread what the rotation's rounding made of the scores.
       ExpectSame(out[0], out[1], out_row, 4 * tolerance());
+    }
+  }
+}
+
+// A row's result depends on its own position alone: a whole prompt, chunks of it and single tokens
+// agree bit for bit.
+TEST_P(AttentionParityTest, ChunksAgreeBitForBit) {
+  for (const int32_t window : {0, 70}) {
+    const AttentionShape shape = {2, 3, 80, 16, window, {{0, 200}}};
+    const AttentionParity cache(shape, dtype(), random_);
+    const int32_t tokens = cache.num_tokens();
+    const size_t head_bytes = shape.head_dim * SizeOf(dtype());
+    const size_t qkv_row = 10 * head_bytes;
+    const size_t out_row = 6 * head_bytes;
+    Tensor arena = Random(cache.ArenaCount());
+    Tensor qkv = Random(static_cast<size_t>(tokens) * 10 * shape.head_dim);
+    Tensor whole = Poison(static_cast<size_t>(tokens) * 6 * shape.head_dim);
+    PagedAttentionArgs args;
+    args.out = whole.data();
+    args.qkv = qkv.data();
+    args.sequences = cache.spans().data();
+    args.kv = cache.View(arena.data());
+    args.num_sequences = 1;
+    args.num_tokens = tokens;
+    args.num_q_heads = 6;
+    args.window = window;
+    args.scale = 0.1F;
+    args.dtype = dtype();
+    ASSERT_TRUE(fast_->PagedAttention(args).ok());
+    for (int32_t first = 0; first < tokens;) {
+      const int32_t most = random_() % 2 == 0 ? 1 : 40;
+      SequenceSpan span = cache.spans()[0];
+      span.context_len = first;
+      span.query_len = std::min<int32_t>(1 + random_() % most, tokens - first);
+      Tensor some = Poison(static_cast<size_t>(span.query_len) * 6 * shape.head_dim);
+      args.out = some.data();
+      args.qkv = static_cast<char*>(qkv.data()) + first * qkv_row;
+      args.sequences = &span;
+      args.num_tokens = span.query_len;
+      ASSERT_TRUE(fast_->PagedAttention(args).ok());
+      ASSERT_EQ(std::memcmp(some.data(), static_cast<char*>(whole.data()) + first * out_row,
+                            span.query_len * out_row),
+                0)
+          << "tokens " << first << " to " << first + span.query_len << ", window " << window;
+      first += span.query_len;
     }
   }
 }

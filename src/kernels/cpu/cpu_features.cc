@@ -1,6 +1,8 @@
 #include "kernels/cpu/cpu_features.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,13 +11,25 @@
 namespace fathom::kernels::cpu {
 namespace {
 
+// Processors with AMX are better off without their dot products.
+constexpr Isa kBelowAmx = Isa::kAvx512;
+
 bool HasAmx() {
   constexpr unsigned kAmxBf16 = 1U << 22;
+  constexpr unsigned kAmxTile = 1U << 24;
   unsigned a = 0;
   unsigned b = 0;
   unsigned c = 0;
   unsigned d = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0 && (d & kAmxTile) != 0;
+}
+
+// A process may touch the tiles only after it asked for them, since they make the state of its
+// threads 8 KiB larger. Fails before Linux 5.16.
+bool LinuxGrantsTiles() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 std::optional<Isa> Offered() {
@@ -24,7 +38,8 @@ std::optional<Isa> Offered() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!avx512) return Isa::kAvx2;
-  return __builtin_cpu_supports("avx512bf16") && !HasAmx() ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  return HasAmx() ? Isa::kAmx : Isa::kAvx512Bf16;
 }
 
 std::optional<Isa> Detect() {
@@ -32,7 +47,8 @@ std::optional<Isa> Detect() {
   if (!offered) return std::nullopt;
   const char* cap = std::getenv("ONEDNN_MAX_CPU_ISA");
   if (cap == nullptr) cap = std::getenv("DNNL_MAX_CPU_ISA");
-  return cap == nullptr ? offered : CapIsa(*offered, cap);
+  const std::optional<Isa> isa = cap == nullptr ? offered : CapIsa(*offered, cap);
+  return isa == Isa::kAmx && !LinuxGrantsTiles() ? kBelowAmx : isa;
 }
 
 }  // namespace
@@ -45,6 +61,8 @@ const char* Name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "?";
 }
@@ -58,6 +76,7 @@ std::optional<Isa> CapIsa(Isa best, std::string_view cap) {
   if (upper == "AVX2" || upper == "AVX2_VNNI") return Isa::kAvx2;
   if (upper == "AVX512_MIC" || upper == "AVX512_MIC_4OPS") return Isa::kAvx2;
   if (upper == "AVX512_CORE" || upper == "AVX512_CORE_VNNI") return std::min(best, Isa::kAvx512);
+  if (upper == "AVX512_CORE_BF16") return best == Isa::kAmx ? kBelowAmx : best;
   return best;
 }
 

@@ -12,15 +12,16 @@ namespace fathom::kernels::cpu {
 enum class Isa {
   kAvx2,    // with FMA
   kAvx512,  // F, BW, DQ, VL
-  // With BF16 dot products that are worth it. Sapphire Rapids has them but multiplies faster in
-  // FP32 (88 against 140 GFLOP/s a core), and has AMX for many rows; Zen 4 doubles its rate by
-  // them.
+  // With BF16 dot products that are worth it: Zen 4 doubles its rate by them. Processors with AMX
+  // have them but multiply faster in FP32 (Sapphire Rapids: 88 against 140 GFLOP/s a core).
   kAvx512Bf16,
+  kAmx,  // with BF16; includes all of the above
 };
 
 const char* Name(Isa isa);
 
-// The best of this machine, or nothing without AVX2 and FMA. Reads the environment once.
+// The best of this machine, or nothing without AVX2 and FMA. Reads the environment once, and asks
+// Linux once for AMX's registers, which it grants to the whole process.
 std::optional<Isa> DetectIsa();
 
 // `best` capped by a value of ONEDNN_MAX_CPU_ISA; unknown values cap nothing, as in oneDNN. Nothing

@@ -1,6 +1,6 @@
 #pragma once
 
-// The CPU backend that serves: vector kernels for AVX2 and AVX-512, chosen at run time, on a small
+// The CPU backend that serves: kernels for AVX2, AVX-512 and AMX, chosen at run time, on a small
 // thread pool of its own.
 
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace fathom::kernels::cpu {
 
 struct FastOptions {
   int32_t threads = 0;  // 0: one a core this process may use
-  // Results do not depend on batch or chunking. The cost: products of many rows stay with our own
-  // kernels instead of oneDNN's, whose reduction order may follow the number of rows.
+  // Results do not depend on batch or chunking. The cost: FP32 products of many rows stay with our
+  // own kernels instead of oneDNN's, whose reduction order may follow the number of rows.
   bool batch_invariant = false;
 };
 

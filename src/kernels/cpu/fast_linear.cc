@@ -11,9 +11,12 @@ namespace {
 
 // Of one thread, roughly: only to cut the work.
 constexpr double kProductsPerUs = 40000;
+constexpr double kTileProductsPerUs = 500000;
 constexpr double kBytesPerUs = 20000;
 constexpr double kTaskUs = 10;
-constexpr int64_t kCachedBytes = int64_t{512} << 10;  // of panels that several row blocks share
+constexpr int64_t kCachedBytes = int64_t{512} << 10;   // of panels that several row blocks share
+constexpr int64_t kCachedRowBytes = int64_t{1} << 20;  // of rows that several panels share
+constexpr int32_t kTasksPerThread = 8;                 // of many rows
 
 int64_t Ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,15 +26,14 @@ struct Cut {
   int32_t row_blocks = 1;
 };
 
-double PanelUs(const PackedPanels& weight, int32_t rows) {
-  return std::max(1.0 * kPanelCols * weight.cols() * rows / kProductsPerUs,
+double PanelUs(const PackedPanels& weight, int32_t rows, double products_per_us) {
+  return std::max(1.0 * kPanelCols * weight.cols() * rows / products_per_us,
                   static_cast<double>(weight.panel_bytes()) / kBytesPerUs);
 }
 
 // Few rows read every weight once and are bound by that: a task is a contiguous stretch of panels
 // that is worth taking.
-Cut CutFewRows(const PackedPanels& weight, int32_t rows, int32_t threads) {
-  const double panel_us = PanelUs(weight, rows);
+Cut CutFewRows(const PackedPanels& weight, double panel_us, int32_t threads) {
   const auto worthwhile = static_cast<int32_t>(kTaskUs / panel_us) + 1;
   const int32_t fair = std::max(weight.num_panels() / (threads * 4), 1);
   return {std::min(std::max(worthwhile, fair), weight.num_panels()), 1};
@@ -40,13 +42,50 @@ Cut CutFewRows(const PackedPanels& weight, int32_t rows, int32_t threads) {
 // Many rows: panels that stay in the second-level cache meet as many row blocks as leave a few
 // tasks for every thread.
 Cut CutManyRows(const PackedPanels& weight, int32_t row_blocks, int32_t threads) {
-  constexpr int32_t kTasksPerThread = 8;
   const int64_t cached = std::max<int64_t>(kCachedBytes / weight.panel_bytes(), 1);
   const auto panels = static_cast<int32_t>(std::min<int64_t>(cached, weight.num_panels()));
   const int64_t groups = Ceiling(weight.num_panels(), panels);
   const int64_t chunks =
       std::clamp<int64_t>(Ceiling(threads * kTasksPerThread, groups), 1, row_blocks);
   return {panels, static_cast<int32_t>(Ceiling(row_blocks, chunks))};
+}
+
+// Many rows on tiles: rows that stay in the second-level cache meet panels that pass through it.
+Cut CutManyRowsForTiles(const PackedPanels& weight, int32_t row_blocks, int32_t threads) {
+  const int64_t block_bytes = int64_t{2} * kRowBlock * weight.cols();
+  const int64_t wanted = int64_t{threads} * kTasksPerThread;
+  // As many blocks of rows as the cache holds, but two at least for a panel from memory, and fewer
+  // where panels alone make too few tasks.
+  const int64_t cached = std::max<int64_t>(kCachedRowBytes / block_bytes, 2);
+  const int64_t chunks = std::clamp<int64_t>(
+      std::max(Ceiling(row_blocks, cached), wanted / 2 / weight.num_panels()), 1, row_blocks);
+  const int64_t panels = std::max<int64_t>(weight.num_panels() * chunks / wanted, 1);
+  return {static_cast<int32_t>(panels), static_cast<int32_t>(Ceiling(row_blocks, chunks))};
+}
+
+const void* RowsOf(const LinearArgs& args, const PackedPanels& weight, int32_t first_row) {
+  return static_cast<const char*>(args.x) +
+         int64_t{first_row} * weight.cols() * static_cast<int64_t>(SizeOf(args.dtype));
+}
+
+GemmTile TileOf(const LinearArgs& args, const PackedPanels& weight, int32_t first_row,
+                int32_t num_rows, int32_t first_panel, int32_t num_panels) {
+  const int64_t col = int64_t{first_panel} * kPanelCols;
+  GemmTile tile;
+  tile.a = RowsOf(args, weight, first_row);
+  tile.panel = weight.panel(first_panel);
+  tile.c = static_cast<char*>(args.out) +
+           (first_row * int64_t{weight.rows()} + col) * SizeOf(args.out_dtype);
+  tile.bias = args.bias == nullptr ? nullptr : args.bias + col;
+  tile.lda = weight.cols();
+  tile.ldc = weight.rows();
+  tile.rows = num_rows;
+  tile.k = weight.cols();
+  tile.cols = static_cast<int32_t>(
+      std::min<int64_t>(int64_t{num_panels} * kPanelCols, weight.rows() - col));
+  tile.c_is_bf16 = args.out_dtype == DType::kBF16;
+  tile.from_memory = true;
+  return tile;
 }
 
 }  // namespace
@@ -62,6 +101,10 @@ void FastLinear::Reserve(int32_t cols) {
 }
 
 void FastLinear::Run(const LinearArgs& args, const PackedPanels& weight) {
+  if (kernels_->gemm_bf16_tiles != nullptr && args.dtype == DType::kBF16 &&
+      weight.dtype() == DType::kBF16) {
+    return RunOnTiles(args, weight);
+  }
   const int32_t done =
       onednn_ != nullptr && onednn_->Wants(args, weight) ? RunOneDnn(args, weight) : 0;
   if (done < args.rows) RunOwn(args, weight, done);
@@ -78,13 +121,26 @@ int32_t FastLinear::RunOneDnn(const LinearArgs& args, const PackedPanels& weight
   return failed ? 0 : blocks * OneDnnGemm::kRows;
 }
 
-FastLinear::Rows FastLinear::RowsFor(const LinearArgs& args, int32_t first_row, int32_t num_rows,
-                                     int32_t cols, bool widen, int32_t thread) {
-  const char* x = static_cast<const char*>(args.x) +
-                  int64_t{first_row} * cols * static_cast<int64_t>(SizeOf(args.dtype));
-  if (!widen) return {x, first_row, num_rows};
-  kernels_->to_float(widened_[thread].data(), x, int64_t{num_rows} * cols);
-  return {widened_[thread].data(), first_row, num_rows};
+void FastLinear::RunOnTiles(const LinearArgs& args, const PackedPanels& weight) {
+  const double panel_us = PanelUs(weight, args.rows, kTileProductsPerUs);
+  const auto row_blocks = static_cast<int32_t>(Ceiling(args.rows, kRowBlock));
+  const Cut cut = row_blocks == 1 ? CutFewRows(weight, panel_us, pool_->num_threads())
+                                  : CutManyRowsForTiles(weight, row_blocks, pool_->num_threads());
+  const int64_t chunks = Ceiling(row_blocks, cut.row_blocks);
+  const auto run = [&](int64_t task, int32_t) {
+    const auto panel = static_cast<int32_t>(task / chunks) * cut.panels;
+    const auto row = static_cast<int32_t>(task % chunks) * cut.row_blocks * kRowBlock;
+    const int32_t num_rows = std::min(cut.row_blocks * kRowBlock, args.rows - row);
+    kernels_->gemm_bf16_tiles(TileOf(args, weight, row, num_rows, panel, cut.panels));
+  };
+  pool_->ParallelFor(Ceiling(weight.num_panels(), cut.panels) * chunks,
+                     weight.num_panels() * panel_us, run);
+}
+
+const float* FastLinear::Widen(const void* x, int64_t count, int32_t thread) {
+  float* widened = widened_[thread].data();
+  kernels_->to_float(widened, x, count);
+  return widened;
 }
 
 void FastLinear::RunOwn(const LinearArgs& args, const PackedPanels& weight, int32_t begin) {
@@ -96,7 +152,8 @@ void FastLinear::RunOwn(const LinearArgs& args, const PackedPanels& weight, int3
                            : kernels_->gemm_f32;
   const int32_t num_rows = args.rows - begin;
   const auto row_blocks = static_cast<int32_t>(Ceiling(num_rows, kRowBlock));
-  const Cut cut = row_blocks == 1 ? CutFewRows(weight, num_rows, pool_->num_threads())
+  const double panel_us = PanelUs(weight, num_rows, kProductsPerUs);
+  const Cut cut = row_blocks == 1 ? CutFewRows(weight, panel_us, pool_->num_threads())
                                   : CutManyRows(weight, row_blocks, pool_->num_threads());
   const int64_t chunks = Ceiling(row_blocks, cut.row_blocks);
 
@@ -107,35 +164,18 @@ void FastLinear::RunOwn(const LinearArgs& args, const PackedPanels& weight, int3
     const int32_t end_block = std::min(first_block + cut.row_blocks, row_blocks);
     for (int32_t block = first_block; block < end_block; ++block) {
       const int32_t first_row = begin + block * kRowBlock;
-      const Rows rows = RowsFor(args, first_row, std::min(kRowBlock, args.rows - first_row),
-                                weight.cols(), widen, thread);
-      MultiplyPanels(gemm, args, weight, rows, first_panel, end_panel);
+      const int32_t count = std::min(kRowBlock, args.rows - first_row);
+      const void* x = RowsOf(args, weight, first_row);
+      if (widen) x = Widen(x, int64_t{count} * weight.cols(), thread);
+      for (int32_t panel = first_panel; panel < end_panel; ++panel) {
+        GemmTile tile = TileOf(args, weight, first_row, count, panel, 1);
+        tile.a = x;
+        gemm(tile);
+      }
     }
   };
   pool_->ParallelFor(Ceiling(weight.num_panels(), cut.panels) * chunks,
-                     weight.num_panels() * PanelUs(weight, num_rows), run);
-}
-
-void FastLinear::MultiplyPanels(void (*gemm)(const GemmTile&), const LinearArgs& args,
-                                const PackedPanels& weight, const Rows& rows, int32_t first_panel,
-                                int32_t end_panel) {
-  GemmTile tile;
-  tile.a = rows.data;
-  tile.rows = rows.count;
-  tile.k = weight.cols();
-  tile.lda = weight.cols();
-  tile.ldc = weight.rows();
-  tile.from_memory = true;
-  tile.c_is_bf16 = args.out_dtype == DType::kBF16;
-  for (int32_t panel = first_panel; panel < end_panel; ++panel) {
-    const int64_t col = int64_t{panel} * kPanelCols;
-    tile.panel = weight.panel(panel);
-    tile.cols = static_cast<int32_t>(std::min<int64_t>(kPanelCols, weight.rows() - col));
-    tile.bias = args.bias == nullptr ? nullptr : args.bias + col;
-    tile.c = static_cast<char*>(args.out) +
-             (rows.first * int64_t{weight.rows()} + col) * SizeOf(args.out_dtype);
-    gemm(tile);
-  }
+                     weight.num_panels() * panel_us, run);
 }
 
 }  // namespace fathom::kernels::cpu

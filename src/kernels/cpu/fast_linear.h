@@ -3,8 +3,8 @@
 // Matrix products of the fast backend: which kernel, cut into which tasks. Thread safety: none.
 //
 // Our own kernels sum every output over k in ascending order in one task, so that it does not
-// depend on the number of rows. BF16 rows meet BF16 weights in dot-product instructions where those
-// are the faster way (cpu_features.h); otherwise both are multiplied in FP32.
+// depend on the number of rows. BF16 rows meet BF16 weights on AMX or in dot-product instructions
+// where those are the faster way (cpu_features.h); otherwise both are multiplied in FP32.
 
 #include <cstdint>
 #include <memory>
@@ -32,17 +32,10 @@ class FastLinear {
  private:
   // Whole blocks of rows; the number of rows that are done.
   int32_t RunOneDnn(const LinearArgs& args, const PackedPanels& weight);
-  // Some rows of the input as a kernel reads them.
-  struct Rows {
-    const void* data = nullptr;
-    int32_t first = 0;
-    int32_t count = 0;
-  };
-  Rows RowsFor(const LinearArgs& args, int32_t first_row, int32_t num_rows, int32_t cols,
-               bool widen, int32_t thread);
-  static void MultiplyPanels(void (*gemm)(const GemmTile&), const LinearArgs& args,
-                             const PackedPanels& weight, const Rows& rows, int32_t first_panel,
-                             int32_t end_panel);
+  // BF16 rows and weights, on AMX.
+  void RunOnTiles(const LinearArgs& args, const PackedPanels& weight);
+  // `count` BF16 values in FP32, until the thread's next call.
+  const float* Widen(const void* x, int64_t count, int32_t thread);
   // Rows [begin, args.rows).
   void RunOwn(const LinearArgs& args, const PackedPanels& weight, int32_t begin);
 

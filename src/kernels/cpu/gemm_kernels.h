@@ -242,7 +242,7 @@ FATHOM_INLINE void Gemm(const GemmTile& t) {
 
 static void GemmF32(const GemmTile& t) { Gemm<F32Panel>(t); }
 static void GemmBf16Panel(const GemmTile& t) { Gemm<Bf16Panel>(t); }
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
 static void GemmBf16Dot(const GemmTile& t) { Gemm<Bf16DotPanel>(t); }
 #endif
 

@@ -25,17 +25,18 @@ inline constexpr int32_t kQueryRows = 48;
 // The widest head, which is what CheckArgs lets pass.
 inline constexpr int32_t kWidestHead = 256;
 
-// c = a * panel^T + bias, for one panel.
+// c = a * panel^T + bias, for one panel; gemm_bf16_tiles takes any number of rows, and panels that
+// lie behind one another.
 struct GemmTile {
-  const void* a = nullptr;      // [rows, k] F32, or BF16 for gemm_bf16_dot; rows lda apart
-  const void* panel = nullptr;  // one panel
+  const void* a = nullptr;      // [rows, k], rows lda apart
+  const void* panel = nullptr;  // k padded with zeros as in packed_panels.h
   void* c = nullptr;            // [rows, cols], rows ldc apart
   const float* bias = nullptr;  // [cols], or null
   int64_t lda = 0;
   int64_t ldc = 0;
   int32_t rows = 0;  // <= kRowBlock
   int32_t k = 0;
-  int32_t cols = 0;  // of this panel, <= kPanelCols
+  int32_t cols = 0;  // <= kPanelCols
   bool c_is_bf16 = false;
   bool from_memory = false;  // the panel lies in memory, and what is needed next lies behind it
 };
@@ -50,13 +51,14 @@ struct AttentionTask {
   int32_t num_rows = 0;  // <= kQueryRows
 };
 
-// What a thread keeps for attention.
-struct AttentionScratch {
+// What a thread keeps for attention. Rows begin at cache lines.
+struct alignas(64) AttentionScratch {
   float keys[kKeyTile * kWidestHead];
   float values[kKeyTile * kWidestHead];
   float queries[kQueryRows * kWidestHead];
   float sums[kQueryRows * kWidestHead];
-  float weights[kQueryRows * kKeyTile];  // scores before
+  float weights[kQueryRows * kKeyTile];    // scores before
+  float pairs[kQueryRows * kKeyTile / 2];  // weights in BF16, for tiles
   float highest[kQueryRows];
   float totals[kQueryRows];
   float decays[kQueryRows];
@@ -64,9 +66,10 @@ struct AttentionScratch {
 
 // Index 0: F32 storage, 1: BF16.
 struct KernelTable {
-  void (*gemm_f32)(const GemmTile&) = nullptr;         // panel F32
+  void (*gemm_f32)(const GemmTile&) = nullptr;         // rows and panel F32
   void (*gemm_bf16_dot)(const GemmTile&) = nullptr;    // rows and panel BF16; null: none
-  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // panel BF16
+  void (*gemm_bf16_tiles)(const GemmTile&) = nullptr;  // rows and panels BF16; null: none
+  void (*gemm_bf16_panel)(const GemmTile&) = nullptr;  // rows F32, panel BF16
   float (*read_stream)(const void* data, int64_t bytes) = nullptr;  // bytes: a multiple of 256
   void (*to_float)(float* out, const void* bf16, int64_t count) = nullptr;
   void (*rms_norm[2])(void* out, const void* x, void* residual, const float* weight, int32_t dim,
@@ -84,8 +87,10 @@ extern const KernelTable kKernels;
 namespace avx512 {
 extern const KernelTable kKernels;
 }
-
 namespace avx512_bf16 {
+extern const KernelTable kKernels;
+}
+namespace amx {
 extern const KernelTable kKernels;
 }
 
@@ -97,6 +102,8 @@ inline const KernelTable& KernelsFor(Isa isa) {
       return avx512::kKernels;
     case Isa::kAvx512Bf16:
       return avx512_bf16::kKernels;
+    case Isa::kAmx:
+      return amx::kKernels;
   }
   return avx2::kKernels;
 }

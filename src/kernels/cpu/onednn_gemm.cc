@@ -25,11 +25,10 @@ constexpr int32_t kWorthwhileCols = 2048;
 struct Key {
   int32_t n = 0;
   int32_t k = 0;
-  DType dtype = DType::kF32;
   DType out_dtype = DType::kF32;
   bool bias = false;
 
-  auto Tie() const { return std::tie(n, k, dtype, out_dtype, bias); }
+  auto Tie() const { return std::tie(n, k, out_dtype, bias); }
   bool operator<(const Key& other) const { return Tie() < other.Tie(); }
 };
 
@@ -45,10 +44,8 @@ struct Primitive {
 };
 
 std::optional<Primitive> Make(const Key& key, const dnnl::engine& engine) {
-  const memory::desc x({OneDnnGemm::kRows, key.k}, TypeOf(key.dtype), memory::dims{key.k, 1});
-  const memory::desc weight(
-      {key.k, key.n}, TypeOf(key.dtype),
-      key.dtype == DType::kBF16 ? memory::format_tag::BA16a64b2a : memory::format_tag::BA16a64b);
+  const memory::desc x({OneDnnGemm::kRows, key.k}, memory::data_type::f32, memory::dims{key.k, 1});
+  const memory::desc weight({key.k, key.n}, memory::data_type::f32, memory::format_tag::BA16a64b);
   const memory::desc out({OneDnnGemm::kRows, key.n}, TypeOf(key.out_dtype), memory::dims{key.n, 1});
   const memory::desc bias({1, key.n}, memory::data_type::f32, memory::dims{key.n, 1});
   dnnl::primitive_attr attributes;
@@ -60,8 +57,6 @@ std::optional<Primitive> Make(const Key& key, const dnnl::engine& engine) {
   if (!desc || std::string_view(desc.impl_info_str()).substr(0, 4) != "brg:") return std::nullopt;
   return Primitive(desc);
 }
-
-bool HasAmx() { return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx; }
 
 }  // namespace
 
@@ -86,17 +81,13 @@ class OneDnnGemm::Cache {
 };
 
 OneDnnGemm::OneDnnGemm(Isa isa)
-    : f32_(isa >= Isa::kAvx512),
-      bf16_(isa >= Isa::kAvx512 && HasAmx()),
-      cache_(f32_ ? std::make_unique<Cache>() : nullptr) {}
+    : cache_(isa >= Isa::kAvx512 ? std::make_unique<Cache>() : nullptr) {}
 
 OneDnnGemm::~OneDnnGemm() = default;
 
 bool OneDnnGemm::Wants(const LinearArgs& args, const PackedPanels& weight) const {
-  if (args.rows < kRows || weight.cols() < kWorthwhileCols || weight.dtype() != args.dtype) {
-    return false;
-  }
-  return args.dtype == DType::kF32 ? f32_ : bf16_;
+  return cache_ != nullptr && args.rows >= kRows && weight.cols() >= kWorthwhileCols &&
+         args.dtype == DType::kF32 && weight.dtype() == DType::kF32;
 }
 
 bool OneDnnGemm::Multiply(const LinearArgs& args, const PackedPanels& weight, int32_t first_row) {
@@ -105,7 +96,6 @@ bool OneDnnGemm::Multiply(const LinearArgs& args, const PackedPanels& weight, in
   Key key;
   key.n = weight.rows();
   key.k = weight.cols();
-  key.dtype = args.dtype;
   key.out_dtype = args.out_dtype;
   key.bias = args.bias != nullptr;
   try {
@@ -116,7 +106,7 @@ bool OneDnnGemm::Multiply(const LinearArgs& args, const PackedPanels& weight, in
     const size_t scratch_bytes = primitive->desc.scratchpad_desc().get_size();
     if (scratchpad.size() < scratch_bytes) scratchpad.resize(scratch_bytes);
     char* x = const_cast<char*>(static_cast<const char*>(args.x)) +
-              int64_t{first_row} * weight.cols() * static_cast<int64_t>(SizeOf(args.dtype));
+              int64_t{first_row} * weight.cols() * static_cast<int64_t>(sizeof(float));
     char* out = static_cast<char*>(args.out) +
                 int64_t{first_row} * weight.rows() * static_cast<int64_t>(SizeOf(args.out_dtype));
     std::unordered_map<int, memory> buffers = {

@@ -1,13 +1,13 @@
 #pragma once
 
-// Products of many rows by oneDNN, on the panels as our own kernels read them (see
-// packed_panels.h): its blocked layouts are the same bytes. It is called single-threaded, on one
+// FP32 products of many rows by oneDNN, on the panels as our own kernels read them (see
+// packed_panels.h): its blocked layout is the same bytes. It is called single-threaded, on one
 // block of rows and all columns (its kernels want an output without gaps), from the threads of our
 // pool; Debian's build would otherwise start an OpenMP team, whose spinning starves the network
 // threads.
 //
-// Used where it is faster: FP32 with AVX-512, and BF16 where the processor has AMX. Its reduction
-// order is its own, so the batch-invariant mode stays with our kernels.
+// Used where it is faster: with AVX-512. Its reduction order is its own, so the batch-invariant
+// mode stays with our kernels.
 //
 // Thread safety: Multiply may be called from any thread of the pool.
 
@@ -36,9 +36,7 @@ class OneDnnGemm {
 
  private:
   class Cache;
-  const bool f32_;
-  const bool bf16_;
-  const std::unique_ptr<Cache> cache_;
+  const std::unique_ptr<Cache> cache_;  // null: never wanted
 };
 
 }  // namespace fathom::kernels::cpu

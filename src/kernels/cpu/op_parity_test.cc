@@ -160,53 +160,89 @@ TEST_P(OpParityTest, Linear) {
   }
 }
 
+TEST_P(OpParityTest, LinearOfEveryNumberOfRows) {
+  constexpr int32_t kN = 150;
+  for (const int32_t k : {32, 96, 107}) {
+    Tensor weight = Random(static_cast<size_t>(kN) * k, 0.1F);
+    Tensor bias = Random(kN, 1, DType::kF32);
+    const TensorView part = {weight.data(), dtype(), 2, {kN, k}};
+    auto packed = fast_->PackMatrix({&part, 1}, dtype());
+    auto packed_ref = ref_->PackMatrix({&part, 1}, dtype());
+    for (int32_t rows = 1; rows <= 100; ++rows) {
+      SCOPED_TRACE(testing::Message() << rows << "x" << kN << "x" << k);
+      Tensor x = Random(static_cast<size_t>(rows) * k);
+      Tensor out = Poison(static_cast<size_t>(rows) * kN);
+      Tensor out_ref = out;
+      LinearArgs args;
+      args.x = x.data();
+      args.bias = static_cast<float*>(bias.data());
+      args.rows = rows;
+      args.dtype = dtype();
+      args.out_dtype = dtype();
+      args.out = out.data();
+      ASSERT_TRUE(fast_->Linear(args, **packed).ok());
+      args.out = out_ref.data();
+      ASSERT_TRUE(ref_->Linear(args, **packed_ref).ok());
+      ExpectSame(out, out_ref, kN, tolerance());
+    }
+  }
+}
+
 TEST_P(OpParityTest, LinearKeepsNanInItsRow) {
-  Tensor x = Random(20 * 64);
-  x.Set(64 * 3 + 5, std::numeric_limits<float>::quiet_NaN());
-  Tensor weight = Random(70 * 64, 0.1F);
-  const TensorView part = {weight.data(), dtype(), 2, {70, 64}};
-  auto packed = fast_->PackMatrix({&part, 1}, dtype());
-  Tensor out = Poison(20 * 70);
-  LinearArgs args;
-  args.x = x.data();
-  args.rows = 20;
-  args.dtype = dtype();
-  args.out_dtype = dtype();
-  args.out = out.data();
-  ASSERT_TRUE(fast_->Linear(args, **packed).ok());
-  for (size_t i = 0; i < out.count(); ++i) {
-    ASSERT_EQ(std::isnan(out.At(i)), i / 70 == 3) << i;
+  for (const int32_t k : {64, 75}) {
+    for (const int32_t rows : {5, 20, 60}) {
+      SCOPED_TRACE(testing::Message() << rows << "x70x" << k);
+      Tensor x = Random(static_cast<size_t>(rows) * k);
+      x.Set(static_cast<size_t>(k) * 3, std::numeric_limits<float>::quiet_NaN());
+      x.Set(static_cast<size_t>(k) * 3 + 5, std::numeric_limits<float>::infinity());
+      Tensor weight = Random(static_cast<size_t>(70) * k, 0.1F);
+      const TensorView part = {weight.data(), dtype(), 2, {70, k}};
+      auto packed = fast_->PackMatrix({&part, 1}, dtype());
+      Tensor out = Poison(static_cast<size_t>(rows) * 70);
+      LinearArgs args;
+      args.x = x.data();
+      args.rows = rows;
+      args.dtype = dtype();
+      args.out_dtype = dtype();
+      args.out = out.data();
+      ASSERT_TRUE(fast_->Linear(args, **packed).ok());
+      for (size_t i = 0; i < out.count(); ++i) {
+        ASSERT_EQ(std::isnan(out.At(i)), i / 70 == 3) << i;
+      }
+    }
   }
 }
 
 TEST_P(OpParityTest, LinearSumsARowAlikeWhateverTheOthers) {
   constexpr int32_t kRows = 150;
-  constexpr int32_t kCols = 96;
   constexpr int32_t kN = 130;
   const auto invariant = CreateFastBackend({.threads = 2, .batch_invariant = true}, isa());
-  Tensor x = Random(kRows * kCols);
-  Tensor weight = Random(kN * kCols, 0.1F);
-  const TensorView part = {weight.data(), dtype(), 2, {kN, kCols}};
-  auto packed = invariant->PackMatrix({&part, 1}, dtype());
-  Tensor all = Poison(kRows * kN, DType::kF32);
-  LinearArgs args;
-  args.x = x.data();
-  args.rows = kRows;
-  args.dtype = dtype();
-  args.out = all.data();
-  ASSERT_TRUE(invariant->Linear(args, **packed).ok());
-  for (int32_t first = 0; first < kRows;) {
-    const int32_t rows = std::min<int32_t>(1 + random_() % 9, kRows - first);
-    Tensor some = Poison(static_cast<size_t>(rows) * kN, DType::kF32);
-    args.x = static_cast<char*>(x.data()) + static_cast<size_t>(first) * kCols * SizeOf(dtype());
-    args.rows = rows;
-    args.out = some.data();
+  for (const int32_t cols : {96, 107}) {
+    Tensor x = Random(static_cast<size_t>(kRows) * cols);
+    Tensor weight = Random(static_cast<size_t>(kN) * cols, 0.1F);
+    const TensorView part = {weight.data(), dtype(), 2, {kN, cols}};
+    auto packed = invariant->PackMatrix({&part, 1}, dtype());
+    Tensor all = Poison(kRows * kN, DType::kF32);
+    LinearArgs args;
+    args.x = x.data();
+    args.rows = kRows;
+    args.dtype = dtype();
+    args.out = all.data();
     ASSERT_TRUE(invariant->Linear(args, **packed).ok());
-    ASSERT_EQ(std::memcmp(some.data(), static_cast<float*>(all.data()) + first * kN,
-                          static_cast<size_t>(rows) * kN * sizeof(float)),
-              0)
-        << "rows " << first << " to " << first + rows;
-    first += rows;
+    for (int32_t first = 0; first < kRows;) {
+      const int32_t most = random_() % 2 == 0 ? 9 : 60;
+      const int32_t rows = std::min<int32_t>(1 + random_() % most, kRows - first);
+      Tensor some = Poison(static_cast<size_t>(rows) * kN, DType::kF32);
+      args.x = static_cast<char*>(x.data()) + static_cast<size_t>(first) * cols * SizeOf(dtype());
+      args.rows = rows;
+      args.out = some.data();
+      ASSERT_TRUE(invariant->Linear(args, **packed).ok());
+      ASSERT_EQ(std::memcmp(some.data(), static_cast<float*>(all.data()) + first * kN,
+                            static_cast<size_t>(rows) * kN * sizeof(float)),
+                0)
+          << "rows " << first << " to " << first + rows << ", k " << cols;
+      first += rows;
+    }
   }
 }
 

@@ -127,7 +127,7 @@ inline std::string TargetName(const testing::TestParamInfo<Target>& info) {
 }
 
 inline auto AllTargets() {
-  return testing::Combine(testing::Values(Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16),
+  return testing::Combine(testing::Values(Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx),
                           testing::Values(DType::kF32, DType::kBF16));
 }
 

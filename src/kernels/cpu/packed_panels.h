@@ -3,8 +3,8 @@
 // The fast backend's layout of a weight matrix [N, K]: panels of 64 columns of the product,
 // contiguous. F32: [N / 64][K][64]. BF16: [N / 64][K / 2][64][2], so that one 32-bit word holds
 // two values of k, which widen to FP32 by one shift and one mask. N is padded with zeros to whole
-// panels and K to 16 (F32) or 32 (BF16): these are also oneDNN's blocked layouts BA16a64b and
-// BA16a64b2a, so that both multiply the same bytes.
+// panels and K to 16 (F32) or 32 (BF16). F32 is also oneDNN's blocked layout BA16a64b, so that it
+// multiplies the same bytes, and BF16 is what a matrix tile of AMX takes.
 
 #include <cstdint>
 #include <memory>

@@ -13,6 +13,7 @@
 #ifdef FATHOM_CUDA
 #include "kernels/cuda/cuda_backend.h"
 #endif
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/tolerance.h"
 #include "worker/model/model_testing.h"
 
@@ -55,10 +56,13 @@ double KlDivergence(const float* golden, const float* ours, int32_t vocab) {
   return kl;
 }
 
-// Tensor cores take the probabilities of attention rounded to the storage type, which the CPU keeps
-// in FP32: on the GPU a little more is lost.
+// Tensor cores and AMX take the probabilities of attention rounded to the storage type, which other
+// kernels keep in FP32: there a little more is lost.
 double Tolerance(DType dtype, BackendKind backend) {
-  const bool rounds_more = backend == BackendKind::kCuda && dtype != DType::kF32;
+  const bool amx = kernels::cpu::DetectIsa() == kernels::cpu::Isa::kAmx;
+  const bool rounds_more =
+      (backend == BackendKind::kCuda || (backend == BackendKind::kFast && amx)) &&
+      dtype != DType::kF32;
   return kernels::LogitTolerance(dtype) * (rounds_more ? 1.25 : 1);
 }
 

@@ -1,0 +1,2 @@
+#define FATHOM_ISA amx
+#include "kernels/cpu/isa_kernels.h"
