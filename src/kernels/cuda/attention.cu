@@ -23,9 +23,13 @@ int32_t NumWorkers(int32_t head_dim, int32_t num_multiprocessors) {
   return num_multiprocessors * DecodeBlocksPerMultiprocessor(head_dim);
 }
 
+// At the front of the workspace; what decode uses begins behind it.
+constexpr size_t kQueueBytes = 256;
+static_assert(sizeof(TileQueue) <= kQueueBytes);
+
 DecodeWorkspace Divide(void* workspace, int32_t num_workers, int32_t head_dim) {
   DecodeWorkspace parts;
-  parts.outputs = static_cast<float*>(workspace);
+  parts.outputs = reinterpret_cast<float*>(static_cast<char*>(workspace) + kQueueBytes);
   parts.statistics = parts.outputs + int64_t{num_workers} * kMaxHeadsPerPass * head_dim;
   return parts;
 }
@@ -39,13 +43,13 @@ bool FusesRotary(const PagedAttentionArgs& args) {
 }
 
 size_t AttentionWorkspaceBytes(int32_t num_multiprocessors) {
-  size_t bytes = 0;
+  size_t bytes = 0;  // of decode
   for (const int32_t head_dim : kTensorHeadDims) {
     const size_t rows =
         static_cast<size_t>(NumWorkers(head_dim, num_multiprocessors)) * kMaxHeadsPerPass;
     bytes = std::max(bytes, rows * (head_dim + 2) * sizeof(float));
   }
-  return bytes;
+  return kQueueBytes + bytes;
 }
 
 cudaError_t PrepareAttention() {
@@ -64,15 +68,17 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
     return cudaErrorInvalidValue;
   }
   if (!FitsTensorCores(args)) return LaunchPlainAttention(args, stream);
+  if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
+    return cudaErrorInvalidValue;
+  }
+  auto* const queue = static_cast<TileQueue*>(workspace);
   if (hints.batch_invariant) {
     // Steps of keys begin at the same positions whatever a tile holds, and rows do not meet.
     return FitsHopperPrefill(args.kv)
                ? LaunchHopperPrefillAttention(args, args.num_tokens, args.num_sequences,
-                                              /*queries_min=*/1, hints.num_multiprocessors, stream)
+                                              /*queries_min=*/1, hints.num_multiprocessors, queue,
+                                              stream)
                : LaunchPlainAttention(args, stream);
-  }
-  if (workspace_bytes < AttentionWorkspaceBytes(hints.num_multiprocessors)) {
-    return cudaErrorInvalidValue;
   }
   const bool all_decode = hints.max_query_len <= 1 || args.rotary.cos_sin != nullptr;
   if (all_decode || hints.num_decodes != 0) {
@@ -87,7 +93,7 @@ cudaError_t LaunchPagedAttention(const PagedAttentionArgs& args, const Attention
   const int32_t num_sequences = args.num_sequences - decodes;
   return FitsHopperPrefill(args.kv)
              ? LaunchHopperPrefillAttention(args, num_tokens, num_sequences, /*queries_min=*/2,
-                                            hints.num_multiprocessors, stream)
+                                            hints.num_multiprocessors, queue, stream)
              : LaunchPrefillAttention(args, num_tokens, num_sequences, stream);
 }
 

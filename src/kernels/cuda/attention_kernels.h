@@ -48,12 +48,19 @@ cudaError_t PreparePrefillAttention();
 cudaError_t LaunchPrefillAttention(const PagedAttentionArgs& args, int32_t num_tokens,
                                    int32_t num_sequences, cudaStream_t stream);
 
+// Where the blocks of a launch take their tiles from. All ones between launches.
+struct TileQueue {
+  uint32_t drawn;
+  uint32_t left;  // blocks that found none
+};
+
 // The same with Hopper's own instructions, for caches that FitsHopperPrefill takes, and for
 // sequences of `queries_min` queries or more. A query's result depends on its own sequence alone.
 bool FitsHopperPrefill(const KvCacheView& kv);
 cudaError_t PrepareHopperPrefillAttention();
 cudaError_t LaunchHopperPrefillAttention(const PagedAttentionArgs& args, int32_t num_tokens,
                                          int32_t num_sequences, int32_t queries_min,
-                                         int32_t num_multiprocessors, cudaStream_t stream);
+                                         int32_t num_multiprocessors, TileQueue* queue,
+                                         cudaStream_t stream);
 
 }  // namespace fathom::kernels::cuda

@@ -23,8 +23,8 @@ template <typename T, int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
     PrefillKernel(const __grid_constant__ PagedAttentionArgs args,
                   const __grid_constant__ CUtensorMap keys,
-                  const __grid_constant__ CUtensorMap values, float scale_log2,
-                  int32_t queries_min) {
+                  const __grid_constant__ CUtensorMap values, float scale_log2, int32_t queries_min,
+                  TileQueue* queue) {
   __shared__ Tile tiles[kBoarded];
   const Memory<kDim> memory{(SharedAddress(DynamicShared()) + 1023) / 1024 * 1024};
   if (threadIdx.x == 0) {
@@ -47,11 +47,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (Tile tile = board.Take(); tile.num_rows > 0; tile = board.Take()) copier.Copy(tile);
     return;
   }
-  const TileFinder finder(args, queries_min);
-  Tile tile = finder.Find(0);
+  TileFinder finder(args, queries_min, queue);
+  Tile tile = finder.Next();
   board.Post(tile);
-  for (int32_t round = 1; tile.num_rows > 0; ++round) {
-    const Tile next = finder.Find(round);
+  while (tile.num_rows > 0) {
+    const Tile next = finder.Next();
     board.Post(next);
     copier.Copy(tile);
     tile = next;
@@ -134,7 +134,8 @@ cudaError_t PrepareHopperPrefillAttention() {
 
 cudaError_t LaunchHopperPrefillAttention(const PagedAttentionArgs& args, int32_t num_tokens,
                                          int32_t num_sequences, int32_t queries_min,
-                                         int32_t num_multiprocessors, cudaStream_t stream) {
+                                         int32_t num_multiprocessors, TileQueue* queue,
+                                         cudaStream_t stream) {
   CUtensorMap keys;
   CUtensorMap values;
   cudaError_t error = hopper::EncodeMap(args, args.kv.layer_offset, &keys);
@@ -146,7 +147,7 @@ cudaError_t LaunchHopperPrefillAttention(const PagedAttentionArgs& args, int32_t
   return hopper::WithInstance(args.dtype, args.kv.head_dim, [&](auto instance) {
     return LaunchChained(instance.kKernel, dim3(std::min(tiles, num_multiprocessors)),
                          hopper::kThreads, instance.kSharedBytes, stream, args, keys, values,
-                         args.scale * kLog2E, queries_min);
+                         args.scale * kLog2E, queries_min, queue);
   });
 }
 

@@ -8,6 +8,7 @@
 
 #include <cudaTypedefs.h>
 
+#include "kernels/cuda/attention_kernels.h"
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/warpgroup.cuh"
 
@@ -90,32 +91,48 @@ struct Place {
   }
 };
 
-// The block's tiles, by a warp. Tiles that see most keys lie at the end of the sequence and come
-// first; every other round of the blocks goes backwards, so that all have about as much.
+// Keys and values that are read over and over stay in the second-level cache, of 50 MB.
+inline constexpr int64_t kCachedBytes = int64_t{36} << 20;
+
+// The block's tiles, by a warp: a block takes the next one of all whenever it needs one. As many
+// heads come at a time as the cache holds of a sequence; of these, tiles at the end of the sequence
+// come first, where those are that see most keys.
 class TileFinder {
  public:
-  __device__ TileFinder(const PagedAttentionArgs& args, int32_t queries_min)
+  __device__ TileFinder(const PagedAttentionArgs& args, int32_t queries_min, TileQueue* queue)
       : args_(args),
         queries_min_(queries_min),
+        queue_(queue),
         group_(args.num_q_heads / args.kv.num_kv_heads),
         lane_(threadIdx.x % 32) {
-    int32_t mine = 0;
-    for (int32_t i = lane_; i < args.num_sequences; i += 32) mine += Tiles(i);
-    for (int32_t distance = 16; distance > 0; distance /= 2) {
-      mine += __shfl_xor_sync(kAllLanes, mine, distance);
+    int32_t longest = 1;
+    for (int32_t i = lane_; i < args.num_sequences; i += 32) {
+      const int32_t tiles = Tiles(i);
+      if (tiles == 0) continue;
+      total_ += tiles;
+      longest = max(longest, args.sequences[i].context_len + args.sequences[i].query_len);
     }
-    total_ = mine;
+    for (int32_t distance = 16; distance > 0; distance /= 2) {
+      total_ += __shfl_xor_sync(kAllLanes, total_, distance);
+      longest = max(longest, __shfl_xor_sync(kAllLanes, longest, distance));
+    }
+    const int64_t head_bytes = int64_t{4} * longest * args.kv.head_dim;
+    heads_at_once_ = static_cast<int32_t>(
+        min(max(kCachedBytes / head_bytes, int64_t{1}), int64_t{args.kv.num_kv_heads}));
   }
 
-  // Without rows where there is none left.
-  __device__ Tile Find(int32_t round) const {
-    const auto blocks = static_cast<int32_t>(gridDim.x);
-    const auto block = static_cast<int32_t>(blockIdx.x);
-    const int32_t item = round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
-    const int32_t heads = args_.kv.num_kv_heads;
+  // Without rows where there is none left; not called again then.
+  __device__ Tile Next() {
+    const int32_t item = Draw();
     Tile tile;
-    if (item >= total_ * heads) return tile;
-    const int32_t wanted = total_ - 1 - item / heads;
+    if (item >= total_ * args_.kv.num_kv_heads) {
+      Leave();
+      return tile;
+    }
+    const int32_t first_head = item / (total_ * heads_at_once_) * heads_at_once_;
+    const int32_t heads = min(heads_at_once_, args_.kv.num_kv_heads - first_head);
+    const int32_t turn = item - first_head * total_;
+    const int32_t wanted = total_ - 1 - turn / heads;
     int32_t before = 0;
     int32_t sequence = 0;
     for (int32_t first = 0;; first += 32) {
@@ -134,22 +151,37 @@ class TileFinder {
       }
       before += __shfl_sync(kAllLanes, up_to, 31);
     }
-    tile.Set(args_.sequences[sequence], item % heads, group_, (wanted - before) * kRows, kRows,
-             args_.window);
+    tile.Set(args_.sequences[sequence], first_head + turn % heads, group_,
+             (wanted - before) * kRows, kRows, args_.window);
     return tile;
   }
 
  private:
+  // All ones count as -1.
+  __device__ int32_t Draw() const {
+    int32_t item = 0;
+    if (lane_ == 0) item = static_cast<int32_t>(atomicAdd(&queue_->drawn, 1U) + 1);
+    return __shfl_sync(kAllLanes, item, 0);
+  }
+  // The last block to leave makes the queue ready for the next launch.
+  __device__ void Leave() const {
+    if (lane_ != 0) return;
+    __threadfence();
+    if (atomicAdd(&queue_->left, 1U) + 2 == gridDim.x) *queue_ = {~0U, ~0U};
+  }
   __device__ int32_t Tiles(int32_t sequence) const {
-    return sequence < args_.num_sequences ? PrefillTiles(args_.sequences[sequence], group_, kRows, queries_min_)
-                                          : 0;
+    return sequence < args_.num_sequences
+               ? PrefillTiles(args_.sequences[sequence], group_, kRows, queries_min_)
+               : 0;
   }
 
   const PagedAttentionArgs& args_;
   const int32_t queries_min_;
+  TileQueue* const queue_;
   const int32_t group_;
   const int32_t lane_;
-  int32_t total_ = 0;
+  int32_t total_ = 0;  // tiles of a head
+  int32_t heads_at_once_ = 0;
 };
 
 // Where tiles are handed on. The warp that finds them is one ahead of the one it copies.
