@@ -109,7 +109,8 @@ class Consumer {
 
   // Sends the other parts' tokens to them, and adds what they send of this one's, in their order.
   // Threads at the same place of their warpgroups hold the same rows and tokens. Parts of one block
-  // meet at a barrier of its consumers.
+  // meet at a barrier of its consumers. A part whose tokens nobody asked for is done once it has
+  // sent, and nobody sends to it: where all its parts are such ones, a block ends and makes room.
   template <int kParts>
   __device__ void AddUp(Sums& sums) const {
     constexpr bool kOneBlock = kParts == kDepthGroups;
@@ -124,7 +125,7 @@ class Consumer {
     };
 #pragma unroll
     for (int to = 0; to < kParts; ++to) {
-      if (to == own) continue;
+      if (to == own || to * kOwnTiles * 8 >= params_.rows) continue;
       const int32_t to_warpgroup = kDepthGroups > 1 ? to % kDepthGroups : warpgroup;
       const int32_t rank = to / kDepthGroups;
       uint32_t at = place(to_warpgroup, to, own);
@@ -143,9 +144,9 @@ class Consumer {
         }
       }
     }
-    if constexpr (kOneBlock) {
-      ptx::NamedBarrier<kConsumerThreads>();
-    } else {
+    if constexpr (kOneBlock) ptx::NamedBarrier<kConsumerThreads>();
+    if (own * kOwnTiles * 8 >= params_.rows) return;
+    if constexpr (!kOneBlock) {
       ptx::WaitForSent(SumsBarrier(layout_, warpgroup), 0);
     }
 #pragma unroll
