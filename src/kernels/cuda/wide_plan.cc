@@ -50,6 +50,8 @@ WidePlan CompleteWidePlan(WidePlan plan, int32_t rows, int32_t n, int32_t k,
   plan.tiles = CeilDiv(n, plan.tile_rows);
   plan.units_per_tile = CeilDiv(k, kWideUnitColumns);
   plan.clusters = std::min(plan.tiles, std::max(1, num_multiprocessors / plan.splits));
+  plan.tiles_each = plan.tiles / plan.clusters;
+  plan.clusters_with_more = plan.tiles % plan.clusters;
   if (plan.stages == 0) {
     plan.stages = kWideStagesMax;
     while (plan.stages > StagesMin(plan.tile_rows) && WideLayoutOf(plan).bytes > kWideSharedBytes) {
@@ -70,8 +72,10 @@ bool IsValidWidePlan(const WidePlan& plan, int32_t rows, int32_t n, int32_t k) {
   }
   return plan.tiles == CeilDiv(n, plan.tile_rows) &&
          plan.units_per_tile == CeilDiv(k, kWideUnitColumns) && plan.clusters >= 1 &&
-         plan.clusters <= plan.tiles && (plan.Parts() == 1 || plan.clusters == plan.tiles) &&
-         plan.splits <= plan.units_per_tile && plan.stages % StagesStep(plan.tile_rows) == 0 &&
+         plan.clusters <= plan.tiles && plan.tiles_each == plan.tiles / plan.clusters &&
+         plan.clusters_with_more == plan.tiles % plan.clusters &&
+         (plan.Parts() == 1 || plan.clusters == plan.tiles) && plan.splits <= plan.units_per_tile &&
+         plan.stages % StagesStep(plan.tile_rows) == 0 &&
          plan.stages >= StagesMin(plan.tile_rows) && plan.stages <= kWideStagesMax &&
          WideLayoutOf(plan).bytes <= kWideSharedBytes;
 }

@@ -45,6 +45,9 @@ struct WidePlan {
   int32_t tiles = 0;
   int32_t units_per_tile = 0;
   int32_t clusters = 0;  // as many as tiles, where a tile has parts
+  // A cluster takes so many tiles, the first `clusters_with_more` of them one more.
+  int32_t tiles_each = 0;
+  int32_t clusters_with_more = 0;
 
   // What a tile's sums are made of: each split's warpgroups that share its depth.
   FATHOM_HOST_DEVICE constexpr int32_t Parts() const { return splits * WideDepthGroups(tile_rows); }
@@ -84,9 +87,11 @@ FATHOM_HOST_DEVICE constexpr WideLayout WideLayoutOf(const WidePlan& plan) {
   return layout;
 }
 
-// Units [first, end) of a tile belong to split `split`.
+// Units [first, end) of a tile belong to split `split`. Without a division, which would be the
+// larger part of what a block does before its first load.
+static_assert(kWideSplitsMax == 2);
 FATHOM_HOST_DEVICE constexpr int32_t WideShareBegin(const WidePlan& plan, int32_t split) {
-  return static_cast<int32_t>(static_cast<int64_t>(plan.units_per_tile) * split / plan.splits);
+  return split == plan.splits ? plan.units_per_tile : split * (plan.units_per_tile / 2);
 }
 
 // Fills in what follows from rows, N, K and the plan's tile_rows, splits and, where it is given

@@ -40,11 +40,11 @@ struct WideShare {
   int32_t total;
 
   __device__ explicit WideShare(const WidePlan& plan) {
-    split = static_cast<int32_t>(blockIdx.x) % plan.splits;
-    cluster = static_cast<int32_t>(blockIdx.x) / plan.splits;
+    split = static_cast<int32_t>(blockIdx.x) & (plan.splits - 1);
+    cluster = static_cast<int32_t>(blockIdx.x) >> (plan.splits - 1);
     first_unit = WideShareBegin(plan, split);
     units = WideShareBegin(plan, split + 1) - first_unit;
-    tiles = (plan.tiles - cluster + plan.clusters - 1) / plan.clusters;
+    tiles = plan.tiles_each + (cluster < plan.clusters_with_more ? 1 : 0);
     total = tiles * units;
   }
   // Blocks that run at the same time read neighbouring rows, so few pages are in use at once.
@@ -103,7 +103,6 @@ class WideProducer {
 
   // Weights depend on nothing, so the ring fills while the kernels ahead still run.
   __device__ void Fill() {
-    ptx::PrefetchTensorMap(&params_.weight);
     for (int32_t i = 0; i < ahead_; ++i) {
       ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
       LoadWeights(i);
