@@ -128,27 +128,23 @@ def time_start(program, folder, device):
     """Seconds from the start of the process to ready and to the first token."""
     with tempfile.TemporaryDirectory() as state:
         description = pathlib.Path(state) / "cluster.json"
-        log = open(pathlib.Path(state) / "up.log", "w+b")
-        begin = time.monotonic()
-        cluster = subprocess.Popen(
-            [program, "up", "--open", "--port", "0", "--grpc-port", "0", "--device", device]
-            + ["--model", str(folder), "--model-name", "m", "--state-dir", state],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            while not (description.exists() and description.stat().st_size):
-                if cluster.poll() is not None:
-                    log.seek(0)
-                    sys.exit("fathom up ended:\n" + log.read().decode(errors="replace"))
-                time.sleep(0.001)
-            ready = time.monotonic() - begin
-            first_token(json.loads(description.read_text())["http"], "m")
-            return ready, time.monotonic() - begin
-        finally:
-            cluster.terminate()
-            cluster.wait()
-            log.close()
+        command = [program, "up", "--open", "--port", "0", "--grpc-port", "0", "--device", device]
+        command += ["--model", str(folder), "--model-name", "m", "--state-dir", state]
+        with open(pathlib.Path(state) / "up.log", "w+b") as log:
+            begin = time.monotonic()
+            cluster = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                while not (description.exists() and description.stat().st_size):
+                    if cluster.poll() is not None:
+                        log.seek(0)
+                        sys.exit("fathom up ended:\n" + log.read().decode(errors="replace"))
+                    time.sleep(0.001)
+                ready = time.monotonic() - begin
+                first_token(json.loads(description.read_text())["http"], "m")
+                return ready, time.monotonic() - begin
+            finally:
+                cluster.terminate()
+                cluster.wait()
 
 
 def main():
