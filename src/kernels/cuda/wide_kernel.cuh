@@ -222,22 +222,25 @@ class Consumer {
   const int32_t first_row_;  // of the warpgroup, in the tile
 };
 
-// All but those that the producer has in its hands, a few by each of the consumers' warps.
+// A few by each warp: weights are asked for only when this is done.
 template <int kTokens, int kRowBlocks, int kDepthGroups, bool kFused>
 __device__ void InitBarriers(const WideParams& params) {
   const WideLayout& layout = params.layout;
-  const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
   if (threadIdx.x % 32 != 0) return;
-  for (int32_t i = warp; i < params.plan.stages; i += kWideConsumerWarps) {
-    ptx::InitBarrier(EmptyBarrier(layout, i), kWideConsumerWarps / kDepthGroups);
-  }
-  if (warp < 2) {
+  const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
+  if (warp < kWideConsumerWarps) {
+    for (int32_t i = warp; i < params.plan.stages; i += kWideConsumerWarps) {
+      ptx::InitBarrier(FullBarrier(layout, i), 1);
+      ptx::InitBarrier(EmptyBarrier(layout, i), kWideConsumerWarps / kDepthGroups);
+    }
+  } else if (warp == kWideConsumerWarps) {
     constexpr int32_t kParts = kWideSplitsMax * kDepthGroups;
     constexpr int32_t kBytes = (kParts - 1) * kRowBlocks * WideFragmentBytes(kTokens) / kParts;
-    ptx::InitBarrier(SumsBarrier(layout, warp), 1);
-    ptx::ArriveExpecting(SumsBarrier(layout, warp), kBytes);
-  } else if (kFused && warp == 2) {
-    ptx::InitBarrier(ScalesBarrier(layout), kWideScaleWarps);
+    for (int32_t i = 0; i < 2; ++i) {
+      ptx::InitBarrier(SumsBarrier(layout, i), 1);
+      ptx::ArriveExpecting(SumsBarrier(layout, i), kBytes);
+    }
+    if (kFused) ptx::InitBarrier(ScalesBarrier(layout), kWideScaleWarps);
   }
   ptx::FenceBarrierInit();
 }
@@ -249,17 +252,17 @@ __global__ void __launch_bounds__(WideThreads(kFused), 1)
   const WidePlan& plan = params.plan;
   const WideShare share(plan);
   WideProducer producer(params, share);
-  if (threadIdx.x == kConsumerThreads) {
-    if (ptx::SharedAddress(wide_shared) % 1024 != 0) __trap();
-    producer.Fill();
-  } else if (threadIdx.x < kConsumerThreads) {
-    InitBarriers<kTokens, kRowBlocks, kDepthGroups, kFused>(params);
-  }
+  InitBarriers<kTokens, kRowBlocks, kDepthGroups, kFused>(params);
   __syncthreads();
   if (plan.splits > 1) ptx::ReportToCluster();
   if (threadIdx.x < kConsumerThreads) {
     Consumer<T, kTokens, kRowBlocks, kDepthGroups, kFused>(params, share).Run();
   } else if (threadIdx.x == kConsumerThreads) {
+    if (ptx::SharedAddress(wide_shared) % 1024 != 0) __trap();
+    // The next product's blocks need this one's shared memory, so however early they may begin,
+    // each begins as one of these ends, one on a multiprocessor.
+    LetSuccessorStart();
+    producer.Fill();
     producer.Run();
   } else if (kFused && threadIdx.x >= kConsumerThreads + 32) {
     PrepareScales(params, static_cast<int32_t>(threadIdx.x - kConsumerThreads) / 32 - 1);

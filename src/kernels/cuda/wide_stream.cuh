@@ -101,16 +101,13 @@ class WideProducer {
         policy_(ptx::EvictFirstPolicy()),
         ahead_(min(share.total, params.plan.stages)) {}
 
-  // Weights depend on nothing, so the ring fills while the kernels ahead still run. What a block
-  // does before its first load the memory stands still for: a few stages come first.
+  // Weights depend on nothing, so the ring fills while the kernels ahead still run.
   __device__ void Fill() {
-    constexpr int32_t kFirst = 4;
-    const int32_t first = min(kFirst, ahead_);
-    FillStages(0, first);
-    // The next product's blocks need this one's shared memory, so however early they may begin,
-    // each begins as one of these ends, one on a multiprocessor.
-    LetSuccessorStart();
-    FillStages(first, ahead_);
+    for (int32_t i = 0; i < ahead_; ++i) {
+      ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
+      LoadWeights(i);
+      Advance(next_);
+    }
     ptx::PrefetchTensorMap(&params_.x);
   }
 
@@ -133,16 +130,6 @@ class WideProducer {
   }
 
  private:
-  __device__ void FillStages(int32_t begin, int32_t end) {
-    for (int32_t i = begin; i < end; ++i) ptx::InitBarrier(FullBarrier(layout_, i), 1);
-    ptx::FenceBarrierInit();
-    for (int32_t i = begin; i < end; ++i) {
-      ptx::ArriveExpecting(FullBarrier(layout_, i), layout_.stage_bytes);
-      LoadWeights(i);
-      Advance(next_);
-    }
-  }
-
   struct Place {
     int32_t tile = 0;  // of this block's
     int32_t unit = 0;
