@@ -6,7 +6,7 @@
 // Scores are computed transposed, keys * queries^T: keys need no packing, queries are packed once a
 // task, and one vector holds the scores of one key for 16 query rows, so that the softmax needs no
 // sum across a vector. What multiplies the values are weights rounded to BF16; their totals are of
-// the weights before.
+// the weights before. 16 rows at a time go from scores to sums, so that little lies in between.
 
 #include "kernels/cpu/amx_tiles.h"
 #include "kernels/cpu/attention_kernels.h"
@@ -15,7 +15,11 @@
 
 namespace fathom::kernels::cpu::FATHOM_ISA {
 
-static_assert(kLanes == kTileRows && kKeyTile % kTileDepth == 0 && kQueryRows == 3 * kTileRows);
+static_assert(kLanes == kTileRows && kKeyTile == 4 * kTileRows && kMostQueryRows % kTileRows == 0);
+
+// A score may exceed the one that weighs 1 by so many powers of two before the sums have to follow:
+// that seldom happens after the first tile, and in floating point it costs no precision.
+constexpr float kHeadroom = 8;
 
 // For every key of a tile the rows of the task that see it: [begin, end).
 struct Seen {
@@ -33,7 +37,7 @@ FATHOM_INLINE void FindSeen(const AttentionTask& task, int tile, int begin, int 
     return (position - task.sequence.context_len) * group - task.first_row;
   };
   const auto end_of = [&](int key) {
-    return window > 0 ? first_row_at(tile + key + window) : kQueryRows;
+    return window > 0 ? first_row_at(tile + key + window) : kMostQueryRows;
   };
   seen.all = begin == 0 && end == kKeyTile && first_row_at(tile + kKeyTile - 1) <= 0 &&
              end_of(0) >= task.num_rows;
@@ -47,29 +51,39 @@ FATHOM_INLINE void FindSeen(const AttentionTask& task, int tile, int begin, int 
 
 FATHOM_INLINE int PaddedDepth(int dim) { return (dim + kTileDepth - 1) / kTileDepth * kTileDepth; }
 
-// out[token][depth], padded with zeros, of tokens [begin, end).
-FATHOM_INLINE void CopyKeys(const Bf16* const* keys, int begin, int end, int dim,
-                            const Bf16* const* next, float* out) {
+// Where tiles of 16 keys begin, rows PaddedDepth(dim) values apart: where they lie if the cache has
+// them all in a row, or in `copies`, padded with zeros. Of tokens [from, to), multiples of 16, and
+// [begin, end) are there.
+FATHOM_INLINE void FindKeys(const KvCacheView& kv, const TilePointers<Bf16>& found,
+                            const TilePointers<Bf16>& next, int from, int to, int begin, int end,
+                            float* copies, const Bf16* (&tiles)[kKeyTile / kTileRows]) {
+  const int dim = kv.head_dim;
   const int words = dim / 2;
   const int stride = PaddedDepth(dim) / 2;
-  for (int token = begin; token < end; ++token) {
-    FetchRow(next[token], dim);
-    for (int i = 0; i < stride; i += kLanes) {
-      Store(out + token * stride + i, LoadWords(keys[token] + 2 * i, words - i));
+  const bool in_rows = kv.block_tokens % kTileRows == 0 && dim % kTileDepth == 0;
+  for (int first = from; first < to; first += kTileRows) {
+    const bool in_place = in_rows && begin <= first && first + kTileRows <= end;
+    float* copy = copies + first * stride;
+    tiles[first / kTileRows] = in_place ? found.keys[first] : reinterpret_cast<const Bf16*>(copy);
+    for (int i = 0; i < kTileRows; ++i) {
+      FetchRow(next.keys[first + i], dim);
+      for (int word = 0; !in_place && word < stride; word += kLanes) {
+        Store(copy + i * stride + word, LoadWords(found.keys[first + i] + 2 * word, words - word));
+      }
     }
   }
 }
 
-// 2^x for x <= 0, at least 2^-125, to 4e-6 of its value; the coefficients are fitted so that 2^0 is
-// 1.
+// 2^x for x of at least -125, or 2^-125, to 3e-6 of its value; the coefficients are fitted so that
+// 2^0 is 1.
 FATHOM_INLINE Vec PowerOfTwo(Vec x) {
+  constexpr int kDown = 9;
   const Vec clamped = Max(Set(-125.0F), x);
-  const Vec n = Round(clamped);
-  const Vec f = Sub(clamped, n);
-  Vec p = Fma(f, Set(9.7829126e-3F), Set(5.5976884e-2F));
-  p = Fma(p, f, Set(0.24020711F));
-  p = Fma(p, f, Set(0.69311360F));
-  return _mm512_scalef_ps(Fma(p, f, Set(1.0F)), n);
+  const Vec f = _mm512_reduce_ps(clamped, kDown);  // less the whole number below
+  Vec p = Fma(f, Set(1.34259053e-2F), Set(5.22439107e-2F));
+  p = Fma(p, f, Set(0.241279453F));
+  p = Fma(p, f, Set(0.69304496F));
+  return _mm512_scalef_ps(Fma(p, f, Set(1.0F)), clamped);
 }
 
 // Rounded to BF16, ties away from zero. A NaN that comes from BF16 values stays one.
@@ -80,32 +94,53 @@ FATHOM_INLINE Vec RoundPairs(Vec even, Vec odd) {
   return _mm512_castsi512_ps(_mm512_mask_blend_epi16(0xAAAAAAAA, low, high));
 }
 
+// The sums of 16 rows so far, by what a higher score makes of them.
+FATHOM_INLINE void DecayRows(Vec decay, int row, int stride, AttentionScratch& s) {
+  alignas(64) float decays[kLanes];
+  Store(decays, decay);
+  for (int i = 0; i < kLanes; ++i) {
+    float* sums = s.sums + (row + i) * stride;
+    for (int at = 0; at < stride; at += kLanes) {
+      Store(sums + at, Mul(Load(sums + at), Set(decays[i])));
+    }
+  }
+}
+
 // From the scores of rows [row, row + 16) for keys [begin, end), multiples of 32, to weights.
 template <bool kAllSeen>
-FATHOM_INLINE void WeighRows(int row, int begin, int end, const Seen& seen, float scale,
-                             AttentionScratch& s) {
+FATHOM_INLINE void WeighRows(const float* scores, int row, int begin, int end, const Seen& seen,
+                             float scale, int stride, AttentionScratch& s) {
   constexpr float kLog2E = 1.44269504088896341F;
   constexpr int kChains = 4;
   const Vec factor = Set(scale * kLog2E);
-  const float* scores = s.weights + row;
   const auto select = [&](Vec inside, Vec outside, int key) __attribute__((always_inline)) {
     if constexpr (kAllSeen) return inside;
     return SelectLanes(inside, outside, seen.begin[key] - row, seen.end[key] - row);
   };
-  const Vec before = Load(s.highest + row);
-  Vec highest[kChains] = {before, before, before, before};
+  Vec highest[kChains] = {Set(kLowest), Set(kLowest), Set(kLowest), Set(kLowest)};
   for (int key = begin; key < end; key += kChains) {
 #pragma GCC unroll 4
     for (int i = 0; i < kChains; ++i) {
-      const Vec score = Mul(Load(scores + (key + i) * kQueryRows), factor);
+      const Vec score = Load(scores + (key + i) * kTileRows);
       highest[i] = Max(select(score, Set(kLowest), key + i), highest[i]);
     }
   }
-  const Vec top = Max(Max(highest[0], highest[1]), Max(highest[2], highest[3]));
-  const Vec decay = PowerOfTwo(Sub(before, top));
+  const Vec highest_now =
+      Mul(Max(Max(highest[0], highest[1]), Max(highest[2], highest[3])), factor);
+  const Vec before = Load(s.highest + row);
+  const __mmask16 higher = _mm512_cmp_ps_mask(Add(before, Set(kHeadroom)), highest_now, _CMP_LT_OQ);
+  const Vec top = _mm512_mask_mov_ps(before, higher, highest_now);
+  Vec total = Load(s.totals + row);
+  if (higher != 0) {
+    const Vec decay = PowerOfTwo(Sub(before, top));
+    DecayRows(decay, row, stride, s);
+    total = Mul(total, decay);
+    Store(s.highest + row, top);
+  }
+  const Vec less_top = Sub(Zero(), top);
   const auto weigh = [&](int key) __attribute__((always_inline)) {
-    const Vec score = Mul(Load(scores + key * kQueryRows), factor);
-    return select(PowerOfTwo(Sub(score, top)), Zero(), key);
+    const Vec score = Load(scores + key * kTileRows);
+    return select(PowerOfTwo(Fma(score, factor, less_top)), Zero(), key);
   };
   Vec evens = Zero();
   Vec odds = Zero();
@@ -121,98 +156,112 @@ FATHOM_INLINE void WeighRows(int row, int begin, int end, const Seen& seen, floa
     }
     Transpose(words);
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) Store(s.pairs + ((row + i) * kKeyTile + group) / 2, words[i]);
+    for (int i = 0; i < kLanes; ++i) Store(s.pairs + (i * kKeyTile + group) / 2, words[i]);
   }
-  Store(s.highest + row, top);
-  Store(s.decays + row, decay);
-  Store(s.totals + row, Fma(Load(s.totals + row), decay, Add(evens, odds)));
+  Store(s.totals + row, Add(total, Add(evens, odds)));
 }
 
-// scores[key][row] of keys [begin, end), multiples of 32, and all rows of the task.
-template <int kRowTiles>
-FATHOM_INLINE void ScoreOnTiles(int begin, int end, int dim, AttentionScratch& s) {
-  const int depth = PaddedDepth(dim);
-  const auto* keys = reinterpret_cast<const Bf16*>(s.keys);
-  const auto* queries = reinterpret_cast<const Bf16*>(s.queries);
-  Fetch nothing;
-  for (int key = begin; key < end; key += 2 * kTileRows) {
-    const Bf16* const rows[2] = {keys + key * depth, keys + (key + kTileRows) * depth};
-    float* const scores[2] = {s.weights + key * kQueryRows,
-                              s.weights + (key + kTileRows) * kQueryRows};
-    ZeroTiles<2, kRowTiles>();
-    AddProducts<2, kRowTiles>(rows, depth, queries, depth / kTileDepth, nothing);
-    StoreTiles<2, kRowTiles>(scores, kQueryRows);
+// scores[key][16] of keys [begin, end), multiples of 32, and 16 rows.
+FATHOM_INLINE void ScoreOnTiles(const Bf16* const (&keys)[kKeyTile / kTileRows], int begin, int end,
+                                int depth, const Bf16* queries, float* scores) {
+  const int steps = depth / kTileDepth;
+  if (end - begin == kKeyTile) {
+    float* const out[4] = {scores, scores + kTileRows * kTileRows,
+                           scores + 2 * kTileRows * kTileRows, scores + 3 * kTileRows * kTileRows};
+    ZeroTiles<4, 1>();
+    AddProducts<4, 1, kTileRows>(keys, depth, queries, steps);
+    return StoreTiles<4, 1>(out, kTileRows);
   }
+  const Bf16* const rows[2] = {keys[begin / kTileRows], keys[begin / kTileRows + 1]};
+  float* const out[2] = {scores + begin * kTileRows, scores + (begin + kTileRows) * kTileRows};
+  ZeroTiles<2, 1>();
+  AddProducts<2, 1, kTileRows>(rows, depth, queries, steps);
+  StoreTiles<2, 1>(out, kTileRows);
 }
 
-// sums[row] += weights[row] * values, of keys [begin, end), multiples of 32.
-template <int kRowTiles>
-FATHOM_INLINE void AddValuesOnTiles(int begin, int end, int dim, AttentionScratch& s) {
-  constexpr int kCols = kRowTiles == 1 ? 4 : 2;
-  const int stride = PaddedDim(dim);
-  const Bf16* weights[kRowTiles];
-  for (int i = 0; i < kRowTiles; ++i) {
-    weights[i] = reinterpret_cast<const Bf16*>(s.pairs) + i * kTileRows * kKeyTile + begin;
-  }
-  Fetch nothing;
-  for (int at = 0; at < stride; at += kCols * kTileSums) {
-    const auto* panel = reinterpret_cast<const Bf16*>(s.values) +
-                        (at / kPanelCols * kKeyTile + begin) * kPanelCols + 2 * (at % kPanelCols);
-    float* sums[kRowTiles];
-    for (int i = 0; i < kRowTiles; ++i) sums[i] = s.sums + i * kTileRows * stride + at;
-    LoadTiles<kRowTiles, kCols>(sums, stride);
-    AddProducts<kRowTiles, kCols>(weights, kKeyTile, panel, (end - begin) / kTileDepth, nothing);
-    StoreTiles<kRowTiles, kCols>(sums, stride);
+// sums[row] += weights[row] * values, of keys [begin, end), multiples of 32, and 16 rows.
+FATHOM_INLINE void AddValuesOnTiles(int row, int begin, int end, int stride, AttentionScratch& s) {
+  constexpr int kCols = kPanelCols / kTileSums;
+  const Bf16* const weights[1] = {reinterpret_cast<const Bf16*>(s.pairs) + begin};
+  for (int at = 0; at < stride; at += kPanelCols) {
+    const auto* panel =
+        reinterpret_cast<const Bf16*>(s.values) + (at * kKeyTile + begin * kPanelCols);
+    float* const sums[1] = {s.sums + row * stride + at};
+    LoadTiles<1, kCols>(sums, stride);
+    AddProducts<1, kCols>(weights, kKeyTile, panel, (end - begin) / kTileDepth);
+    StoreTiles<1, kCols>(sums, stride);
   }
 }
 
-// Tokens [begin, end) of the tile at position `tile`, for kRowTiles * 16 rows: those behind the
+// Tokens [begin, end) of the tile at position `tile`, for whole tiles of rows: those behind the
 // rows of the task hold anything, which no other row sees.
-template <int kRowTiles>
 __attribute__((noinline)) static void UpdateOnTiles(const AttentionTask& task,
                                                     const TilePointers<Bf16>& found,
                                                     const TilePointers<Bf16>& next, int tile,
                                                     int begin, int end, AttentionScratch& s) {
-  const int dim = task.args->kv.head_dim;
+  const KvCacheView& kv = task.args->kv;
+  const int depth = PaddedDepth(kv.head_dim);
+  const int stride = PaddedDim(kv.head_dim);
+  const float scale = task.args->scale;
   // Whole steps of k: tokens outside [begin, end) read as zeros and weigh nothing.
   const int from = begin / kTileDepth * kTileDepth;
   const int to = (end + kTileDepth - 1) / kTileDepth * kTileDepth;
-  CopyKeys(found.keys, from, to, dim, next.keys, s.keys);
-  PackValues(found.values, from, to, dim, next.values, s.values);
-  ScoreOnTiles<kRowTiles>(from, to, dim, s);
+  const Bf16* keys[kKeyTile / kTileRows];
+  FindKeys(kv, found, next, from, to, begin, end, s.keys, keys);
+  PackValues(found.values, from, to, kv.head_dim, next.values, s.values);
   Seen seen;
   FindSeen(task, tile, begin, end, seen);
-  for (int row = 0; row < kRowTiles * kTileRows; row += kLanes) {
+  // While rows are weighed, the scores of the next ones are computed.
+  const auto score = [&](int row) __attribute__((always_inline)) {
+    ScoreOnTiles(keys, from, to, depth, reinterpret_cast<const Bf16*>(s.queries) + row * depth,
+                 s.weights + row / kTileRows % 2 * kKeyTile * kTileRows);
+  };
+  score(0);
+  for (int row = 0; row < task.num_rows; row += kTileRows) {
+    if (row + kTileRows < task.num_rows) score(row + kTileRows);
+    const float* scores = s.weights + row / kTileRows % 2 * kKeyTile * kTileRows;
     if (seen.all) {
-      WeighRows<true>(row, from, to, seen, task.args->scale, s);
+      WeighRows<true>(scores, row, from, to, seen, scale, stride, s);
     } else {
-      WeighRows<false>(row, from, to, seen, task.args->scale, s);
+      WeighRows<false>(scores, row, from, to, seen, scale, stride, s);
+    }
+    AddValuesOnTiles(row, from, to, stride, s);
+  }
+}
+
+// queries[row / 16][depth / 2][16][2] of whole tiles of rows.
+FATHOM_INLINE void PackQueries(const AttentionTask& task, AttentionScratch& s) {
+  const int words = task.args->kv.head_dim / 2;
+  const int depth = PaddedDepth(task.args->kv.head_dim);
+  for (int first = 0; first < task.num_rows; first += kTileRows) {
+    for (int word = 0; word < depth / 2; word += kLanes) {
+      Vec rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        rows[i] = first + i < task.num_rows
+                      ? LoadWords(QueryOf<Bf16>(task, first + i) + 2 * word, words - word)
+                      : Zero();
+      }
+      Transpose(rows);
+      for (int i = 0; i < kLanes; ++i) {
+        Store(s.queries + (first * depth / 2 + (word + i) * kTileRows), rows[i]);
+      }
     }
   }
-  Decay(task.num_rows, PaddedDim(dim), s);
-  AddValuesOnTiles<kRowTiles>(from, to, dim, s);
 }
 
 static void AttendOnTiles(const AttentionTask& task, AttentionScratch& s) {
-  const Bf16* queries[kQueryRows];
-  for (int row = 0; row < kQueryRows; ++row) {
-    queries[row] = row < task.num_rows ? QueryOf<Bf16>(task, row) : kNothing<Bf16>;
+  PackQueries(task, s);
+  const int stride = PaddedDim(task.args->kv.head_dim);
+  for (int row = 0; row < task.num_rows; row += kTileRows) {
+    Store(s.highest + row, Set(kLowest));
+    Store(s.totals + row, Zero());
+    for (int i = 0; i < kTileRows * stride; i += kLanes) Store(s.sums + row * stride + i, Zero());
   }
-  PackKeys(queries, 0, task.num_rows, task.args->kv.head_dim, queries, s.queries);
-  ClearSums(task, s);
   ConfigureTiles(kTileRows);
-  const int row_tiles = (task.num_rows + kTileRows - 1) / kTileRows;
   WalkTiles<Bf16>(
       task, [&](const TilePointers<Bf16>& found, const TilePointers<Bf16>& next, int tile,
                 int begin, int end) __attribute__((always_inline)) {
-        switch (row_tiles) {
-          case 1:
-            return UpdateOnTiles<1>(task, found, next, tile, begin, end, s);
-          case 2:
-            return UpdateOnTiles<2>(task, found, next, tile, begin, end, s);
-          default:
-            return UpdateOnTiles<3>(task, found, next, tile, begin, end, s);
-        }
+        UpdateOnTiles(task, found, next, tile, begin, end, s);
       });
   ReleaseTiles();
   WriteRows<Bf16>(task, s);

@@ -15,10 +15,9 @@
 
 namespace fathom::kernels::cpu::FATHOM_ISA {
 
-constexpr int kTileRows = 16;
-constexpr int kTileSums = 16;   // of a row
-constexpr int kTileDepth = 32;  // values of k
-constexpr int kPairCols = 2 * kPanelCols;
+constexpr int kTileRows = kRowTile;
+constexpr int kTileSums = 16;                                     // of a row
+constexpr int kTileDepth = 32;                                    // values of k
 constexpr int64_t kPanelTile = int64_t{kTileDepth} * kPanelCols;  // values of a step of k
 
 // Tile 6 holds rows, up to six others sums. The panel takes what is left.
@@ -108,8 +107,8 @@ struct Fetch {
 };
 
 // Sums += rows times panel over `steps` steps of k. `rows` are where the tiles of rows begin, ld
-// values apart; `panel` is where the columns begin.
-template <int kRows, int kCols>
+// values apart; `panel` is where the columns begin, and kWidth columns wide.
+template <int kRows, int kCols, int kWidth = kPanelCols>
 FATHOM_INLINE void AddProducts(const Bf16* const (&rows)[kRows], int64_t ld, const Bf16* panel,
                                int steps, Fetch& fetch_in_turn) {
   constexpr int kSums = kRows * kCols;
@@ -117,7 +116,7 @@ FATHOM_INLINE void AddProducts(const Bf16* const (&rows)[kRows], int64_t ld, con
   constexpr bool kPanelStays = kSums <= 4 && kCols <= 3;
   Fetch fetch = fetch_in_turn;  // stays in registers
   for (int step = 0; step < steps; ++step) {
-    const Bf16* at = panel + step * kPanelTile;
+    const Bf16* at = panel + step * kTileDepth * kWidth;
     Unroll<kSums>([&]<int kTurn>() __attribute__((always_inline)) {
       constexpr int kRow = kTurn / kCols;
       constexpr bool kNewRow = kTurn % kCols == 0;
@@ -125,13 +124,19 @@ FATHOM_INLINE void AddProducts(const Bf16* const (&rows)[kRows], int64_t ld, con
       constexpr int kPanel = PanelTileOf(kSums, kCol);
       if constexpr (kNewRow) LoadTile<kRowsTile>(rows[kRow] + step * kTileDepth, ld * 2);
       if constexpr (kRow == 0 || !(kPanelStays || kNewRow)) {
-        LoadTile<kPanel>(at + 2 * kCol * kTileSums, kPairCols * 2);
+        LoadTile<kPanel>(at + 2 * kCol * kTileSums, kWidth * 4);
       }
       DotTiles<kRow * kCols + kCol, kRowsTile, kPanel>();
       fetch.Some();
     });
   }
   fetch_in_turn = fetch;
+}
+template <int kRows, int kCols, int kWidth = kPanelCols>
+FATHOM_INLINE void AddProducts(const Bf16* const (&rows)[kRows], int64_t ld, const Bf16* panel,
+                               int steps) {
+  Fetch nothing;
+  AddProducts<kRows, kCols, kWidth>(rows, ld, panel, steps, nothing);
 }
 
 }  // namespace fathom::kernels::cpu::FATHOM_ISA

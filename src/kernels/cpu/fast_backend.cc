@@ -142,16 +142,16 @@ class FastBackend final : public HostBackend {
 
   absl::Status DoPagedAttention(const PagedAttentionArgs& args) override {
     const int32_t group = args.num_q_heads / args.kv.num_kv_heads;
+    const int32_t most_rows = kernels_.query_rows[TableIndex(args.dtype)];
     attention_tasks_.clear();
     double keys = 0;
     for (int32_t i = 0; i < args.num_sequences; ++i) {
       const SequenceSpan& sequence = args.sequences[i];
       const int32_t rows = sequence.query_len * group;
       keys += 1.0 * (sequence.context_len + sequence.query_len) * rows;
-      for (int32_t row = 0; row < rows; row += kQueryRows) {
+      for (int32_t row = 0; row < rows; row += most_rows) {
         for (int32_t head = 0; head < args.kv.num_kv_heads; ++head) {
-          attention_tasks_.push_back(
-              {&args, sequence, head, row, std::min(kQueryRows, rows - row)});
+          attention_tasks_.push_back({&args, sequence, head, row, std::min(most_rows, rows - row)});
         }
       }
     }

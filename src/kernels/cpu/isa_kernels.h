@@ -30,6 +30,7 @@ constinit const KernelTable kKernels = {
     .silu_mul = {SiluMul<float>, SiluMul<Bf16>},
 #if defined(__AMX_BF16__)
     .attend = {Attend<float>, AttendOnTiles},
+    .query_rows = {kQueryRows, kMostQueryRows},
 #else
     .attend = {Attend<float>, Attend<Bf16>},
 #endif

@@ -22,6 +22,8 @@ inline constexpr int32_t kRowBlock = 48;
 inline constexpr int32_t kKeyTile = 64;
 // Query rows (token x head of one KV head) that one attention task takes.
 inline constexpr int32_t kQueryRows = 48;
+inline constexpr int32_t kMostQueryRows = 96;  // on tiles
+inline constexpr int32_t kRowTile = 16;        // rows of an AMX tile
 // The widest head, which is what CheckArgs lets pass.
 inline constexpr int32_t kWidestHead = 256;
 
@@ -48,19 +50,19 @@ struct AttentionTask {
   SequenceSpan sequence;
   int32_t kv_head = 0;
   int32_t first_row = 0;
-  int32_t num_rows = 0;  // <= kQueryRows
+  int32_t num_rows = 0;  // <= KernelTable::query_rows
 };
 
 // What a thread keeps for attention. Rows begin at cache lines.
 struct alignas(64) AttentionScratch {
   float keys[kKeyTile * kWidestHead];
   float values[kKeyTile * kWidestHead];
-  float queries[kQueryRows * kWidestHead];
-  float sums[kQueryRows * kWidestHead];
-  float weights[kQueryRows * kKeyTile];    // scores before
-  float pairs[kQueryRows * kKeyTile / 2];  // weights in BF16, for tiles
-  float highest[kQueryRows];
-  float totals[kQueryRows];
+  float queries[kMostQueryRows * kWidestHead];
+  float sums[kMostQueryRows * kWidestHead];
+  float weights[kQueryRows * kKeyTile];  // scores before
+  float pairs[kRowTile * kKeyTile / 2];  // weights in BF16, for tiles
+  float highest[kMostQueryRows];
+  float totals[kMostQueryRows];
   float decays[kQueryRows];
 };
 
@@ -79,6 +81,7 @@ struct KernelTable {
                           const float* weight, float eps) = {};
   void (*silu_mul[2])(void* out, const void* gate, const void* up, int32_t dim) = {};
   void (*attend[2])(const AttentionTask&, AttentionScratch&) = {};
+  int32_t query_rows[2] = {kQueryRows, kQueryRows};  // that an attention task takes
 };
 
 namespace avx2 {
