@@ -51,6 +51,22 @@ class AttentionParity {
     return view;
   }
 
+  // All sequences in one launch.
+  PagedAttentionArgs Args(Tensor& arena, Tensor& qkv, Tensor& out) const {
+    PagedAttentionArgs args;
+    args.out = out.data();
+    args.qkv = qkv.data();
+    args.sequences = spans_.data();
+    args.kv = View(arena.data());
+    args.num_sequences = static_cast<int32_t>(spans_.size());
+    args.num_tokens = num_tokens_;
+    args.num_q_heads = shape_.kv_heads * shape_.group;
+    args.window = shape_.window;
+    args.scale = 0.3F;
+    args.dtype = dtype_;
+    return args;
+  }
+
   // What a cache holds for positions nobody has written must not matter.
   void PoisonUnwritten(Tensor& arena) const {
     for (const SequenceSpan& span : spans_) {
@@ -151,18 +167,7 @@ TEST_P(AttentionParityTest, RotaryWriteAndAttention) {
         write.norm_eps = 1e-6F;
         write.dtype = dtype();
         ASSERT_TRUE(backend.RotaryKvWrite(write).ok());
-        PagedAttentionArgs attention;
-        attention.out = out[which].data();
-        attention.qkv = qkv[which].data();
-        attention.sequences = cache.spans().data();
-        attention.kv = write.kv;
-        attention.num_sequences = static_cast<int32_t>(cache.spans().size());
-        attention.num_tokens = tokens;
-        attention.num_q_heads = q_heads;
-        attention.window = shape.window;
-        attention.scale = 0.3F;
-        attention.dtype = dtype();
-        ASSERT_TRUE(backend.PagedAttention(attention).ok());
+        ASSERT_TRUE(backend.PagedAttention(cache.Args(arena[which], qkv[which], out[which])).ok());
       }
       ExpectSame(cos_sin[0], cos_sin[1], shape.head_dim, 1e-6);
       ExpectSame(qkv[0], qkv[1], qkv_row, tolerance());
@@ -186,17 +191,7 @@ TEST_P(AttentionParityTest, ChunksAgreeBitForBit) {
     Tensor arena = Random(cache.ArenaCount());
     Tensor qkv = Random(static_cast<size_t>(tokens) * 10 * shape.head_dim);
     Tensor whole = Poison(static_cast<size_t>(tokens) * 6 * shape.head_dim);
-    PagedAttentionArgs args;
-    args.out = whole.data();
-    args.qkv = qkv.data();
-    args.sequences = cache.spans().data();
-    args.kv = cache.View(arena.data());
-    args.num_sequences = 1;
-    args.num_tokens = tokens;
-    args.num_q_heads = 6;
-    args.window = window;
-    args.scale = 0.1F;
-    args.dtype = dtype();
+    PagedAttentionArgs args = cache.Args(arena, qkv, whole);
     ASSERT_TRUE(fast_->PagedAttention(args).ok());
     for (int32_t first = 0; first < tokens;) {
       const int32_t most = random_() % 2 == 0 ? 1 : 40;
@@ -226,16 +221,8 @@ TEST_P(AttentionParityTest, RefusesFusedRotation) {
   Tensor qkv = Random(3 * shape.head_dim);
   Tensor out = Poison(shape.head_dim);
   Tensor cos_sin = Random(shape.head_dim, 1, DType::kF32);
-  PagedAttentionArgs args;
-  args.out = out.data();
-  args.qkv = qkv.data();
-  args.sequences = cache.spans().data();
-  args.kv = cache.View(arena.data());
-  args.num_sequences = 1;
-  args.num_tokens = 1;
+  PagedAttentionArgs args = cache.Args(arena, qkv, out);
   args.max_query_len = 1;
-  args.num_q_heads = 1;
-  args.dtype = dtype();
   args.rotary.cos_sin = static_cast<float*>(cos_sin.data());
   for (Backend* backend : {fast_.get(), ref_.get()}) {
     EXPECT_FALSE(backend->FusesRotary(args));
