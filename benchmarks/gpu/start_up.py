@@ -9,7 +9,6 @@ Wants nothing but Python; prints one line a start.
 import argparse
 import array
 import json
-import os
 import pathlib
 import random
 import shutil
@@ -171,5 +170,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.pop("FATHOM_STATE_DIR", None)
     main()

@@ -26,7 +26,8 @@ namespace fathom::kernels::cuda {
 inline constexpr int32_t kChunkTokens = 16;
 // A chunk and a tile are whole groups of positions that lie in one block of the cache.
 inline constexpr int32_t kBlockTokensStep = 8;
-// One chunk for each warp: fewer would spend more on combining than on reading.
+// Two chunks for each warp, which are on their way at once: fewer would spend more on combining
+// than on reading.
 inline constexpr int32_t kMinChunksPerWorker = 8;
 // Heads of one group that share a pass over the keys.
 inline constexpr int32_t kMaxHeadsPerPass = 16;

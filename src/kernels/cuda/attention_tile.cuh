@@ -17,11 +17,11 @@ struct Tile {
   KeyRange keys;         // that any of the rows sees
 
   // `max_rows` from `row` on, or what there is.
-  __device__ void Set(const SequenceSpan& of, int32_t head, int32_t heads, int32_t row,
+  __device__ void Set(const SequenceSpan& of, int32_t head, int32_t group_heads, int32_t row,
                       int32_t max_rows, int32_t window) {
     span = of;
     kv_head = head;
-    group = heads;
+    group = group_heads;
     first_row = row;
     num_rows = min(span.query_len * group - first_row, max_rows);
     keys = {VisibleKeys(Position(0), window).first, Position(num_rows - 1)};

@@ -18,7 +18,7 @@ namespace fathom::kernels::cuda {
 // Enough for every launch of at most so many rows; its content does not matter. Scoring needs none.
 size_t SamplingWorkspaceBytes(int32_t max_rows, int32_t vocab);
 
-// `began`: the clock that LaunchEmbedding has written, for args.clock; null where that is.
+// `began`: what LaunchEmbedding has written of the clock; read where args.clock is set.
 cudaError_t LaunchSampleTokens(const SamplingArgs& args, const uint64_t* began, void* workspace,
                                size_t workspace_bytes, cudaStream_t stream);
 cudaError_t LaunchScoreTokens(const ScoringArgs& args, void* workspace, size_t workspace_bytes,
