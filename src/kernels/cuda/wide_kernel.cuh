@@ -17,7 +17,7 @@ using WideKernelPointer = void (*)(WideParams);
 WideKernelPointer FusedWideKernel(const WidePlan& plan);
 
 constexpr int WideThreads(bool fused) {
-  return 32 * (kWideConsumerWarps + 1 + (fused ? kWideScaleWarps : 0));
+  return 32 * (kWideConsumerWarps + kWideProducerWarps + (fused ? kWideScaleWarps : 0));
 }
 
 namespace wide {
@@ -222,50 +222,44 @@ class Consumer {
   const int32_t first_row_;  // of the warpgroup, in the tile
 };
 
-// A few by each warp: weights are asked for only when this is done.
+// By one thread: those beside the ring's.
 template <int kTokens, int kRowBlocks, int kDepthGroups, bool kFused>
 __device__ void InitBarriers(const WideParams& params) {
-  const WideLayout& layout = params.layout;
-  if (threadIdx.x % 32 != 0) return;
-  const auto warp = static_cast<int32_t>(threadIdx.x) / 32;
-  if (warp < kWideConsumerWarps) {
-    for (int32_t i = warp; i < params.plan.stages; i += kWideConsumerWarps) {
-      ptx::InitBarrier(FullBarrier(layout, i), 1);
-      ptx::InitBarrier(EmptyBarrier(layout, i), kWideConsumerWarps / kDepthGroups);
-    }
-  } else if (warp == kWideConsumerWarps) {
-    constexpr int32_t kParts = kWideSplitsMax * kDepthGroups;
-    constexpr int32_t kBytes = (kParts - 1) * kRowBlocks * WideFragmentBytes(kTokens) / kParts;
-    for (int32_t i = 0; i < 2; ++i) {
-      ptx::InitBarrier(SumsBarrier(layout, i), 1);
-      ptx::ArriveExpecting(SumsBarrier(layout, i), kBytes);
-    }
-    if (kFused) ptx::InitBarrier(ScalesBarrier(layout), kWideScaleWarps);
+  constexpr int32_t kParts = kWideSplitsMax * kDepthGroups;
+  constexpr int32_t kBytes = (kParts - 1) * kRowBlocks * WideFragmentBytes(kTokens) / kParts;
+  for (int32_t i = 0; i < 2; ++i) {
+    ptx::InitBarrier(SumsBarrier(params.layout, i), 1);
+    ptx::ArriveExpecting(SumsBarrier(params.layout, i), kBytes);
   }
+  if (kFused) ptx::InitBarrier(ScalesBarrier(params.layout), kWideScaleWarps);
   ptx::FenceBarrierInit();
 }
 
 template <typename T, int kTokens, int kRowBlocks, int kDepthGroups, bool kFused>
 __global__ void __launch_bounds__(WideThreads(kFused), 1)
     WideKernel(const __grid_constant__ WideParams params) {
-  if (threadIdx.x == kConsumerThreads) ptx::PrefetchTensorMap(&params.weight);
   const WidePlan& plan = params.plan;
   const WideShare share(plan);
-  WideProducer producer(params, share);
-  InitBarriers<kTokens, kRowBlocks, kDepthGroups, kFused>(params);
+  const int32_t helper = static_cast<int32_t>(threadIdx.x) / 32 - kWideConsumerWarps;
+  const bool produces = helper >= 0 && helper < kWideProducerWarps && threadIdx.x % 32 == 0;
+  WideProducer producer(params, share, helper);
+  if (produces) {
+    producer.Fill(kWideConsumerWarps / kDepthGroups);
+  } else if (threadIdx.x == 0) {
+    InitBarriers<kTokens, kRowBlocks, kDepthGroups, kFused>(params);
+  }
   __syncthreads();
   if (plan.splits > 1) ptx::ReportToCluster();
-  if (threadIdx.x < kConsumerThreads) {
+  if (helper < 0) {
     Consumer<T, kTokens, kRowBlocks, kDepthGroups, kFused>(params, share).Run();
-  } else if (threadIdx.x == kConsumerThreads) {
+  } else if (produces) {
     if (ptx::SharedAddress(wide_shared) % 1024 != 0) __trap();
     // The next product's blocks need this one's shared memory, so however early they may begin,
     // each begins as one of these ends, one on a multiprocessor.
     LetSuccessorStart();
-    producer.Fill();
     producer.Run();
-  } else if (kFused && threadIdx.x >= kConsumerThreads + 32) {
-    PrepareScales(params, static_cast<int32_t>(threadIdx.x - kConsumerThreads) / 32 - 1);
+  } else if (kFused && helper >= kWideProducerWarps) {
+    PrepareScales(params, helper - kWideProducerWarps);
   }
 }
 
