@@ -232,17 +232,17 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
   LetSuccessorStart();
   if (!kFused || !settled) WaitForPredecessor();
   DecodePartition partition(0, 0);
-  int64_t first_chunk = 0;
+  int32_t first_chunk = 0;
   SequencePieces found;
   const bool has_work = FindSequence<kThreads>(
       args.sequences, args.num_sequences,
       [&](const SequenceSpan& span) { return DecodeChunks(span, args.window); },
       [&](int32_t total) {
-        partition = DecodePartition(static_cast<int64_t>(total) * head_groups,
-                                    static_cast<int32_t>(gridDim.x));
+        partition = DecodePartition(total * head_groups, static_cast<int32_t>(gridDim.x));
         if (worker >= partition.workers) return -1;
         first_chunk = partition.Begin(worker);
-        return static_cast<int32_t>(first_chunk / head_groups);
+        return static_cast<int32_t>(static_cast<uint32_t>(first_chunk) /
+                                    static_cast<uint32_t>(head_groups));
       },
       found);
   if (!has_work) {
@@ -250,16 +250,16 @@ __global__ void __launch_bounds__(kThreads, DecodeBlocksPerMultiprocessor(kDim))
     if (kFused) WaitForPredecessor();
     return;
   }
-  const auto num_chunks = static_cast<int32_t>(partition.Begin(worker + 1) - first_chunk);
+  const int32_t num_chunks = partition.Begin(worker + 1) - first_chunk;
 
   Row row;
   row.sequence = found.sequence;
   row.span = args.sequences[row.sequence];
   row.keys = VisibleKeys(row.span.context_len, args.window);
   const int32_t row_chunks = DecodeChunks(row.span, args.window);
-  const int64_t into = first_chunk - static_cast<int64_t>(found.before) * head_groups;
-  row.head_group = static_cast<int32_t>(into / row_chunks);
-  row.begin = -static_cast<int32_t>(into % row_chunks);
+  const auto into = static_cast<uint32_t>(first_chunk - found.before * head_groups);
+  row.head_group = static_cast<int32_t>(into / static_cast<uint32_t>(row_chunks));
+  row.begin = row.head_group * row_chunks - static_cast<int32_t>(into);
   row.end = row.begin + row_chunks;
 
   char* ring = DynamicShared() + warp * kStages * kStageBytes;

@@ -60,11 +60,28 @@ struct SequencePieces {
 };
 
 // `pieces(span)` says how many each sequence has. `wanted(total)` turns their sum into a piece to
-// look for, or a negative number: then every thread returns false. All threads of a block call it
-// once.
+// look for, or a negative number: then every thread returns false. There is at least one sequence.
+// All threads of a block call it once.
 template <int kThreads, typename Pieces, typename Wanted>
 __device__ bool FindSequence(const SequenceSpan* sequences, int32_t num_sequences,
                              const Pieces& pieces, const Wanted& wanted, SequencePieces& found) {
+  constexpr uint32_t kAll = 0xFFFFFFFFU;
+  if (num_sequences <= 32) {
+    // Every warp by itself, so that none waits for another.
+    const int32_t lane = threadIdx.x % 32;
+    const int32_t mine = lane < num_sequences ? pieces(sequences[lane]) : 0;
+    int32_t end = mine;
+    for (int32_t distance = 1; distance < num_sequences; distance *= 2) {
+      const int32_t other = __shfl_up_sync(kAll, end, distance);
+      if (lane >= distance) end += other;
+    }
+    const int32_t piece = wanted(__shfl_sync(kAll, end, num_sequences - 1));
+    if (piece < 0) return false;
+    const uint32_t holders = __ballot_sync(kAll, end - mine <= piece && piece < end);
+    found.sequence = __ffs(static_cast<int32_t>(holders)) - 1;
+    found.before = __shfl_sync(kAll, end - mine, found.sequence);
+    return true;
+  }
   __shared__ int32_t shared_sequence;
   __shared__ int32_t shared_before;
   const int32_t share = (num_sequences + kThreads - 1) / kThreads;

@@ -50,21 +50,33 @@ FATHOM_HOST_DEVICE constexpr int32_t DecodeChunks(const SequenceSpan& span, int3
 }
 
 // `chunks` in all, cut between so many workers that each has about kMinChunksPerWorker at least.
+// Blocks begin with this, so it divides once, and only numbers of 32 bits.
 struct DecodePartition {
-  int64_t chunks = 0;
+  int32_t chunks = 0;
   int32_t workers = 0;
+  int32_t each = 0;  // chunks of a worker, the first `more` of them having one more
+  int32_t more = 0;
 
-  FATHOM_HOST_DEVICE constexpr DecodePartition(int64_t num_chunks, int32_t max_workers)
+  FATHOM_HOST_DEVICE constexpr DecodePartition(int32_t num_chunks, int32_t max_workers)
       : chunks(num_chunks), workers(max_workers) {
-    const int64_t wanted = (num_chunks + kMinChunksPerWorker - 1) / kMinChunksPerWorker;
-    if (wanted < workers) workers = static_cast<int32_t>(wanted);
+    const int32_t wanted =
+        num_chunks / kMinChunksPerWorker + (num_chunks % kMinChunksPerWorker != 0 ? 1 : 0);
+    if (wanted < workers) workers = wanted;
+    if (workers == 0) return;
+    each = static_cast<int32_t>(static_cast<uint32_t>(chunks) / static_cast<uint32_t>(workers));
+    more = chunks - each * workers;
   }
   // Worker i has the chunks [Begin(i), Begin(i + 1)): at least one.
-  FATHOM_HOST_DEVICE constexpr int64_t Begin(int32_t worker) const {
-    return worker * chunks / workers;
+  FATHOM_HOST_DEVICE constexpr int32_t Begin(int32_t worker) const {
+    return worker * each + (worker < more ? worker : more);
   }
-  FATHOM_HOST_DEVICE constexpr int32_t Owner(int64_t chunk) const {
-    return static_cast<int32_t>(((chunk + 1) * workers - 1) / chunks);
+  FATHOM_HOST_DEVICE constexpr int32_t Owner(int32_t chunk) const {
+    const int32_t longer = more * (each + 1);
+    if (chunk < longer) {
+      return static_cast<int32_t>(static_cast<uint32_t>(chunk) / static_cast<uint32_t>(each + 1));
+    }
+    return more + static_cast<int32_t>(static_cast<uint32_t>(chunk - longer) /
+                                       static_cast<uint32_t>(each));
   }
 };
 

@@ -28,7 +28,7 @@ TEST(AttentionScheduleTest, ChunksCountBothEnds) {
 TEST(AttentionScheduleTest, WorkersShareEvenly) {
   std::mt19937 random(1);
   for (int trial = 0; trial < 200; ++trial) {
-    const int64_t chunks = 1 + random() % (trial < 100 ? 2000 : 2'000'000'000);
+    const auto chunks = static_cast<int32_t>(1 + random() % (trial < 100 ? 2000 : 2'000'000'000));
     const auto max_workers = static_cast<int32_t>(1 + random() % 600);
     const DecodePartition partition(chunks, max_workers);
     ASSERT_GE(partition.workers, 1);
@@ -36,8 +36,8 @@ TEST(AttentionScheduleTest, WorkersShareEvenly) {
     ASSERT_EQ(partition.Begin(0), 0);
     ASSERT_EQ(partition.Begin(partition.workers), chunks);
     for (int32_t worker = 0; worker < partition.workers; ++worker) {
-      const int64_t begin = partition.Begin(worker);
-      const int64_t end = partition.Begin(worker + 1);
+      const int32_t begin = partition.Begin(worker);
+      const int32_t end = partition.Begin(worker + 1);
       ASSERT_GE(end - begin, chunks / partition.workers);
       ASSERT_LE(end - begin, chunks / partition.workers + 1);
       ASSERT_GT(end, begin);
