@@ -19,7 +19,7 @@ namespace fathom::kernels::cuda {
 
 inline constexpr int32_t kWideRowsMax = 64;
 inline constexpr int32_t kWideUnitColumns = 64;  // 128 bytes, the widest swizzle of a tensor copy
-inline constexpr int32_t kWideStagesMax = 16;
+inline constexpr int32_t kWideStagesMax = 24;
 // Clusters of four leave a tenth of a device's multiprocessors unused.
 inline constexpr int32_t kWideSplitsMax = 2;
 // As kSkinnySharedBytes: blocks of small kernels fit beside.
