@@ -67,8 +67,12 @@ class WideFusedStore {
     float weight[4];
   };
 
-  __device__ explicit WideFusedStore(const WideParams& params)
-      : params_(params), fusion_(params.fusion), lane_(threadIdx.x % 32) {}
+  // Unless `live`, goes all the way and stores nothing.
+  __device__ WideFusedStore(const WideParams& params, bool live)
+      : params_(params),
+        fusion_(params.fusion),
+        rows_(live ? params.rows : 0),
+        lane_(threadIdx.x % 32) {}
 
   template <int kTiles>
   __device__ void Load(Old<kTiles>& old, int32_t row, int32_t end, int32_t first,
@@ -117,11 +121,12 @@ class WideFusedStore {
       for (int j = 0; j < 2; ++j) {
         const float gate = Rounded<T>(sums[i][j] + gate_bias);
         const float up = Rounded<T>(sums[i][j + 2] + up_bias);
-        result[j] = Rounded<T>(gate / (1.0F + expf(-gate))) * up;
+        // Both are rounded to 16 bits right after.
+        result[j] = Rounded<T>(__fdividef(gate, 1.0F + __expf(-gate))) * up;
       }
       const uint32_t pair = Transposed(Pair<T>(result[0], result[1]));
       const int32_t token = i * 8 + lane_ / 4;
-      if (token < params_.rows) *At(params_.out, token, half, column + lane_ % 4 * 2) = pair;
+      if (token < rows_) *At(params_.out, token, half, column + lane_ % 4 * 2) = pair;
     }
   }
 
@@ -136,7 +141,7 @@ class WideFusedStore {
     for (int i = 0; i < kTiles; ++i) {
       if (i < first || i >= last || i * 8 >= params_.rows) continue;
       const int32_t token = i * 8 + lane_ / 4;
-      const bool in = token < params_.rows;
+      const bool in = token < rows_;
       const uint32_t products[2] = {
           Transposed(Pair<T>(sums[i][0] + low_bias, sums[i][1] + low_bias)),
           Transposed(Pair<T>(sums[i][2] + high_bias, sums[i][3] + high_bias))};
@@ -176,6 +181,7 @@ class WideFusedStore {
 
   const WideParams& params_;
   const LinearFusion& fusion_;
+  const int32_t rows_;
   const int32_t lane_;
 };
 

@@ -40,20 +40,25 @@ class Consumer {
         first_row_(kDepthGroups > 1 ? 0 : threadIdx.x / 128 * kRowBlocks * 64) {}
 
   __device__ void Run() {
-    if (plan_.splits > 1) ptx::WaitForCluster();
-    // Results go where kernels ahead may still read.
-    WaitForPredecessor();
     const uint64_t first_weights = RowOperand(StageAddress(layout_, 0) + first_row_ * 128);
     const uint64_t first_x = RowOperand(StageAddress(layout_, 0) + layout_.x_offset);
     const uint32_t step = static_cast<uint32_t>(layout_.stage_bytes) / 16;
     WideSlot slot;
     slot.Advance(plan_.stages, depth_group_);
-    for (int32_t i = 0; i < share_.tiles; ++i) {
+    // The first turn computes and stores nothing: it fetches the instructions of a tile's end while
+    // the kernels ahead still run.
+    for (int32_t i = -1; i < share_.tiles; ++i) {
+      const bool live = i >= 0;
+      if (i == 0) {
+        if (plan_.splits > 1) ptx::WaitForCluster();
+        // Results go where kernels ahead may still read.
+        WaitForPredecessor();
+      }
       float sums[kRowBlocks][kTiles][4] = {};
       [[maybe_unused]] Old old[kRowBlocks];
-      if constexpr (kFused) LoadResidual(old, share_.FirstRow(plan_, i));
+      if (kFused && live) LoadResidual(old, share_.FirstRow(plan_, i));
       int32_t before = -1;
-      for (int32_t unit = depth_group_; unit < share_.units; unit += kDepthGroups) {
+      for (int32_t unit = depth_group_; unit < (live ? share_.units : 0); unit += kDepthGroups) {
         ptx::WaitParity(FullBarrier(layout_, slot.index), slot.parity);
         AddUnit(sums, first_weights + slot.index * step, first_x + slot.index * step);
         if (before >= 0) {
@@ -69,15 +74,15 @@ class Consumer {
       if (before >= 0) Release(before);
       if (plan_.Parts() > 1) {
         if (plan_.splits == 1) {
-          if constexpr (kDepthGroups > 1) AddUp<kDepthGroups>(sums);
+          if constexpr (kDepthGroups > 1) AddUp<kDepthGroups>(sums, live);
         } else {
-          AddUp<2 * kDepthGroups>(sums);
+          AddUp<2 * kDepthGroups>(sums, live);
         }
       }
       if constexpr (kFused) {
-        StoreFused(sums, old, share_.FirstRow(plan_, i));
+        StoreFused(sums, old, share_.FirstRow(plan_, max(i, 0)), live);
       } else {
-        Store(sums, share_.FirstRow(plan_, i));
+        Store(sums, share_.FirstRow(plan_, max(i, 0)), live);
       }
     }
   }
@@ -112,7 +117,7 @@ class Consumer {
   // meet at a barrier of its consumers. A part whose tokens nobody asked for is done once it has
   // sent, and nobody sends to it: where all its parts are such ones, a block ends and makes room.
   template <int kParts>
-  __device__ void AddUp(Sums& sums) const {
+  __device__ void AddUp(Sums& sums, bool live) const {
     constexpr bool kOneBlock = kParts == kDepthGroups;
     constexpr int kOwnTiles = kTiles / kParts;
     constexpr int kSentBytes = kRowBlocks * kOwnTiles * 128 * 16;  // by a part to another
@@ -139,14 +144,14 @@ class Consumer {
         const float(&part)[4] = sums[i / kOwnTiles][to * kOwnTiles + i % kOwnTiles];
         if constexpr (kOneBlock) {
           ptx::StoreFloats(at + i * (128 * 16), part);
-        } else {
+        } else if (live) {
           ptx::Send(at + i * (128 * 16), barrier, part);
         }
       }
     }
     if constexpr (kOneBlock) ptx::NamedBarrier<kConsumerThreads>();
     if (own * kOwnTiles * 8 >= params_.rows) return;
-    if constexpr (!kOneBlock) {
+    if (!kOneBlock && live) {
       ptx::WaitForSent(SumsBarrier(layout_, warpgroup), 0);
     }
 #pragma unroll
@@ -181,8 +186,8 @@ class Consumer {
     }
   }
 
-  __device__ void Store(const Sums& sums, int32_t tile_row) const {
-    const WideStore store(params_);
+  __device__ void Store(const Sums& sums, int32_t tile_row, bool live) const {
+    const WideStore store(params_, live);
     ForEachBlock(tile_row, [&](int block, int32_t row, int32_t end, int32_t first, int32_t last) {
       store.Fragment(sums[block], row, end, first, last);
     });
@@ -190,16 +195,17 @@ class Consumer {
 
   __device__ void LoadResidual(Old (&old)[kRowBlocks], int32_t tile_row) const {
     if (params_.fusion.residual == nullptr) return;
-    const WideFusedStore<T> store(params_);
+    const WideFusedStore<T> store(params_, true);
     ForEachBlock(tile_row, [&](int block, int32_t row, int32_t end, int32_t first, int32_t last) {
       store.Load(old[block], row, end, first, last);
     });
   }
 
-  __device__ void StoreFused(Sums& sums, const Old (&old)[kRowBlocks], int32_t tile_row) const {
+  __device__ void StoreFused(Sums& sums, const Old (&old)[kRowBlocks], int32_t tile_row,
+                             bool live) const {
     const LinearFusion& fusion = params_.fusion;
-    const WideFusedStore<T> store(params_);
-    if (fusion.square_sums != nullptr) ptx::WaitParity(ScalesBarrier(layout_), 0);
+    const WideFusedStore<T> store(params_, live);
+    if (live && fusion.square_sums != nullptr) ptx::WaitParity(ScalesBarrier(layout_), 0);
     ForEachBlock(tile_row, [&](int block, int32_t row, int32_t end, int32_t first, int32_t last) {
       if (fusion.square_sums != nullptr) store.Divide(sums[block]);
       if (fusion.gated) {
@@ -207,7 +213,7 @@ class Consumer {
       } else if (fusion.residual != nullptr) {
         store.AddToResidual(sums[block], old[block], row, end, first, last);
       } else {
-        WideStore(params_).Fragment(sums[block], row, end, first, last);
+        WideStore(params_, live).Fragment(sums[block], row, end, first, last);
       }
     });
   }

@@ -25,7 +25,9 @@ __device__ inline uint32_t Pair(float low, float high) {
 
 class WideStore {
  public:
-  __device__ explicit WideStore(const WideParams& params) : params_(params) {}
+  // Unless `live`, goes all the way and stores nothing.
+  __device__ WideStore(const WideParams& params, bool live)
+      : params_(params), rows_(live ? params.rows : 0) {}
 
   // A warp's 16 rows of W, the first being `row`; rows from `end` on are not the tile's. Tokens by
   // eights, from `first` up to `last`.
@@ -69,8 +71,8 @@ class WideStore {
   __device__ void StoreFloats(float first, float second, int32_t row, int32_t token,
                               bool in) const {
     float* at = static_cast<float*>(params_.out) + static_cast<int64_t>(token) * params_.n + row;
-    if (in && token < params_.rows) at[0] = first;
-    if (in && token + 1 < params_.rows) at[params_.n] = second;
+    if (in && token < rows_) at[0] = first;
+    if (in && token + 1 < rows_) at[params_.n] = second;
   }
   __device__ void StorePairs(uint32_t low, uint32_t high, int32_t row, int32_t first_token,
                              bool low_in, bool high_in) const {
@@ -78,7 +80,7 @@ class WideStore {
     high = Transposed(high);
     const int32_t lane = threadIdx.x % 32;
     const int32_t token = first_token + lane / 4;
-    if (token >= params_.rows) return;
+    if (token >= rows_) return;
     uint32_t* at = static_cast<uint32_t*>(params_.out) +
                    (static_cast<int64_t>(token) * params_.n + row) / 2 + lane % 4;
     if (low_in) at[0] = low;
@@ -86,6 +88,7 @@ class WideStore {
   }
 
   const WideParams& params_;
+  const int32_t rows_;
 };
 
 }  // namespace fathom::kernels::cuda
