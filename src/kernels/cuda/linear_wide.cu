@@ -1,4 +1,4 @@
-// Up to 64 rows of x against a large W, as fast as memory delivers W. A producer thread streams
+// Up to 64 rows of x against a large W, as fast as memory delivers W. Four producer threads stream
 // tiles of W, and the matching columns of x, through a ring of stages in shared memory with tensor
 // copies; two warpgroups multiply them asynchronously, straight out of shared memory, with W as the
 // operand of 64 rows and the tokens as the columns. wide_plan.h says how the work is cut.

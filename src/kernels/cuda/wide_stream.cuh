@@ -1,7 +1,7 @@
 #pragma once
 
 // How the wide kernel brings its operands in: which units a block has, the ring of stages in shared
-// memory, and the thread that keeps it full. Consumers free a stage through its empty barrier, one
+// memory, and the threads that keep it full. Consumers free a stage through its empty barrier, one
 // arrival a warp; the copies of a stage complete its full one. For linear_wide.cu.
 
 #include "kernels/cuda/dependent_launch.cuh"
@@ -92,9 +92,9 @@ __device__ inline float* Scales(const WideLayout& layout) {
   return reinterpret_cast<float*>(wide_shared + layout.scales_offset);
 }
 
-// One thread of each of a few warps fills every kWideProducerWarps-th stage of the ring, and is the
-// first to use its barriers. One thread for all would take 0.2 us for a stage, and a block's first
-// loads come none too soon.
+// One thread of each of a few warps fills every kWideProducerWarps-th stage of the ring, and
+// initialises its barriers: no one else asks for that stage. A thread takes 0.2 us for one, which
+// alone would let a block's first loads wait, and be near the rate of memory later on.
 class WideProducer {
  public:
   __device__ WideProducer(const WideParams& params, const WideShare& share, int32_t warp)
