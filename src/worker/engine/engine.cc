@@ -58,9 +58,17 @@ class Engine::Impl {
         *std::min_element(options_.plan.num_blocks.begin(), options_.plan.num_blocks.end());
     board_.Publish(stats);
     thread_ = std::thread([this] { Run(); });
+    executor_->WhenLost([this](const absl::Status& reason) {
+      const std::lock_guard lock(mutex_);
+      lost_ = reason;
+      wake_.notify_one();
+    });
   }
 
-  ~Impl() { Stop(); }
+  ~Impl() {
+    Stop();
+    executor_->WhenLost(nullptr);
+  }
 
   absl::Status Submit(EngineRequest request) {
     RETURN_IF_ERROR(ValidateRequest(request, options_, grammars_ != nullptr));
@@ -142,6 +150,7 @@ class Engine::Impl {
     std::optional<EngineCore> core;
     core.emplace(options_, executor_.get(), mask_words_, sink_, clock_, &board_);
     while (Receive(&*core)) {
+      if (!device_lost_.ok()) return Die(&*core, device_lost_);
       const absl::StatusOr<bool> progressed = core->Step();
       if (!progressed.ok()) return Die(&*core, progressed.status());
       Settle(&*core);
@@ -158,6 +167,7 @@ class Engine::Impl {
     {
       const std::lock_guard lock(mutex_);
       if (stopping_) return false;
+      device_lost_ = lost_;
       std::swap(mail, mail_);
       in_transit_ = mail.requests.size();
       state_ = draining_ ? EngineState::kDraining : EngineState::kReady;
@@ -197,7 +207,7 @@ class Engine::Impl {
   void Idle(EngineCore* core) {
     CheckNowAndThen(*core);
     std::unique_lock lock(mutex_);
-    const auto ready = [this] { return stopping_ || !mail_.empty() || Draining(); };
+    const auto ready = [this] { return stopping_ || !mail_.empty() || Draining() || !lost_.ok(); };
     const int64_t deadline = core->NextDeadlineNs();
     if (deadline == INT64_MAX) {
       wake_.wait(lock, ready);
@@ -247,7 +257,9 @@ class Engine::Impl {
   bool draining_ = false;
   bool stopping_ = false;
   absl::Status health_;
+  absl::Status lost_;  // while no step ran
 
+  absl::Status device_lost_;                 // engine thread
   EngineState state_ = EngineState::kReady;  // engine thread
   int64_t checked_ns_ = 0;                   // engine thread
   std::mutex join_mutex_;

@@ -308,6 +308,15 @@ TEST_F(EngineTest, ALostDeviceIsForGood) {
   engine_->Stop();
 }
 
+TEST_F(EngineTest, ADeviceLostWhileIdleIsNotFoundByTheNextRequest) {
+  FakeModelOptions o;
+  o.lose_device_idle = true;
+  Start(o);
+  sink_.WaitForEnds(1);
+  EXPECT_NE(sink_.dead().message().find("the device is gone"), std::string::npos);
+  EXPECT_EQ(engine_->Submit(Ask("a")).code(), absl::StatusCode::kUnavailable);
+}
+
 TEST_F(EngineTest, DrainRefusesTheNewAndFinishesTheOld) {
   Start();
   ASSERT_TRUE(engine_->Submit(Ask("a")).ok());

@@ -10,6 +10,7 @@
 // caller keeps them alive and unchanged. Thread safety: one caller.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
@@ -30,6 +31,10 @@ class Executor {
   // Waits for the step; the output is valid until the next Await. An error is sticky: the device
   // is lost.
   virtual absl::StatusOr<const SampleOutput*> Await(uint64_t step) = 0;
+
+  // `callback` hears, on a thread of the executor's, of a device that is lost while no step runs.
+  // It may have heard by the time this returns; null: no more after that.
+  virtual void WhenLost(std::function<void(const absl::Status&)> callback) { (void)callback; }
 };
 
 // Runs `model` and a sampler for `max_sequences` slots on a thread of its own. `model` has its KV

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -55,6 +56,12 @@ class ModelExecutor final : public Executor {
       }
     }
     return output;
+  }
+
+  void WhenLost(std::function<void(const absl::Status&)> callback) override {
+    const std::lock_guard lock(callback_mutex_);
+    when_lost_ = std::move(callback);
+    if (when_lost_ && !lost_.ok()) when_lost_(lost_);
   }
 
  private:
@@ -115,8 +122,14 @@ class ModelExecutor final : public Executor {
   bool PrepareStep() {
     const absl::StatusOr<bool> prepared = model_->PrepareStep();
     if (prepared.ok()) return *prepared;
-    const std::lock_guard lock(mutex_);
-    if (status_.ok()) status_ = prepared.status();
+    {
+      const std::lock_guard lock(mutex_);
+      if (status_.ok()) status_ = prepared.status();
+    }
+    changed_.notify_all();
+    const std::lock_guard lock(callback_mutex_);
+    lost_ = prepared.status();
+    if (when_lost_) when_lost_(lost_);
     return false;
   }
 
@@ -148,6 +161,10 @@ class ModelExecutor final : public Executor {
   uint64_t done_ = 0;
   absl::Status status_;
   bool stopping_ = false;
+
+  std::mutex callback_mutex_;  // held while the callback runs
+  std::function<void(const absl::Status&)> when_lost_;
+  absl::Status lost_;
 
   std::thread thread_;
 };

@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,6 +39,9 @@ class FailingExecutor final : public Executor {
     if (step < first_bad_) return executor_->Await(step);
     if (hangs_) Hang();
     return absl::InternalError("the device fell off the bus");
+  }
+  void WhenLost(std::function<void(const absl::Status&)> callback) override {
+    executor_->WhenLost(std::move(callback));
   }
 
  private:

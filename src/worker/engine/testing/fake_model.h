@@ -26,6 +26,7 @@ struct FakeModelOptions {
   std::function<void()> before_step;  // adversarial delays
   TokenId poison = -1;                // logits after this token are NaN
   uint64_t lose_device_at = 0;        // > 0: that step and all later ones fail
+  bool lose_device_idle = false;      // preparing a step fails
 };
 
 class FakeModel final : public Model {
@@ -36,6 +37,10 @@ class FakeModel final : public Model {
   const KvSpec& kv_spec() const override { return spec_; }
   absl::Status AllocateKv(const KvPlan& plan) override;
   absl::StatusOr<LogitsView> Forward(const ForwardInput& input) override;
+  absl::StatusOr<bool> PrepareStep() override {
+    if (options_.lose_device_idle) return absl::InternalError("the device is gone");
+    return false;
+  }
   std::span<TokenId> slot_tokens() override { return slot_tokens_; }
 
   // The state after a history and one more token; histories begin with 0.
