@@ -105,7 +105,7 @@ class CudaBackend final : public Backend, public DeviceQueue {
     if (options_.batch_invariant || dtype != DType::kBF16 || weight.dtype() != DType::kBF16) {
       return false;
     }
-    return FusedLinear(rows, weight.rows(), weight.cols(), skinny_rows_max_).has_value();
+    return FusedLinear(rows, weight.rows(), weight.cols()).has_value();
   }
   int32_t SquareParts(const PackedMatrix& weight) const override {
     return cuda::SquareParts(weight.rows());
@@ -185,7 +185,6 @@ class CudaBackend final : public Backend, public DeviceQueue {
   const CudaOptions options_;
   const std::string gpu_name_;
   const int32_t num_multiprocessors_;
-  int32_t skinny_rows_max_ = 0;
   const Stream stream_;  // before everything that frees in its order
   StagingRing staging_;
   LibraryLinear library_;
@@ -199,14 +198,6 @@ class CudaBackend final : public Backend, public DeviceQueue {
 };
 
 absl::Status CudaBackend::Plan() {
-  int memory_kilohertz = 0;
-  int memory_bits = 0;
-  RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&memory_kilohertz, cudaDevAttrMemoryClockRate, options_.ordinal));
-  RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&memory_bits, cudaDevAttrGlobalMemoryBusWidth, options_.ordinal));
-  // Two transfers a clock.
-  skinny_rows_max_ = SkinnyRowsMax(2e3 * memory_kilohertz * memory_bits / 8);
   ASSIGN_OR_RETURN(attention_workspace_, Allocate(AttentionWorkspaceBytes(num_multiprocessors_)));
   RETURN_IF_CUDA_ERROR(cudaMemsetAsync(attention_workspace_.data(), 0xFF,
                                        attention_workspace_.bytes(), stream_.get()));
@@ -330,7 +321,7 @@ absl::Status CudaBackend::DoPagedAttention(const PagedAttentionArgs& args) {
 absl::Status CudaBackend::LinearByFixedPlan(const LinearArgs& args, const WeightView& weight) {
   LinearArgs few = args;
   few.rows = 1;
-  const LinearKernel kernel = ChooseLinear(few, weight, 0);
+  const LinearKernel kernel = ChooseLinear(few, weight);
   if (kernel != LinearKernel::kSkinny && kernel != LinearKernel::kWide) {
     return ToStatus(LaunchPlainLinear(args, weight, stream_.get()), "product");
   }
@@ -357,10 +348,10 @@ absl::Status CudaBackend::DoLinear(const LinearArgs& args, const PackedMatrix& w
   if (args.rows == 0) return absl::OkStatus();
   const WeightView view = static_cast<const CudaMatrix&>(weight).view();
   if (options_.batch_invariant) return LinearByFixedPlan(args, view);
-  const LinearKernel kernel = args.fusion.empty()
-                                  ? ChooseLinear(args, view, skinny_rows_max_)
-                                  : FusedLinear(args.rows, view.rows, view.cols, skinny_rows_max_)
-                                        .value_or(LinearKernel::kSkinny);
+  const LinearKernel kernel =
+      args.fusion.empty()
+          ? ChooseLinear(args, view)
+          : FusedLinear(args.rows, view.rows, view.cols).value_or(LinearKernel::kSkinny);
   switch (kernel) {
     case LinearKernel::kSkinny:
       return ToStatus(

@@ -31,15 +31,10 @@ enum class LinearKernel : uint8_t {
   kLibrary,  // cuBLASLt; x and W of the same type, F32 output or theirs
 };
 
-// Up to so many rows the skinny kernel is the faster one on a device whose memory moves so much.
-int32_t SkinnyRowsMax(double bytes_per_second);
-
-LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight,
-                          int32_t skinny_rows_max);
+LinearKernel ChooseLinear(const LinearArgs& args, const WeightView& weight);
 
 // The kernel for a product of BF16 that fuses what surrounds it; none where that does not pay.
-std::optional<LinearKernel> FusedLinear(int32_t rows, int32_t n, int32_t k,
-                                        int32_t skinny_rows_max);
+std::optional<LinearKernel> FusedLinear(int32_t rows, int32_t n, int32_t k);
 
 // Programmatic dependent launch. A launch marked so may begin before the kernels ahead of it in the
 // stream have ended: it streams weights, which no kernel writes, and executes griddepcontrol.wait

@@ -161,24 +161,19 @@ TEST(SkinnyPlanTest, RefusesWhatDoesNotFit) {
   EXPECT_FALSE(IsValidSkinnyPlan(bad, 1, 4096, 4096));
 }
 
-TEST(ChooseLinearTest, FastMemoryLeavesMoreToTheWideKernel) {
-  EXPECT_EQ(SkinnyRowsMax(3.35e12), 32);
-  EXPECT_EQ(SkinnyRowsMax(4.9e12), 0);
-}
-
 TEST(ChooseLinearTest, ByTypesAndRows) {
   const auto choose = [](int32_t rows, int32_t n, int32_t k, DType x, DType w, DType out) {
     LinearArgs args;
     args.rows = rows;
     args.dtype = x;
     args.out_dtype = out;
-    return ChooseLinear(args, {.rows = n, .cols = k, .dtype = w}, 32);
+    return ChooseLinear(args, {.rows = n, .cols = k, .dtype = w});
   };
   const DType f32 = DType::kF32;
   const DType bf16 = DType::kBF16;
-  EXPECT_EQ(choose(1, 4096, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
-  EXPECT_EQ(choose(32, 4096, 4096, bf16, bf16, f32), LinearKernel::kSkinny);
+  EXPECT_EQ(choose(1, 4096, 4096, bf16, bf16, bf16), LinearKernel::kWide);
   EXPECT_EQ(choose(33, 4096, 4096, bf16, bf16, f32), LinearKernel::kWide);
+  EXPECT_EQ(choose(1, 4100, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
   EXPECT_EQ(choose(64, 4096, 4096, bf16, bf16, DType::kF16), LinearKernel::kWide);
   EXPECT_EQ(choose(64, 4097, 4096, bf16, bf16, bf16), LinearKernel::kSkinny);
   EXPECT_EQ(choose(65, 4096, 4096, bf16, bf16, bf16), LinearKernel::kLibrary);
@@ -189,19 +184,13 @@ TEST(ChooseLinearTest, ByTypesAndRows) {
   EXPECT_EQ(choose(100, 64, 64, f32, f32, f32), LinearKernel::kLibrary);
 }
 
-TEST(FusedLinearTest, ByRowsAndMemory) {
-  const int32_t slow = SkinnyRowsMax(3.35e12);
-  const int32_t fast = SkinnyRowsMax(4.9e12);
-  EXPECT_EQ(FusedLinear(1, 4096, 4096, slow), LinearKernel::kSkinny);
-  EXPECT_EQ(FusedLinear(1, 4096, 4096, fast), LinearKernel::kWide);
-  EXPECT_EQ(FusedLinear(16, 4096, 4096, slow), LinearKernel::kSkinny);
-  EXPECT_EQ(FusedLinear(17, 4096, 4096, slow), std::nullopt);
-  EXPECT_EQ(FusedLinear(33, 4096, 4096, slow), LinearKernel::kWide);
-  EXPECT_EQ(FusedLinear(64, 4096, 4096, fast), LinearKernel::kWide);
-  EXPECT_EQ(FusedLinear(65, 4096, 4096, fast), std::nullopt);
-  EXPECT_EQ(FusedLinear(16, 4104, 4096, fast), LinearKernel::kSkinny);
-  EXPECT_EQ(FusedLinear(17, 4104, 4096, fast), std::nullopt);
-  EXPECT_EQ(FusedLinear(1, 4096, 4095, fast), std::nullopt);
+TEST(FusedLinearTest, ByRowsAndShape) {
+  EXPECT_EQ(FusedLinear(1, 4096, 4096), LinearKernel::kWide);
+  EXPECT_EQ(FusedLinear(64, 4096, 4096), LinearKernel::kWide);
+  EXPECT_EQ(FusedLinear(65, 4096, 4096), std::nullopt);
+  EXPECT_EQ(FusedLinear(16, 4104, 4096), LinearKernel::kSkinny);
+  EXPECT_EQ(FusedLinear(17, 4104, 4096), std::nullopt);
+  EXPECT_EQ(FusedLinear(1, 4096, 4095), std::nullopt);
 }
 
 }  // namespace
