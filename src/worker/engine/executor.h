@@ -33,7 +33,7 @@ class Executor {
   virtual absl::StatusOr<const SampleOutput*> Await(uint64_t step) = 0;
 
   // `callback` hears, on a thread of the executor's, of a device that is lost while no step runs.
-  // It may have heard by the time this returns; null: no more after that.
+  // It may have heard by the time this returns, and may hear twice; null: no more after that.
   virtual void WhenLost(std::function<void(const absl::Status&)> callback) { (void)callback; }
 };
 

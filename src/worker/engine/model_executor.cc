@@ -61,7 +61,8 @@ class ModelExecutor final : public Executor {
   void WhenLost(std::function<void(const absl::Status&)> callback) override {
     const std::lock_guard lock(callback_mutex_);
     when_lost_ = std::move(callback);
-    if (when_lost_ && !lost_.ok()) when_lost_(lost_);
+    const absl::Status status = Status();
+    if (when_lost_ && !status.ok()) when_lost_(status);
   }
 
  private:
@@ -87,9 +88,7 @@ class ModelExecutor final : public Executor {
 
   void Run() {
     if (kernels::Backend* backend = model_->backend(); backend != nullptr) {
-      const absl::Status bound = backend->BindThread();
-      const std::lock_guard lock(mutex_);
-      if (status_.ok()) status_ = bound;
+      if (const absl::Status bound = backend->BindThread(); !bound.ok()) Lose(bound);
     }
     bool all_prepared = false;
     while (true) {
@@ -122,15 +121,24 @@ class ModelExecutor final : public Executor {
   bool PrepareStep() {
     const absl::StatusOr<bool> prepared = model_->PrepareStep();
     if (prepared.ok()) return *prepared;
+    Lose(prepared.status());
+    return false;
+  }
+
+  // While no step runs, so that nobody may be waiting for one.
+  void Lose(const absl::Status& reason) {
     {
       const std::lock_guard lock(mutex_);
-      if (status_.ok()) status_ = prepared.status();
+      if (status_.ok()) status_ = reason;
     }
     changed_.notify_all();
     const std::lock_guard lock(callback_mutex_);
-    lost_ = prepared.status();
-    if (when_lost_) when_lost_(lost_);
-    return false;
+    if (when_lost_) when_lost_(reason);
+  }
+
+  absl::Status Status() {
+    const std::lock_guard lock(mutex_);
+    return status_;
   }
 
   absl::Status Execute(const Command& command) {
@@ -162,9 +170,8 @@ class ModelExecutor final : public Executor {
   absl::Status status_;
   bool stopping_ = false;
 
-  std::mutex callback_mutex_;  // held while the callback runs
+  std::mutex callback_mutex_;  // held while the callback runs; taken before mutex_
   std::function<void(const absl::Status&)> when_lost_;
-  absl::Status lost_;
 
   std::thread thread_;
 };
