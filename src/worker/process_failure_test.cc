@@ -55,6 +55,15 @@ TEST_F(ProcessFailureTest, ALostDeviceEndsTheWorker) {
   EXPECT_THAT(process_->Log(), HasSubstr("the device fell off the bus"));
 }
 
+// Not the next request, which would be lost with it.
+TEST_F(ProcessFailureTest, ADeviceLostWhileIdleEndsTheWorker) {
+  Start("idle");
+  ASSERT_TRUE(watch_->WaitForReady().has_value()) << process_->Log();
+  EXPECT_EQ(process_->Wait(), kExitInternal);
+  EXPECT_TRUE(watch_->WaitForEmpty());
+  EXPECT_THAT(process_->Log(), HasSubstr("the device fell off the bus"));
+}
+
 TEST_F(ProcessFailureTest, ADeviceThatDoesNotAnswerEndsTheWorker) {
   const absl::Time start = absl::Now();
   Start("hangs:5");

@@ -2,14 +2,17 @@
 //
 //   lost:STEP   that step and all later ones end with an error, as after a GPU's Xid
 //   hangs:STEP  that step never ends, and nobody can leave the device
+//   idle        it is lost a while after the start, before anyone asks for a step
 //   loads       never stops loading
 
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -40,9 +43,6 @@ class FailingExecutor final : public Executor {
     if (hangs_) Hang();
     return absl::InternalError("the device fell off the bus");
   }
-  void WhenLost(std::function<void(const absl::Status&)> callback) override {
-    executor_->WhenLost(std::move(callback));
-  }
 
  private:
   const std::unique_ptr<Executor> executor_;
@@ -50,11 +50,36 @@ class FailingExecutor final : public Executor {
   const uint64_t first_bad_;
 };
 
+class IdlyLostExecutor final : public Executor {
+ public:
+  explicit IdlyLostExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
+
+  void LaunchForward(const ForwardInput& input) override { executor_->LaunchForward(input); }
+  void LaunchSample(uint64_t step, const SampleInput& input) override {
+    executor_->LaunchSample(step, input);
+  }
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    return executor_->Await(step);
+  }
+  void WhenLost(std::function<void(const absl::Status&)> callback) override {
+    if (loser_.joinable()) loser_.join();
+    if (!callback) return;
+    loser_ = std::thread([callback = std::move(callback)] {
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      callback(absl::InternalError("the device fell off the bus"));
+    });
+  }
+
+ private:
+  const std::unique_ptr<Executor> executor_;
+  std::thread loser_;
+};
+
 int Main(int argc, char** argv) {
   const std::string how = argc > 1 ? argv[1] : "";
   const size_t colon = how.find(':');
-  if (how != "loads" && colon == std::string::npos) {
-    std::fputs("failing_worker: lost:STEP, hangs:STEP or loads comes first\n", stderr);
+  if (how != "loads" && how != "idle" && colon == std::string::npos) {
+    std::fputs("failing_worker: lost:STEP, hangs:STEP, idle or loads comes first\n", stderr);
     return 64;
   }
   Device device;
@@ -66,6 +91,7 @@ int Main(int argc, char** argv) {
     device.make_executor = [=](std::unique_ptr<Model> model,
                                int32_t max_sequences) -> absl::StatusOr<std::unique_ptr<Executor>> {
       ASSIGN_OR_RETURN(auto executor, MakeModelExecutor(std::move(model), max_sequences));
+      if (how == "idle") return std::make_unique<IdlyLostExecutor>(std::move(executor));
       return std::make_unique<FailingExecutor>(std::move(executor), hangs, first_bad);
     };
   }
