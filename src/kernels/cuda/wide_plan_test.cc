@@ -36,7 +36,7 @@ void ExpectSound(const WidePlan& plan, int32_t rows, int32_t n, int32_t k, int32
   EXPECT_EQ(layout.stage_bytes % 1024, 0);
   EXPECT_EQ(layout.x_offset % 1024, 0);
   EXPECT_LE(layout.bytes, kWideSharedBytes);
-  EXPECT_LE(layout.barriers_offset + (2 * kWideStagesMax + 2) * 8, layout.bytes);
+  EXPECT_LE(layout.barriers_offset + (2 * kWideStagesMax + 3) * 8, layout.bytes);
   ASSERT_NO_FATAL_FAILURE(ExpectCoversAll(plan, n, k));
 }
 
