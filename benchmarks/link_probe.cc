@@ -1,7 +1,8 @@
 // How long a submission of one token takes over the link to a worker and back, with no master above
-// it: `fathom-link-probe PORT_FILE COUNT` listens on a free loopback port, writes it into the file,
-// waits for a worker and prints percentiles as JSON. What a request takes longer than this is the
-// master's, and the client's, own.
+// it: `fathom-link-probe PORT_FILE COUNT CERTIFICATES` listens on a free loopback port, writes it
+// into the file, waits for a worker of the CA in that folder (as `fathom cert` makes it) and prints
+// percentiles as JSON. What a request takes longer than this is the master's, and the client's,
+// own.
 
 #include <unistd.h>
 
@@ -77,8 +78,11 @@ absl::StatusOr<WorkerInfo> WaitForWorker(const Fleet& fleet) {
   return absl::DeadlineExceededError("no worker came");
 }
 
-absl::Status Run(const std::string& port_file, int count) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<LinkServer> link, LinkServer::Start({}));
+absl::Status Run(const std::string& port_file, int count, const std::string& certificates) {
+  const TlsFiles tls{.ca = certificates + "/ca.pem",
+                     .certificate = certificates + "/master/cert.pem",
+                     .key = certificates + "/master/key.pem"};
+  ASSIGN_OR_RETURN(const std::unique_ptr<LinkServer> link, LinkServer::Start({.tls = tls}));
   RETURN_IF_ERROR(WriteFileAtomically(port_file, absl::StrCat("{\"link\": ", link->port(), "}\n")));
   ASSIGN_OR_RETURN(const WorkerInfo worker, WaitForWorker(*link));
   std::vector<float> took_us;
@@ -107,12 +111,13 @@ absl::Status Run(const std::string& port_file, int count) {
 }  // namespace fathom::master
 
 int main(int argc, char** argv) {
-  const int count = argc == 3 ? std::atoi(argv[2]) : 0;
+  const int count = argc == 4 ? std::atoi(argv[2]) : 0;
   if (count < 1 || count > fathom::master::kCountMax) {
-    std::fprintf(stderr, "usage: fathom-link-probe PORT_FILE COUNT\n");
+    std::fprintf(stderr, "usage: fathom-link-probe PORT_FILE COUNT CERTIFICATES\n");
     return 2;
   }
-  const absl::Status status = fathom::master::Run(argv[1], count);
+  fathom::RequireTls13();
+  const absl::Status status = fathom::master::Run(argv[1], count, argv[3]);
   if (status.ok()) return 0;
   std::fprintf(stderr, "fathom-link-probe: %s\n", std::string(fathom::Message(status)).c_str());
   return 1;

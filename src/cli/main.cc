@@ -32,6 +32,7 @@ int Main(int argc, char** argv) {
   AddBenchCommand(app, context);
   AddTokenizeCommand(app, context);
   AddKeyCommand(app, context);
+  AddCertCommand(app, context);
   AddCompletionCommand(app, context);
   AddVersionCommand(app, context);
   try {

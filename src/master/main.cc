@@ -14,6 +14,7 @@
 #include "common/logging.h"
 #include "common/shutdown.h"
 #include "common/strings.h"
+#include "common/tls/link_credentials.h"
 #include "common/version.h"
 #include "master/master.h"
 #include "master/settings.h"
@@ -29,10 +30,12 @@ constexpr rlim_t kOtherDescriptors = 256;
 struct Flags {
   std::string config;
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
+  std::optional<std::string> link_ca, link_cert, link_key;
   std::optional<std::string> reasoning_parser, tool_parser;
   std::optional<int32_t> http_port, grpc_port, link_port, metrics_port;
   bool open = false;
   bool insecure_listen = false;
+  bool insecure_link = false;
   bool reflection = false;
   bool dump_config = false;
 };
@@ -45,6 +48,9 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--http-port", flags.http_port, "OpenAI HTTP (8000); 0 any, -1 off");
   app.add_option("--grpc-port", flags.grpc_port, "gRPC inference (8001); 0 any, -1 off");
   app.add_option("--link-port", flags.link_port, "Where workers dial in (5000); 0 any");
+  app.add_option("--link-ca", flags.link_ca, "Certificates of the CA that workers' are of (PEM)");
+  app.add_option("--link-cert", flags.link_cert, "The link's own certificate (PEM)");
+  app.add_option("--link-key", flags.link_key, "Its private key (PEM)");
   app.add_option("--metrics-port", flags.metrics_port, "Health, metrics (9090); 0 any, -1 off");
   app.add_option("--model", flags.model, "Model directory in Hugging Face layout");
   app.add_option("--model-name", flags.model_name, "Name clients use (the directory's name)");
@@ -57,6 +63,8 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error");
   app.add_flag("--open", flags.open, "No key needed; loopback only");
   app.add_flag("--insecure-listen", flags.insecure_listen, "Allow plaintext beyond loopback");
+  app.add_flag("--insecure-link", flags.insecure_link,
+               "Take workers without TLS: whoever reaches the port may be one");
   app.add_flag("--grpc-reflection", flags.reflection, "Let gRPC clients ask for the schema");
   app.add_flag("--dump-config", flags.dump_config, "Print the configuration in effect and exit");
 }
@@ -68,6 +76,10 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.http_port) master.set_http_port(*flags.http_port);
   if (flags.grpc_port) master.set_grpc_port(*flags.grpc_port);
   if (flags.link_port) master.set_link_port(*flags.link_port);
+  if (flags.link_ca) master.mutable_link_tls()->set_ca(*flags.link_ca);
+  if (flags.link_cert) master.mutable_link_tls()->set_certificate(*flags.link_cert);
+  if (flags.link_key) master.mutable_link_tls()->set_key(*flags.link_key);
+  if (flags.insecure_link) master.set_insecure_link(true);
   if (flags.metrics_port) master.set_metrics_port(*flags.metrics_port);
   if (flags.model) master.set_model_path(*flags.model);
   if (flags.model_name) master.set_model_name(*flags.model_name);
@@ -131,6 +143,8 @@ int Run(const Flags& flags, ShutdownSignal& shutdown) {
   if (!config.logging().level().empty()) log.level = config.logging().level();
   if (const absl::Status ready = InitLogging(log); !ready.ok()) return Fail(ready);
   AllowManyConnections(settings->http.connections);
+  RequireTls13();
+  LogForGrpc();
 
   const auto master = Master::Start(*settings);
   if (!master.ok()) return Fail(master.status());

@@ -26,7 +26,8 @@ absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
   options.master_id = settings.id;
   options.bind = settings.bind;
   options.port = settings.link_port;
-  options.insecure_listen = settings.insecure_listen;
+  options.tls = settings.link_tls;
+  options.insecure = settings.insecure_link;
   options.expected_model = ExpectedModel{.name = model.name,
                                          .config_digest = model.config_digest,
                                          .tokenizer_digest = model.tokenizer_digest};

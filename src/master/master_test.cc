@@ -37,6 +37,7 @@ class MasterTest : public testing::Test {
     config.set_http_port(0);
     config.set_grpc_port(0);
     config.set_link_port(0);
+    config.set_insecure_link(true);
     config.set_metrics_port(0);
     config.set_model_path(TinyPath());
     config.set_keys_file(File("keys"));

@@ -101,6 +101,16 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   if (!link) return Bad("link_port", "a master without workers serves nothing");
   out.link_port = *link;
 
+  out.link_tls = {.ca = master.link_tls().ca(),
+                  .certificate = master.link_tls().certificate(),
+                  .key = master.link_tls().key()};
+  out.insecure_link = master.insecure_link();
+  if (out.link_tls.empty() && !out.insecure_link) {
+    return Bad("link_tls",
+               "is needed for workers to be known by (`fathom cert` makes "
+               "certificates); insecure_link does without");
+  }
+
   out.open = master.open();
   out.keys_file = master.keys_file();
   if (out.open && !out.loopback) return Bad("open", "serves without a key on loopback only");

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/tls/link_credentials.h"
 #include "fathom/config.pb.h"
 #include "master/api/http_limits.h"
 
@@ -23,6 +24,8 @@ struct MasterSettings {
   std::optional<uint16_t> metrics_port = 9090;
   uint16_t link_port = 5000;
   bool insecure_listen = false;
+  TlsFiles link_tls;
+  bool insecure_link = false;
   bool open = false;
   std::string keys_file;
   std::string model_path;

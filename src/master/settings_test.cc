@@ -11,6 +11,7 @@ config::Master Good() {
   config::Master config;
   config.set_model_path("/models/tiny/");
   config.set_open(true);
+  config.mutable_link_tls()->set_ca("ca.pem");
   return config;
 }
 
@@ -51,6 +52,14 @@ TEST(SettingsTest, PlaintextBeyondLoopbackTakesAFlag) {
   EXPECT_TRUE(ResolveSettings(config).ok());
   config.set_bind("somewhere");
   EXPECT_TRUE(absl::StrContains(Refusal(config), "bind"));
+}
+
+TEST(SettingsTest, WorkersWithoutTlsTakeAFlag) {
+  config::Master config = Good();
+  config.clear_link_tls();
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "link_tls"));
+  config.set_insecure_link(true);
+  EXPECT_TRUE(ResolveSettings(config).ok());
 }
 
 TEST(SettingsTest, OpenIsForLoopbackAndExcludesKeys) {

@@ -27,7 +27,7 @@ struct Flags {
   std::string config_path;
   std::vector<std::string> masters;
   std::optional<std::string> dummy_weights, model, model_name, id, device, backend, dtype, bind,
-      ports_file, log_level, log_format;
+      ports_file, link_ca, link_cert, link_key, log_level, log_format;
   std::optional<int64_t> kv_cache_bytes;
   std::optional<int32_t> max_context, max_sequences, step_tokens, threads, metrics_port,
       drain_seconds;
@@ -70,7 +70,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "File the port really bound is written to (JSON)");
   app.add_option("--drain-seconds", flags.drain_seconds,
                  "Time running work gets after SIGTERM (default 30)");
-  app.add_flag("--insecure-link", flags.insecure_link, "Dial masters beyond loopback in plaintext");
+  app.add_option("--link-ca", flags.link_ca, "Certificates of the CA that masters' are of (PEM)");
+  app.add_option("--link-cert", flags.link_cert, "This worker's certificate (PEM)");
+  app.add_option("--link-key", flags.link_key, "Its private key (PEM)");
+  app.add_flag("--insecure-link", flags.insecure_link,
+               "Dial masters without TLS: whoever answers may be one");
   app.add_flag("--exit-with-parent", flags.exit_with_parent,
                "End with the process that started this one");
   app.add_option("--log-level", flags.log_level, "trace, debug, info (default), warn or error");
@@ -98,6 +102,9 @@ void Override(const Flags& flags, config::Config& config) {
   Apply(flags.dtype, [&](const auto& v) { worker.set_dtype(v); });
   Apply(flags.bind, [&](const auto& v) { worker.set_bind(v); });
   Apply(flags.ports_file, [&](const auto& v) { worker.set_ports_file(v); });
+  Apply(flags.link_ca, [&](const auto& v) { worker.mutable_link_tls()->set_ca(v); });
+  Apply(flags.link_cert, [&](const auto& v) { worker.mutable_link_tls()->set_certificate(v); });
+  Apply(flags.link_key, [&](const auto& v) { worker.mutable_link_tls()->set_key(v); });
   Apply(flags.kv_cache_bytes, [&](auto v) { worker.set_kv_cache_bytes(v); });
   Apply(flags.max_context, [&](auto v) { worker.set_max_context(v); });
   Apply(flags.max_sequences, [&](auto v) { worker.set_max_sequences(v); });

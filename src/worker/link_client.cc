@@ -50,6 +50,8 @@ LinkClient::~LinkClient() { Stop(); }
 
 absl::Status LinkClient::Start(EnginePort engine) {
   engine_ = std::move(engine);
+  ASSIGN_OR_RETURN(credentials_,
+                   MakeLinkCredentials(options_.tls, options_.insecure, options_.clock->Now()));
   for (const std::string& master : options_.masters) RETURN_IF_ERROR(AddPeer(master));
   thread_ = std::thread([this] { Run(); });
   return absl::OkStatus();
@@ -171,7 +173,6 @@ void LinkClient::Tick(int64_t now_ns) {
 
 absl::Status LinkClient::AddPeer(const std::string& address) {
   RETURN_IF_ERROR(CheckAddress(address));
-  RETURN_IF_ERROR(MakeLinkCredentials(address, options_.insecure).status());
   for (const Peer& peer : peers_) {
     if (peer.address == address) return absl::OkStatus();
   }
@@ -183,8 +184,6 @@ absl::Status LinkClient::AddPeer(const std::string& address) {
 }
 
 void LinkClient::Dial(Peer& peer, int64_t now_ns) {
-  auto credentials = MakeLinkCredentials(peer.address, options_.insecure);
-  if (!credentials.ok()) return;  // AddPeer has asked before
   const LinkId id = ++last_id_;
   peer.id = id;
   peer.dialled_at_ns = now_ns;
@@ -193,7 +192,7 @@ void LinkClient::Dial(Peer& peer, int64_t now_ns) {
   peer.heard_ns = heard_ns;
   const Clock* const clock = options_.clock;
   peer.link =
-      MasterLink::Dial(peer.address, *credentials, options_.hello, options_.outbox_bytes,
+      MasterLink::Dial(peer.address, credentials_, options_.hello, options_.outbox_bytes,
                        {.on_control =
                             [this, id, heard_ns, clock](v1::MasterControl message) {
                               *heard_ns = clock->MonotonicNs();
@@ -222,7 +221,9 @@ void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
                        reason.code() == absl::StatusCode::kInvalidArgument;
   const LogLevel level = refused || (peer.welcomed && !leaving_) ? LogLevel::kWarn
                          : peer.welcomed                         ? LogLevel::kInfo
-                                                                 : LogLevel::kDebug;
+                         : peer.told || stop_by_ns_ != 0         ? LogLevel::kDebug
+                                                                 : LogLevel::kWarn;
+  peer.told = true;
   Log(level, "link",
       refused         ? "master refused this worker"
       : peer.welcomed ? "link to master ended"
@@ -261,20 +262,34 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
     engine_.cancel(cancel.request_id(), cancel.attempt(),
                    {cancel.choices().begin(), cancel.choices().end()});
   } else if (message.has_drain()) {
-    engine_.drain();
+    OnDrain(peer, message.drain());
   } else if (message.has_claim()) {
     OnClaim(peer, message.claim());
   }
   // Others are of a newer protocol and may be passed over.
 }
 
+void LinkClient::OnDrain(const Peer& peer, const v1::Drain& drain) {
+  if (drain.epoch() < epoch_) {
+    return LogWarn("link", "an order of a leader that is none any more is refused",
+                   {{"server.address", peer.address},
+                    {"labels.epoch", static_cast<int64_t>(drain.epoch())},
+                    {"labels.epoch_known", static_cast<int64_t>(epoch_)}});
+  }
+  epoch_ = drain.epoch();
+  LogInfo("link", "a master wants this worker to leave", {{"server.address", peer.address}});
+  engine_.leave();
+}
+
 void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
   const int64_t now_ns = options_.clock->MonotonicNs();
   peer.welcomed = true;
+  peer.told = false;
   ++linked_;
   peer.who =
       welcome.incarnation().empty() ? peer.address : absl::BytesToHexString(welcome.incarnation());
   peer.backoff.Reset();
+  epoch_ = std::max<uint64_t>(epoch_, welcome.epoch());
   peer.beat_every_ns =
       welcome.heartbeat_ms() > 0
           ? std::clamp(welcome.heartbeat_ms() * int64_t{1'000'000}, kBeatMinNs, kBeatMaxNs)

@@ -12,7 +12,9 @@
 //   1. The engine is never blocked: a link whose outbox is full counts as lost.
 //   2. An output goes to the owner of its request alone, in order, and all outputs of one step for
 //      one master travel in one message.
-//   3. No request outlives its master by more than the hold time, unless another one claims it.
+//   3. Orders to load, unload or leave that carry an older leader's epoch than one seen before are
+//      refused.
+//   4. No request outlives its master by more than the hold time, unless another one claims it.
 
 #include <atomic>
 #include <cstdint>
@@ -30,6 +32,7 @@
 #include "common/clock.h"
 #include "common/random.h"
 #include "common/silence_judge.h"
+#include "common/tls/link_credentials.h"
 #include "fathom/v1/link.pb.h"
 #include "worker/backoff.h"
 #include "worker/engine/request.h"
@@ -43,7 +46,7 @@ namespace fathom::worker {
 struct EnginePort {
   std::function<absl::Status(EngineRequest)> submit;
   std::function<void(const std::string& id, uint32_t attempt, std::vector<int32_t> choices)> cancel;
-  std::function<void()> drain;
+  std::function<void()> leave;  // a master with the right to say so wants the worker to go
   std::function<EngineStats()> stats;
 };
 
@@ -51,7 +54,8 @@ struct LinkClientOptions {
   std::vector<std::string> masters;  // host:port
   v1::Hello hello;                   // who this worker is; the link sets the protocol version
   int64_t capacity = 0;              // token cost that masters may have in flight here, in sum
-  bool insecure = false;             // plaintext beyond loopback
+  TlsFiles tls;                      // ours; masters show a certificate of the same CA
+  bool insecure = false;             // without TLS: whoever answers may be a master
   absl::Duration heartbeat = absl::Milliseconds(250);  // until a master says otherwise
   absl::Duration redial_first = absl::Milliseconds(100);
   absl::Duration redial_max = absl::Seconds(5);
@@ -69,8 +73,8 @@ class LinkClient final : public OutputSink {
   LinkClient(const LinkClient&) = delete;
   LinkClient& operator=(const LinkClient&) = delete;
 
-  // Starts dialling. PERMISSION_DENIED when a configured master would need `insecure`,
-  // INVALID_ARGUMENT when an address is not host:port.
+  // Starts dialling. INVALID_ARGUMENT for files that TLS cannot use, without both them and
+  // `insecure`, and when an address is not host:port.
   absl::Status Start(EnginePort engine);
 
   // Tells all masters that the worker leaves; new work is rejected, running work goes on.
@@ -94,6 +98,7 @@ class LinkClient final : public OutputSink {
     std::string address;
     Backoff backoff;
     int64_t dial_at_ns = 0;
+    bool told = false;  // the log has why it is not reached
     // Set while a connection is being made or stands.
     LinkId id = kNoLink;
     std::shared_ptr<MasterLink> link;
@@ -124,6 +129,7 @@ class LinkClient final : public OutputSink {
   Peer* Find(LinkId id);
   void OnControl(Peer& peer, const v1::MasterControl& message);
   void OnWelcome(Peer& peer, const v1::Welcome& welcome);
+  void OnDrain(const Peer& peer, const v1::Drain& drain);
   void OnSubmit(Peer& peer, const v1::Submit& submit);
   void OnClaim(Peer& peer, const v1::Claim& claim);
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
@@ -135,6 +141,7 @@ class LinkClient final : public OutputSink {
 
   const LinkClientOptions options_;
   EnginePort engine_;
+  std::shared_ptr<grpc::ChannelCredentials> credentials_;
   BoundedQueue<std::function<void()>> mailbox_;
   std::atomic<int> steps_posted_{0};
   std::atomic<bool> overflowed_{false};
@@ -153,6 +160,7 @@ class LinkClient final : public OutputSink {
   int64_t last_tick_ns_ = 0;
   int64_t stop_by_ns_ = 0;  // 0: not stopping
   bool leaving_ = false;
+  uint64_t epoch_ = 0;  // the highest that a master has named
 };
 
 }  // namespace fathom::worker

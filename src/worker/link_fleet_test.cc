@@ -21,6 +21,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 std::unique_ptr<LinkServer> StartServer(LinkServerOptions options = {}) {
+  options.insecure = options.tls.empty();
   auto server = LinkServer::Start(std::move(options));
   EXPECT_TRUE(server.ok()) << server.status();
   return *std::move(server);
@@ -95,25 +96,22 @@ v1::Hello RawHello(const std::string& id = "raw") {
   return hello;
 }
 
-TEST(LinkFleetTest, PlaintextBeyondLoopbackNeedsAWord) {
-  EXPECT_EQ(LinkServer::Start({.bind = "0.0.0.0"}).status().code(),
-            absl::StatusCode::kInvalidArgument);
-  EXPECT_TRUE(LinkServer::Start({.bind = "0.0.0.0", .insecure_listen = true}).ok());
-
+TEST(LinkFleetTest, PlaintextNeedsAWord) {
+  EXPECT_EQ(LinkServer::Start({}).status().code(), absl::StatusCode::kInvalidArgument);
   ScriptedEngine engine;
   LinkClientOptions options = TestOptions({});
-  options.masters = {"192.0.2.1:5000"};
-  EXPECT_EQ(LinkClient(options).Start(engine.Port()).code(), absl::StatusCode::kPermissionDenied);
+  options.insecure = false;
+  EXPECT_EQ(LinkClient(options).Start(engine.Port()).code(), absl::StatusCode::kInvalidArgument);
+  options.insecure = true;
   options.masters = {"nonsense"};
   EXPECT_EQ(LinkClient(options).Start(engine.Port()).code(), absl::StatusCode::kInvalidArgument);
   options.masters = {"192.0.2.1:5000"};
-  options.insecure = true;
   EXPECT_TRUE(LinkClient(options).Start(engine.Port()).ok());
 }
 
 TEST(LinkFleetTest, ATakenPortIsAnError) {
   const auto server = StartServer();
-  EXPECT_EQ(LinkServer::Start({.port = server->port()}).status().code(),
+  EXPECT_EQ(LinkServer::Start({.port = server->port(), .insecure = true}).status().code(),
             absl::StatusCode::kUnavailable);
 }
 
@@ -428,6 +426,28 @@ class ClaimingMaster final : public v1::Link::Service, public Waitable {
   bool stop_ = false;
   std::unique_ptr<grpc::Server> server_;
 };
+
+TEST(LinkEpochTest, OrdersOfAnOldLeaderAreRefused) {
+  ClaimingMaster master;
+  ScriptedEngine engine;
+  LinkClientOptions options = TestOptions({master.port});
+  options.silence_floor = absl::Minutes(1);  // this master sends no heartbeats
+  const auto client = StartClient(options, engine);
+  ASSERT_TRUE(master.WaitUntil([&] { return !master.received.empty(); }));
+  const auto order = [&](uint64_t epoch) {
+    v1::MasterControl drain;
+    drain.mutable_drain()->set_epoch(epoch);
+    master.Send(drain);
+  };
+  order(5);
+  ASSERT_TRUE(engine.WaitUntil([&] { return engine.leaves == 1; }));
+  order(4);
+  order(6);  // comes after the refused one
+  ASSERT_TRUE(engine.WaitUntil([&] { return engine.leaves == 2; }));
+  order(4);
+  order(6);
+  ASSERT_TRUE(engine.WaitUntil([&] { return engine.leaves == 3; }));
+}
 
 TEST(LinkClaimTest, AnotherMasterTakesOverAfterADeath) {
   auto first = StartServer();

@@ -19,6 +19,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 std::unique_ptr<LinkServer> StartServer(LinkServerOptions options = {}) {
+  options.insecure = options.tls.empty();
   auto server = LinkServer::Start(std::move(options));
   EXPECT_TRUE(server.ok()) << server.status();
   return *std::move(server);

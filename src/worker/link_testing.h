@@ -67,7 +67,7 @@ class ScriptedEngine : public Waitable {
                 [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
                   With([&] { cancelled.push_back({id, attempt, std::move(choices)}); });
                 },
-            .drain = [this] { With([&] { stats.state = EngineState::kDraining; }); },
+            .leave = [this] { With([&] { ++leaves; }); },
             .stats = [this] { return With([&] { return stats; }); }};
   }
 
@@ -77,6 +77,7 @@ class ScriptedEngine : public Waitable {
   }
 
   absl::Status refusal;
+  int leaves = 0;  // orders to go
   EngineStats stats = {.state = EngineState::kReady, .free_blocks = 10, .total_blocks = 10};
   std::vector<EngineRequest> submitted;
   std::vector<Cancelled> cancelled;
@@ -165,6 +166,7 @@ inline LinkClientOptions TestOptions(const std::vector<int>& ports, v1::Hello he
   for (const int port : ports) options.masters.push_back("127.0.0.1:" + std::to_string(port));
   options.hello = std::move(hello);
   options.capacity = 1000;
+  options.insecure = true;
   options.redial_first = absl::Milliseconds(10);
   options.redial_max = absl::Milliseconds(50);
   return options;

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace fathom::worker {
 namespace {
@@ -10,11 +10,6 @@ namespace {
 constexpr int kMessageBytesMax = 64 << 20;
 constexpr size_t kControlOutboxBytes = size_t{4} << 20;
 constexpr size_t kBulkOutboxBytes = size_t{8} << 20;
-
-bool IsLoopback(const std::string& address) {
-  const std::string host = address.substr(0, address.rfind(':'));
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
-}
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
                                            const std::shared_ptr<grpc::ChannelCredentials>& creds) {
@@ -24,18 +19,23 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   // When to try again is ours to decide: a new channel knows nothing of an old one's failures.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // Masters are dialled by whatever address they have; what they are is in their certificate.
+  arguments.SetSslTargetNameOverride(kMasterTlsName);
   return grpc::CreateCustomChannel(address, creds, arguments);
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeLinkCredentials(
-    const std::string& address, bool insecure) {
-  if (!insecure && !IsLoopback(address)) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("refusing the plaintext link to ", address, " without insecure_link"));
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeLinkCredentials(const TlsFiles& tls,
+                                                                              bool insecure,
+                                                                              absl::Time now) {
+  if (tls.empty()) {
+    if (insecure) return grpc::InsecureChannelCredentials();
+    return absl::InvalidArgumentError(
+        "the link to masters has neither TLS (link_tls: ca, certificate, key) nor insecure_link");
   }
-  return grpc::InsecureChannelCredentials();
+  RETURN_IF_ERROR(CheckTlsFiles(tls, kWorkerTlsName, now));
+  return LinkChannelCredentials(tls);
 }
 
 std::shared_ptr<MasterLink> MasterLink::Dial(const std::string& address,

@@ -16,16 +16,19 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/tls/link_credentials.h"
 #include "fathom/v1/link.grpc.pb.h"
 #include "fathom/v1/link.pb.h"
 #include "worker/client_stream.h"
 
 namespace fathom::worker {
 
-// The one place where the link's client credentials are made. PERMISSION_DENIED for plaintext
-// beyond loopback unless `insecure`.
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeLinkCredentials(
-    const std::string& address, bool insecure);
+// The one place where the link's client credentials are made. INVALID_ARGUMENT for files that TLS
+// cannot use, or without both them and `insecure`.
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeLinkCredentials(const TlsFiles& tls,
+                                                                              bool insecure,
+                                                                              absl::Time now);
 
 class MasterLink : public std::enable_shared_from_this<MasterLink> {
  public:

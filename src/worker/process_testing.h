@@ -72,7 +72,7 @@ class WorkerProcess {
 class ProcessTest : public ::testing::Test {
  protected:
   ProcessTest() {
-    auto server = master::LinkServer::Start({});
+    auto server = master::LinkServer::Start({.insecure = true});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     watch_.emplace(*server_);
@@ -92,6 +92,7 @@ class ProcessTest : public ::testing::Test {
             "1",
             "--kv-cache-bytes",
             std::to_string(256 << 20),
+            "--insecure-link",
             "--exit-with-parent"};
   }
   std::shared_ptr<RecordingListener> Submit(const master::WorkerInfo& worker, const std::string& id,

@@ -14,6 +14,7 @@
 #include "common/shutdown.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/tls/link_credentials.h"
 #include "worker/command_line.h"
 #include "worker/parent_tie.h"
 #include "worker/worker.h"
@@ -67,11 +68,11 @@ class HealthWatch {
   std::optional<absl::Duration> late_since_;
 };
 
-// Until shutdown is asked for; an error when the engine has died.
+// Until the worker is asked to go, by a signal or a master; an error when the engine has died.
 absl::Status Watch(Worker& worker, ShutdownSignal& shutdown, int64_t start_ns) {
   bool was_ready = false;
   HealthWatch watch(worker);
-  while (!shutdown.WaitFor(was_ready ? kWatch : kWatchWhileStarting)) {
+  while (!shutdown.WaitFor(was_ready ? kWatch : kWatchWhileStarting) && !worker.leave_asked()) {
     RETURN_IF_ERROR(watch.Look());
     if (!was_ready && worker.Ready().ok()) {
       was_ready = true;
@@ -149,6 +150,8 @@ int RunWorker(int argc, const char* const* argv, const Device& device) {
                                             .node = config.id()});
   if (!logging.ok()) return Fail(logging, kExitConfig);
 
+  RequireTls13();
+  LogForGrpc();
   auto worker = Start(config, shutdown, device);
   if (!worker.ok()) {
     LogError("worker", "cannot start", {{"error.message", std::string(Message(worker.status()))}});

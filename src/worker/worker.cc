@@ -187,6 +187,9 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
     gpu_ = std::make_unique<GpuMonitor>(sizes->device->pci_bus_id);
   }
   link_options_.capacity = kv_tokens * kOvercommit;
+  link_options_.tls = {.ca = config.link_tls().ca(),
+                       .certificate = config.link_tls().certificate(),
+                       .key = config.link_tls().key()};
   link_options_.insecure = config.insecure_link();
   link_options_.clock = clock_;
   link_options_.random = random_;
@@ -221,7 +224,7 @@ absl::Status Worker::StartLink() {
            [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
              engine_->Cancel(id, attempt, std::move(choices));
            },
-       .drain = [this] { engine_->Drain(); },
+       .leave = [this] { leave_asked_ = true; },
        .stats = [this] { return engine_->Stats(); }});
 }
 

@@ -46,6 +46,8 @@ class Worker {
   // The health port's; 0 when it is off.
   uint16_t metrics_port() const { return health_ == nullptr ? 0 : health_->port(); }
 
+  // A master has ordered the worker to leave, as SIGTERM would.
+  bool leave_asked() const { return leave_asked_; }
   // Takes no new work and waits for what runs: until it has finished, `limit` has passed, or
   // `interrupted`, which waits for the time given, says to hurry.
   void Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted);
@@ -69,6 +71,7 @@ class Worker {
   std::unique_ptr<Engine> engine_;    // puts out into link_
   std::atomic<bool> started_{false};  // link_ and engine_ are there
   std::atomic<bool> draining_{false};
+  std::atomic<bool> leave_asked_{false};
   std::unique_ptr<GpuMonitor> gpu_;       // none without a GPU
   std::unique_ptr<HealthServer> health_;  // asks all of the above
 };

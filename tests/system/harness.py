@@ -1,11 +1,15 @@
 """Real processes for the tests: a master, workers, the `fathom` command. Whatever a test does, nothing outlives it."""
 
+import atexit
 import ctypes
+import functools
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +40,22 @@ def clean_environment():
 def sample(count):
     """How many of `count` cases a long test takes: under a sanitizer a tenth, which meets the same code."""
     return count // 10 if SANITIZED else count
+
+
+@functools.cache
+def certificates():
+    """A folder of certificates, as `fathom cert` makes it, for all clusters of this run."""
+    folder = Path(tempfile.mkdtemp(prefix="fathom-certificates-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run([BIN / "fathom", "cert", folder], check=True, capture_output=True, env=clean_environment())
+    return folder
+
+
+def link_flags(role, folder=None):
+    """What makes a "master" or a "worker" show its certificate."""
+    folder = Path(folder or certificates())
+    own = folder / role
+    return ["--link-ca", folder / "ca.pem", "--link-cert", own / "cert.pem", "--link-key", own / "key.pem"]
 
 
 def wait_for(condition, what, limit_s=START_LIMIT_S):
@@ -149,6 +169,8 @@ class Master(Server):
             arguments += [f"--{port}-port", (ports or {}).get(port, 0)]
         if "--open" not in extra:
             arguments += ["--keys-file", keys]
+        if "--link-ca" not in extra and "--insecure-link" not in extra:
+            arguments += link_flags("master")
         super().__init__(name, "fathom-master", [*arguments, *extra], folder, "http")
 
     @property
@@ -168,6 +190,8 @@ class Worker(Server):
     def __init__(self, folder, link_address, name="worker", model=TINY, model_name="tiny", extra=()):
         arguments = ["--master", link_address, "--model", model, "--model-name", model_name, "--id", name]
         arguments += ["--metrics-port", 0, "--threads", 1, "--kv-cache-bytes", 256 << 20, "--exit-with-parent"]
+        if "--link-ca" not in extra and "--insecure-link" not in extra:
+            arguments += link_flags("worker")
         super().__init__(name, "fathom-worker", [*arguments, *extra], folder, "metrics")
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conservation import check_conservation, wait_until_idle
-from harness import BIN, EVAL_DATA, KEY, TINY, Master, Process, Server, fathom, is_alive, wait_for
+from harness import BIN, EVAL_DATA, KEY, TINY, Master, Process, Server, fathom, is_alive, link_flags, wait_for
 
 PROTOCOLS = ("openai-chat", "openai", "grpc")
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "sent_late_ms")
@@ -20,6 +20,7 @@ class SimWorker(Server):
     def __init__(self, folder, link_address, time_model):
         arguments = ["--master", link_address, "--model", TINY, "--model-name", "tiny", "--id", "sim"]
         arguments += ["--metrics-port", 0, "--kv-cache-bytes", 256 << 20, "--time-model", time_model]
+        arguments += link_flags("worker")
         super().__init__("sim", "fathom-sim-worker", [*arguments, "--exit-with-parent"], folder, "metrics")
 
 

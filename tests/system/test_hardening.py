@@ -92,7 +92,8 @@ def test_other_hosts_and_origins_are_refused(cluster):
     assert "access-control-allow-origin" not in answer.headers
 
 
-MASTER = ["--http-port", 0, "--grpc-port", 0, "--link-port", 0, "--metrics-port", 0]
+MASTER = ["--http-port", 0, "--grpc-port", 0, "--link-port", 0, "--metrics-port", 0, "--insecure-link"]
+WORKER = ["--master", "127.0.0.1:1", "--metrics-port", 0, "--insecure-link"]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +104,13 @@ MASTER = ["--http-port", 0, "--grpc-port", 0, "--link-port", 0, "--metrics-port"
         ("fathom-master", [*MASTER, "--open", "--bind", "0.0.0.0", "--model", TINY], ""),
         ("fathom-master", [*MASTER, "--model", TINY, "--keys-file", "/nonexistent"], "/nonexistent"),
         ("fathom-master", ["--config", "{folder}/bad.yaml"], "no_such_key"),
+        ("fathom-master", [*MASTER[:-1], "--open", "--model", TINY], "link_tls"),
         ("fathom-master", ["--no-such-flag"], "no-such-flag"),
-        ("fathom-worker", ["--master", "127.0.0.1:1", "--metrics-port", 0, "--model", "/nonexistent"], "/nonexistent"),
-        ("fathom-worker", ["--metrics-port", 0, "--model", TINY], "master"),
-        ("fathom-worker", ["--master", "127.0.0.1:1", "--model", TINY, "--device", "toaster"], "toaster"),
-        ("fathom-worker", ["--master", "127.0.0.1:1", "--model", TINY, "--dtype", "f3"], "f3"),
+        ("fathom-worker", [*WORKER, "--model", "/nonexistent"], "/nonexistent"),
+        ("fathom-worker", ["--metrics-port", 0, "--model", TINY, "--insecure-link"], "master"),
+        ("fathom-worker", [*WORKER, "--model", TINY, "--device", "toaster"], "toaster"),
+        ("fathom-worker", [*WORKER, "--model", TINY, "--dtype", "f3"], "f3"),
+        ("fathom-worker", [*WORKER[:-1], "--model", TINY], "insecure_link"),
         ("fathom-worker", ["--no-such-flag"], "no-such-flag"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
@@ -135,6 +138,7 @@ def test_port_in_use_is_said(cluster, tmp_path):
         0,
         "--metrics-port",
         0,
+        "--insecure-link",
     ]
     with Process("second", [BIN / "fathom-master", *arguments], tmp_path) as process:
         assert process.wait(20) > 0

@@ -41,6 +41,11 @@ absl::StatusOr<uint16_t> PortFrom(const std::string& ports_json, std::string_vie
   return static_cast<uint16_t>(port->get_int64());
 }
 
+void AddLinkFlags(const TlsFiles& files, std::vector<std::string>& argv) {
+  argv.insert(argv.end(),
+              {"--link-ca", files.ca, "--link-cert", files.certificate, "--link-key", files.key});
+}
+
 // Memory that is free now, for sharing between workers on one machine.
 int64_t AvailableMemoryBytes() {
   return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
@@ -72,6 +77,8 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   if (error)
     return absl::PermissionDeniedError(absl::StrCat(state_.File("logs"), ": ", error.message()));
 
+  ASSIGN_OR_RETURN(certificates_, IssuePassingCertificates(state_.File("link"), clock_.Now()));
+
   // It names masters of another cluster, which our workers must not join.
   unsetenv("MASTER_NODE");
 
@@ -82,6 +89,7 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
         absl::StrCat(link), "--metrics-port", absl::StrCat(metrics), "--model",
         options_.model,     "--model-name",   options_.model_name,   "--ports-file",
         PortsPath("master")};
+    AddLinkFlags(certificates_.master, argv);
     if (options_.open) {
       argv.push_back("--open");
     } else {
@@ -142,6 +150,7 @@ std::vector<std::string> LocalCluster::WorkerArguments(int index, uint16_t link_
                                    "--ports-file",
                                    PortsPath(name),
                                    "--exit-with-parent"};
+  AddLinkFlags(certificates_.worker, argv);
   if (!options_.backend.empty()) argv.insert(argv.end(), {"--backend", options_.backend});
   if (!options_.dummy_weights.empty()) {
     argv.insert(argv.end(), {"--dummy-weights", options_.dummy_weights});

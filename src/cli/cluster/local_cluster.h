@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cli/cluster/child_process.h"
+#include "cli/cluster/link_certificates.h"
 #include "cli/cluster/restart_policy.h"
 #include "cli/cluster/state_dir.h"
 #include "common/clock.h"
@@ -82,6 +83,7 @@ class LocalCluster {
   const StateDir state_;
   const Clock& clock_ = *Clock::Real();
   std::string worker_program_;
+  LinkCertificates certificates_;
   std::vector<Member> members_;  // the master first
   ClusterInfo info_;
 };

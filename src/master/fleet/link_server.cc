@@ -35,10 +35,6 @@ constexpr int64_t kOversleptNs = 500'000'000;
 constexpr int64_t kGreetingNs = 5'000'000'000;
 constexpr size_t kStreamsMax = 3 * 4096;
 
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
-}
-
 std::string HostPort(const std::string& host, int port) {
   const bool bare_v6 = host.find(':') != std::string::npos && !host.starts_with('[');
   return bare_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
@@ -47,11 +43,13 @@ std::string HostPort(const std::string& host, int port) {
 // The one place where the link's server credentials are made.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
     const LinkServerOptions& options) {
-  if (!options.insecure_listen && !IsLoopback(options.bind)) {
-    return absl::InvalidArgumentError(absl::StrCat("refusing to take workers in plaintext on ",
-                                                   options.bind, " without insecure_listen"));
+  if (options.tls.empty()) {
+    if (options.insecure) return grpc::InsecureServerCredentials();
+    return absl::InvalidArgumentError(
+        "workers' link has neither TLS (link_tls: ca, certificate, key) nor insecure_link");
   }
-  return grpc::InsecureServerCredentials();
+  RETURN_IF_ERROR(CheckTlsFiles(options.tls, kMasterTlsName, options.clock->Now()));
+  return LinkServerCredentials(options.tls);
 }
 
 // A stream before it has greeted.
@@ -146,12 +144,25 @@ class Hub : public std::enable_shared_from_this<Hub> {
                binding->set(nullptr);
                self->StreamDone();
              }});
-    Admit(stream, binding->greeting);
+    Admit(stream, *context, binding->greeting);
     return stream;
   }
 
+  // A master's certificate is of the same CA and must not make its holder a worker.
+  absl::Status CheckCaller(const grpc::CallbackServerContext& context) const {
+    if (options_.tls.empty()) return absl::OkStatus();
+    return CheckPeer(*context.auth_context(), kWorkerTlsName);
+  }
+
   template <typename Stream>
-  void Admit(Stream* stream, std::weak_ptr<void> alive) {
+  void Admit(Stream* stream, const grpc::CallbackServerContext& context,
+             std::weak_ptr<void> alive) {
+    if (const absl::Status caller = CheckCaller(context); !caller.ok()) {
+      LogWarn("link", "caller refused",
+              {{"source.address", std::string(context.peer())},
+               {"error.message", std::string(caller.message())}});
+      return stream->End(caller);
+    }
     const std::weak_ptr<Stream> weak = std::static_pointer_cast<Stream>(stream->shared_from_this());
     std::unique_lock lock(mutex_);
     if (stopping_ || open_streams_ > kStreamsMax) {

@@ -26,6 +26,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "common/random.h"
+#include "common/tls/link_credentials.h"
 #include "master/fleet/fleet.h"
 
 namespace fathom::master {
@@ -41,7 +42,8 @@ struct LinkServerOptions {
   std::string master_id = "master";
   std::string bind = "127.0.0.1";
   int port = 0;                      // 0: any free one, see LinkServer::port
-  bool insecure_listen = false;      // plaintext on addresses other than loopback
+  TlsFiles tls;                      // ours; workers show a certificate of the same CA
+  bool insecure = false;             // without TLS: whoever reaches the port may be a worker
   std::vector<std::string> masters;  // host:port of every master's link, told to workers
   std::optional<ExpectedModel> expected_model;
   size_t outbox_bytes = size_t{64} << 20;  // per worker
@@ -53,8 +55,8 @@ struct LinkServerOptions {
 
 class LinkServer final : public Fleet {
  public:
-  // INVALID_ARGUMENT for plaintext beyond loopback without insecure_listen, UNAVAILABLE when the
-  // port is taken.
+  // INVALID_ARGUMENT for files that TLS cannot use, or without both them and `insecure`;
+  // UNAVAILABLE when the port is taken.
   static absl::StatusOr<std::unique_ptr<LinkServer>> Start(LinkServerOptions options);
   ~LinkServer() override;  // stops
   LinkServer(const LinkServer&) = delete;
