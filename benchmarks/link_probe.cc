@@ -42,7 +42,7 @@ class EndListener final : public SubmissionListener {
   void OnOutput(SubmissionOutput output) override {
     if (output.finish != FinishReason::kNone) End(absl::OkStatus());
   }
-  void OnWorkerLost(uint32_t /*attempt*/, const absl::Status& reason) override { End(reason); }
+  void OnWorkerLost(uint32_t /*attempt*/, const WorkerLoss& loss) override { End(loss.reason); }
 
   absl::Status Wait() {
     std::unique_lock lock(mutex_);

@@ -31,6 +31,9 @@ int Main(int argc, char** argv) {
   AddEvalCommand(app, context);
   AddBenchCommand(app, context);
   AddTokenizeCommand(app, context);
+  AddWorkersCommand(app, context);
+  AddRequestsCommand(app, context);
+  AddExplainCommand(app, context);
   AddKeyCommand(app, context);
   AddCertCommand(app, context);
   AddCompletionCommand(app, context);

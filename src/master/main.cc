@@ -32,7 +32,7 @@ struct Flags {
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
   std::optional<std::string> link_ca, link_cert, link_key;
   std::optional<std::string> reasoning_parser, tool_parser;
-  std::optional<int32_t> http_port, grpc_port, link_port, metrics_port;
+  std::optional<int32_t> http_port, grpc_port, admin_port, link_port, metrics_port;
   bool open = false;
   bool insecure_listen = false;
   bool insecure_link = false;
@@ -47,6 +47,7 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--bind", flags.bind, "Address to listen on (127.0.0.1)");
   app.add_option("--http-port", flags.http_port, "OpenAI HTTP (8000); 0 any, -1 off");
   app.add_option("--grpc-port", flags.grpc_port, "gRPC inference (8001); 0 any, -1 off");
+  app.add_option("--admin-port", flags.admin_port, "gRPC for operators (8002); 0 any, -1 off");
   app.add_option("--link-port", flags.link_port, "Where workers dial in (5000); 0 any");
   app.add_option("--link-ca", flags.link_ca, "Certificates of the CA that workers' are of (PEM)");
   app.add_option("--link-cert", flags.link_cert, "The link's own certificate (PEM)");
@@ -75,6 +76,7 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.bind) master.set_bind(*flags.bind);
   if (flags.http_port) master.set_http_port(*flags.http_port);
   if (flags.grpc_port) master.set_grpc_port(*flags.grpc_port);
+  if (flags.admin_port) master.set_admin_port(*flags.admin_port);
   if (flags.link_port) master.set_link_port(*flags.link_port);
   if (flags.link_ca) master.mutable_link_tls()->set_ca(*flags.link_ca);
   if (flags.link_cert) master.mutable_link_tls()->set_certificate(*flags.link_cert);

@@ -14,6 +14,8 @@
 namespace fathom::master {
 namespace {
 
+constexpr size_t kAdminMessageBytes = size_t{1} << 16;
+constexpr int kAdminStreams = 64;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // After every generation was told to end, connections need this long at most to say so.
 constexpr absl::Duration kCloseGrace = absl::Seconds(3);
@@ -115,7 +117,9 @@ absl::Status Master::StartListeners() {
                                                .message_bytes = settings_.http.body_bytes,
                                                .connections = settings_.http.connections,
                                                .handshake = settings_.http.header,
-                                               .reflection = settings_.grpc_reflection},
+                                               .reflection = settings_.grpc_reflection,
+                                               .health_names = {"fathom.v1.Inference",
+                                                                "inference.GRPCInferenceService"}},
                                               {grpc_inference_.get(), kserve_.get()}));
     ports_.grpc = grpc_->port();
     {
@@ -123,6 +127,19 @@ absl::Status Master::StartListeners() {
       grpc_ready_ = grpc_.get();
     }
     UpdateReadiness();
+  }
+  if (settings_.admin_port) {
+    grpc_admin_ = std::make_unique<GrpcAdmin>(serving_.get(), &*keys_);
+    ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.bind = settings_.bind,
+                                                .port = *settings_.admin_port,
+                                                .message_bytes = kAdminMessageBytes,
+                                                .connections = kAdminStreams,
+                                                .handshake = settings_.http.header,
+                                                .reflection = settings_.grpc_reflection,
+                                                .health_names = {"fathom.v1.Admin"}},
+                                               {grpc_admin_.get()}));
+    admin_->SetReady(true);
+    ports_.admin = admin_->port();
   }
   if (settings_.metrics_port) {
     ASSIGN_OR_RETURN(
@@ -142,6 +159,7 @@ absl::Status Master::WritePorts() const {
   };
   add("http", ports_.http);
   add("grpc", ports_.grpc);
+  add("admin", ports_.admin);
   add("metrics", ports_.metrics);
   return WriteFileAtomically(settings_.ports_file,
                              absl::StrCat("{", absl::StrJoin(members, ","), "}\n"));
@@ -190,6 +208,7 @@ void Master::Stop() {
     grpc_calls_.WaitNone(kCloseGrace);
     grpc_->Shutdown();
   }
+  admin_ = nullptr;
   if (http_ != nullptr && !http_->WaitClosed(kCloseGrace)) {
     http_->Abort();
     http_->WaitClosed(absl::InfiniteDuration());

@@ -22,6 +22,7 @@
 #include "absl/time/time.h"
 #include "common/health_server.h"
 #include "common/stack_thread.h"
+#include "master/api/grpc_admin.h"
 #include "master/api/grpc_call.h"
 #include "master/api/grpc_inference.h"
 #include "master/api/grpc_server.h"
@@ -52,6 +53,7 @@ absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
 struct MasterPorts {
   std::optional<uint16_t> http;
   std::optional<uint16_t> grpc;
+  std::optional<uint16_t> admin;
   std::optional<uint16_t> metrics;
   uint16_t link = 0;
 };
@@ -96,6 +98,8 @@ class Master {
   std::unique_ptr<GrpcInference> grpc_inference_;
   std::unique_ptr<KserveService> kserve_;
   std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<GrpcAdmin> grpc_admin_;
+  std::unique_ptr<GrpcServer> admin_;
   std::unique_ptr<HealthServer> health_;
   std::mutex readiness_mutex_;
   // State below is protected by readiness_mutex_.

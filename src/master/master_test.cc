@@ -36,6 +36,7 @@ class MasterTest : public testing::Test {
     config::Master config;
     config.set_http_port(0);
     config.set_grpc_port(0);
+    config.set_admin_port(0);
     config.set_link_port(0);
     config.set_insecure_link(true);
     config.set_metrics_port(0);
@@ -163,7 +164,7 @@ TEST_F(MasterTest, AnswersManyPromptsAtOnce) {
   EXPECT_FALSE(body.at("choices").at(3).at("logprobs").at("tokens").as_array().empty());
 }
 
-TEST_F(MasterTest, AWorkerLostInMidStreamEndsTheStreamWithAnError) {
+TEST_F(MasterTest, AStreamThatCannotGoOnEndsWithAnError) {
   silent_ = true;
   SocketClient client(*master_->ports().http);
   const std::string body = absl::StrCat(kChat, R"(,"stream":true})");
@@ -174,9 +175,12 @@ TEST_F(MasterTest, AWorkerLostInMidStreamEndsTheStreamWithAnError) {
   const auto sent = fleet_->WaitSent(0);
   sent.listener->OnOutput(FakeFleet::Output(0, 0, *model_.tokenizer->Encode("1 +")));
   client.ReadUntil("1 +");
-  sent.listener->OnWorkerLost(1, absl::UnavailableError("connection reset"));
+  const WorkerLoss crash{LossKind::kCrash, absl::UnavailableError("the engine is dead")};
+  sent.listener->OnWorkerLost(1, crash);
+  fleet_->WaitSent(1).listener->OnWorkerLost(2, crash);
   const std::string rest = client.ReadAll();
-  EXPECT_TRUE(absl::StrContains(rest, R"(data: {"error":{"message":"the worker that ran)")) << rest;
+  EXPECT_TRUE(absl::StrContains(rest, R"(data: {"error":{"message":"the workers that ran)"))
+      << rest;
   EXPECT_TRUE(absl::StrContains(rest, R"("code":"worker_lost")"));
   EXPECT_FALSE(absl::StrContains(rest, "[DONE]"));
   EXPECT_FALSE(absl::EndsWith(rest, "0\r\n\r\n"));

@@ -96,6 +96,8 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   RETURN_IF_ERROR(ReadPort("grpc_port", master.has_grpc_port(), master.grpc_port(), out.grpc_port));
   RETURN_IF_ERROR(
       ReadPort("metrics_port", master.has_metrics_port(), master.metrics_port(), out.metrics_port));
+  RETURN_IF_ERROR(
+      ReadPort("admin_port", master.has_admin_port(), master.admin_port(), out.admin_port));
   std::optional<uint16_t> link = out.link_port;
   RETURN_IF_ERROR(ReadPort("link_port", master.has_link_port(), master.link_port(), link));
   if (!link) return Bad("link_port", "a master without workers serves nothing");

@@ -22,6 +22,7 @@ struct MasterSettings {
   std::optional<uint16_t> http_port = 8000;
   std::optional<uint16_t> grpc_port = 8001;
   std::optional<uint16_t> metrics_port = 9090;
+  std::optional<uint16_t> admin_port = 8002;
   uint16_t link_port = 5000;
   bool insecure_listen = false;
   TlsFiles link_tls;

@@ -101,8 +101,11 @@ class RecordingListener : public master::SubmissionListener, public Waitable {
       outputs.push_back(std::move(output));
     });
   }
-  void OnWorkerLost(uint32_t attempt, const absl::Status& reason) override {
-    With([&] { lost.emplace_back(attempt, reason); });
+  void OnWorkerLost(uint32_t attempt, const master::WorkerLoss& loss) override {
+    With([&] {
+      lost.emplace_back(attempt, loss.reason);
+      kinds.push_back(loss.kind);
+    });
   }
 
   std::vector<uint32_t> accepted;
@@ -112,6 +115,7 @@ class RecordingListener : public master::SubmissionListener, public Waitable {
   std::vector<TokenId> tokens;  // of all outputs
   std::vector<FinishReason> finishes;
   std::vector<std::pair<uint32_t, absl::Status>> lost;
+  std::vector<master::LossKind> kinds;  // of these
 };
 
 // Follows a fleet's snapshots.

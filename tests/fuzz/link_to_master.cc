@@ -81,9 +81,9 @@ class Listener final : public SubmissionListener {
     choice->open = output.finish == FinishReason::kNone;
     End();
   }
-  void OnWorkerLost(uint32_t attempt, const absl::Status& reason) override {
+  void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) override {
     Heard(attempt);
-    FATHOM_CHECK(!reason.ok(), "lost without a reason");
+    FATHOM_CHECK(!loss.reason.ok(), "lost without a reason");
     over_ = true;
   }
 
@@ -137,7 +137,7 @@ class Master {
         now_ns_ += std::clamp<int64_t>(
                        static_cast<const v1::Welcome&>(*frame.message).heartbeat_ms(), 0, 10'000) *
                    1'000'000;
-        return session_ == nullptr ? absl::OkStatus() : session_->Judge(now_ns_, 0);
+        return session_ == nullptr ? absl::OkStatus() : Verdict();
     }
   }
 
@@ -157,7 +157,7 @@ class Master {
 
   void Die() {
     if (session_ == nullptr) return;
-    session_->Die(absl::UnavailableError("the end"));
+    session_->Die({LossKind::kLeft, absl::UnavailableError("the end")});
     for (const auto& [submission, listener] : submissions_) {
       FATHOM_CHECK(listener->over(), "nobody told of the loss");
       FATHOM_CHECK(listener.use_count() == 1, "a listener was kept");
@@ -166,6 +166,11 @@ class Master {
   }
 
  private:
+  absl::Status Verdict() {
+    const auto loss = session_->Judge(now_ns_, 0);
+    return loss ? loss->reason : absl::OkStatus();
+  }
+
   absl::Status Control(const v1::WorkerControl& message) {
     if (session_ == nullptr) return Greet(message.hello());
     if (message.has_heartbeat()) session_->OnHeartbeat(message.heartbeat(), now_ns_);

@@ -165,7 +165,7 @@ class Master(Server):
         keys = Path(folder) / "keys"
         keys.write_text(f"test:{hashlib.sha256(KEY.encode()).hexdigest()}:admin\n")
         arguments = ["--bind", "127.0.0.1", "--model", model, "--model-name", model_name]
-        for port in ("http", "grpc", "link", "metrics"):
+        for port in ("http", "grpc", "admin", "link", "metrics"):
             arguments += [f"--{port}-port", (ports or {}).get(port, 0)]
         if "--open" not in extra:
             arguments += ["--keys-file", keys]

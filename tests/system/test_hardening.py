@@ -92,7 +92,19 @@ def test_other_hosts_and_origins_are_refused(cluster):
     assert "access-control-allow-origin" not in answer.headers
 
 
-MASTER = ["--http-port", 0, "--grpc-port", 0, "--link-port", 0, "--metrics-port", 0, "--insecure-link"]
+MASTER = [
+    "--http-port",
+    0,
+    "--grpc-port",
+    0,
+    "--admin-port",
+    0,
+    "--link-port",
+    0,
+    "--metrics-port",
+    0,
+    "--insecure-link",
+]
 WORKER = ["--master", "127.0.0.1:1", "--metrics-port", 0, "--insecure-link"]
 
 
@@ -133,6 +145,8 @@ def test_port_in_use_is_said(cluster, tmp_path):
         "--http-port",
         port,
         "--grpc-port",
+        0,
+        "--admin-port",
         0,
         "--link-port",
         0,

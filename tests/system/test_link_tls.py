@@ -85,7 +85,7 @@ def test_cert_makes_what_the_programs_take(tmp_path):
     assert again.returncode == 1 and "ca.key" in again.stderr
     assert (folder / "ca.pem").read_text() == authority
     swapped = [BIN / "fathom-master", "--open", "--model", TINY, *link_flags("worker", folder)]
-    for name in ("http", "grpc", "link", "metrics"):
+    for name in ("http", "grpc", "admin", "link", "metrics"):
         swapped += [f"--{name}-port", "0"]
     ended = subprocess.run(swapped, capture_output=True, text=True, timeout=20, env=clean_environment())
     assert ended.returncode == 78 and "fathom-master" in ended.stderr

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 # Where the flags of each program are declared, and the parts of the file that it reads.
 FLAGS = {"master": ROOT / "src/master/main.cc", "worker": ROOT / "src/worker/command_line.cc"}
-READERS = {"Master": ["master"], "Worker": ["worker"], "Logging": ["master", "worker"]}
+READERS = {"Master": ["master"], "Worker": ["worker"], "Logging": ["master", "worker"], "Tls": ["master", "worker"]}
 TYPES = {"string": "text", "bool": "true or false", "int32": "number", "int64": "number", "double": "number"}
 
 HEAD = """# Configuration
@@ -114,12 +114,14 @@ def render(schema, flags):
     for message, (comment, fields) in schema.items():
         if message == "Config":
             continue
-        path = next(paths_of(schema, message))
-        out.append(f"## {path}\n\n{comment}\n")
+        path, *others = paths_of(schema, message)
+        also = "".join(f" The same goes for `{other}`." for other in others)
+        out.append(f"## {path}\n\n{comment}{also}\n")
         out.append("| key | type | default | meaning | flag or variable |\n|---|---|---|---|---|")
         for name, kind, said in fields:
             if kind in schema:
-                link = f"[{path}.{name}](#{path.replace('.', '')}{name})"
+                target = next(paths_of(schema, kind))
+                link = f"[{target}](#{target.replace('.', '')})"
                 out.append(f"| `{name}` | a part | | {cell(said)} See {link}. | |")
                 continue
             default, meaning = default_of(said, kind)

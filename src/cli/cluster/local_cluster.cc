@@ -82,13 +82,14 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   // It names masters of another cluster, which our workers must not join.
   unsetenv("MASTER_NODE");
 
-  const auto master_arguments = [&](uint16_t http, uint16_t grpc, uint16_t link, uint16_t metrics) {
+  const auto master_arguments = [&](uint16_t http, uint16_t grpc, uint16_t admin, uint16_t link,
+                                    uint16_t metrics) {
     std::vector<std::string> argv = {
-        master_program,     "--bind",         "127.0.0.1",           "--http-port",
-        absl::StrCat(http), "--grpc-port",    absl::StrCat(grpc),    "--link-port",
-        absl::StrCat(link), "--metrics-port", absl::StrCat(metrics), "--model",
-        options_.model,     "--model-name",   options_.model_name,   "--ports-file",
-        PortsPath("master")};
+        master_program,        "--bind",       "127.0.0.1",        "--http-port",
+        absl::StrCat(http),    "--grpc-port",  absl::StrCat(grpc), "--admin-port",
+        absl::StrCat(admin),   "--link-port",  absl::StrCat(link), "--metrics-port",
+        absl::StrCat(metrics), "--model",      options_.model,     "--model-name",
+        options_.model_name,   "--ports-file", PortsPath("master")};
     AddLinkFlags(certificates_.master, argv);
     if (options_.open) {
       argv.push_back("--open");
@@ -101,15 +102,16 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   members_.resize(static_cast<size_t>(options_.workers) + 1);
   Member& master = members_[0];
   master.name = "master";
-  master.argv = master_arguments(options_.http_port, options_.grpc_port, 0, 0);
+  master.argv = master_arguments(options_.http_port, options_.grpc_port, 0, 0, 0);
   RETURN_IF_ERROR(StartMember(master));
   ASSIGN_OR_RETURN(const std::string ports, PortsOf(master, shutdown));
   ASSIGN_OR_RETURN(const uint16_t http_port, PortFrom(ports, "http"));
   ASSIGN_OR_RETURN(const uint16_t grpc_port, PortFrom(ports, "grpc"));
+  ASSIGN_OR_RETURN(const uint16_t admin_port, PortFrom(ports, "admin"));
   ASSIGN_OR_RETURN(const uint16_t link_port, PortFrom(ports, "link"));
   ASSIGN_OR_RETURN(const uint16_t metrics_port, PortFrom(ports, "metrics"));
   // A restarted master must be found again where it was.
-  master.argv = master_arguments(http_port, grpc_port, link_port, metrics_port);
+  master.argv = master_arguments(http_port, grpc_port, admin_port, link_port, metrics_port);
 
   for (int i = 0; i < options_.workers; ++i) {
     Member& worker = members_[static_cast<size_t>(i) + 1];
@@ -127,6 +129,7 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   info_.pid = getpid();
   info_.http_url = absl::StrCat("http://127.0.0.1:", http_port);
   info_.grpc_address = absl::StrCat("127.0.0.1:", grpc_port);
+  info_.admin_address = absl::StrCat("127.0.0.1:", admin_port);
   info_.model = options_.model_name;
   info_.open = options_.open;
   return absl::OkStatus();

@@ -114,11 +114,9 @@ bool StateDir::IsLocked() const {
 }
 
 absl::Status StateDir::WriteCluster(const ClusterInfo& info) const {
-  const json::object object = {{"pid", info.pid},
-                               {"http", info.http_url},
-                               {"grpc", info.grpc_address},
-                               {"model", info.model},
-                               {"open", info.open}};
+  const json::object object = {{"pid", info.pid},           {"http", info.http_url},
+                               {"grpc", info.grpc_address}, {"admin", info.admin_address},
+                               {"model", info.model},       {"open", info.open}};
   return WriteFileAtomically(File("cluster.json"), json::serialize(object) + "\n", 0600);
 }
 
@@ -139,6 +137,7 @@ absl::StatusOr<ClusterInfo> StateDir::RunningCluster() const {
   ClusterInfo info;
   info.http_url = TextOf(object, "http");
   info.grpc_address = TextOf(object, "grpc");
+  info.admin_address = TextOf(object, "admin");
   info.model = TextOf(object, "model");
   if (const json::value* pid = object.if_contains("pid"); pid != nullptr && pid->is_int64()) {
     info.pid = static_cast<pid_t>(pid->get_int64());

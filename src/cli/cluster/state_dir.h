@@ -20,6 +20,7 @@ struct ClusterInfo {
   pid_t pid = 0;  // of `fathom up`
   std::string http_url;
   std::string grpc_address;
+  std::string admin_address;
   std::string model;
   bool open = false;  // no key is asked for
 };

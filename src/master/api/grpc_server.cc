@@ -69,7 +69,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   if (grpc::HealthCheckServiceInterface* health = server->server_->GetHealthCheckService()) {
     // Known by name from now on: SetReady speaks for all of them at once, so that a watcher hears
     // of every change once.
-    for (const char* name : {"fathom.v1.Inference", "inference.GRPCInferenceService"}) {
+    for (const std::string& name : options.health_names) {
       health->SetServingStatus(name, false);
     }
   }

@@ -22,6 +22,8 @@ struct GrpcServerOptions {
   // A new connection may take so long to say that it speaks HTTP/2.
   std::chrono::milliseconds handshake{10'000};
   bool reflection = false;
+  // That grpc.health.v1 knows by name; SetReady speaks for all of them.
+  std::vector<std::string> health_names;
 };
 
 class GrpcServer {

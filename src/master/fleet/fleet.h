@@ -42,6 +42,9 @@ enum class WorkerState : uint8_t { kLoading, kReady, kDraining, kDead };
 struct WorkerInfo {
   WorkerKey key;
   WorkerState state = WorkerState::kLoading;
+  std::string build;
+  std::string device;        // kind and name
+  int64_t linked_at_ns = 0;  // monotonic
   std::map<std::string, std::string> labels;
   std::vector<ServedModel> models;
   int64_t credit = 0;          // token cost this master may have in flight there
@@ -96,6 +99,19 @@ struct SubmissionOutput {
   int32_t cached_tokens = 0;
 };
 
+// How a worker came to be lost.
+enum class LossKind : uint8_t {
+  kCrash,   // by its own word, or its step is past its deadline: what it ran may be the cause
+  kBroken,  // its streams broke: killed, or the network between
+  kSilent,  // nothing came any more
+  kLeft,    // it left or the link was ended on purpose
+};
+
+struct WorkerLoss {
+  LossKind kind = LossKind::kBroken;
+  absl::Status reason;
+};
+
 class SubmissionListener {
  public:
   virtual ~SubmissionListener() = default;
@@ -105,7 +121,7 @@ class SubmissionListener {
                           absl::Duration retry_after) = 0;
   virtual void OnOutput(SubmissionOutput output) = 0;
   // The worker is gone; nothing more comes for this attempt.
-  virtual void OnWorkerLost(uint32_t attempt, const absl::Status& reason) = 0;
+  virtual void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) = 0;
 };
 
 class Fleet {
@@ -124,6 +140,8 @@ class Fleet {
   // arrive.
   virtual void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
                       std::vector<int32_t> choices) = 0;
+  // Asks a worker, whichever life of it is linked, to leave. NOT_FOUND when none is.
+  virtual absl::Status Drain(const std::string& worker_id) = 0;
   // Token cost that waits for a worker: workers share their credit among masters in proportion.
   virtual void ReportBacklog(int64_t /*cost*/) {}
 };

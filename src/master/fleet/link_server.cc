@@ -52,6 +52,10 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
   return LinkServerCredentials(options.tls);
 }
 
+WorkerLoss LinkBroke() {
+  return {LossKind::kBroken, absl::UnavailableError("the link to the worker broke")};
+}
+
 // A stream before it has greeted.
 struct Guest {
   int64_t since_ns = 0;
@@ -91,7 +95,7 @@ class Hub : public std::enable_shared_from_this<Hub> {
     wake_.notify_all();
     ticker_.join();
     for (const auto& session : registry_.All()) {
-      Kill(*session, absl::UnavailableError("the master stops"));
+      Kill(*session, {LossKind::kLeft, absl::UnavailableError("the master stops")});
     }
   }
 
@@ -128,22 +132,22 @@ class Hub : public std::enable_shared_from_this<Hub> {
       const std::lock_guard lock(mutex_);
       ++open_streams_;
     }
-    Stream* stream = Stream::Start(
-        context, outbox_bytes,
-        {.on_message = [self, binding, on_message](
-                           auto& stream,
-                           auto& message) { return on_message(*self, *binding, stream, message); },
-         .on_closed =
-             [self, binding] {
-               if (const auto session = binding->get()) {
-                 self->Kill(*session, absl::UnavailableError("the link to the worker broke"));
-               }
-             },
-         .on_done =
-             [self, binding] {
-               binding->set(nullptr);
-               self->StreamDone();
-             }});
+    Stream* stream = Stream::Start(context, outbox_bytes,
+                                   {.on_message =
+                                        [self, binding, on_message](auto& stream, auto& message) {
+                                          return on_message(*self, *binding, stream, message);
+                                        },
+                                    .on_closed =
+                                        [self, binding] {
+                                          if (const auto session = binding->get()) {
+                                            self->Kill(*session, LinkBroke());
+                                          }
+                                        },
+                                    .on_done =
+                                        [self, binding] {
+                                          binding->set(nullptr);
+                                          self->StreamDone();
+                                        }});
     Admit(stream, *context, binding->greeting);
     return stream;
   }
@@ -187,7 +191,7 @@ class Hub : public std::enable_shared_from_this<Hub> {
   absl::Status OnControl(Binding& binding, ControlStream& stream, const v1::WorkerControl& message);
   absl::Status OnData(Binding& binding, DataStream& stream, const v1::WorkerData& message);
   absl::Status OnBulk(Binding& binding, const v1::WorkerBulk& message);
-  void Kill(WorkerSession& session, const absl::Status& reason);
+  void Kill(WorkerSession& session, const WorkerLoss& loss);
 
   void Run();
   void Tick(int64_t now_ns, int64_t slept_ns, bool beat);
@@ -278,7 +282,7 @@ absl::Status Hub::Greet(Binding& binding, ControlStream& stream, const v1::Hello
   welcome->set_incarnation(absl::HexStringToBytes(incarnation_));
   if (!stream.Send(std::move(answer))) {
     absl::Status gone = absl::UnavailableError("the worker left while it was greeted");
-    Kill(*session, gone);
+    Kill(*session, {LossKind::kBroken, gone});
     return gone;
   }
   registry_.Changed(true);
@@ -314,7 +318,7 @@ absl::Status Hub::OnData(Binding& binding, DataStream& stream, const v1::WorkerD
       return absl::AlreadyExistsError("the session has its data stream");
     }
     binding.set(session);
-    if (stream.ended()) Kill(*session, absl::UnavailableError("the link to the worker broke"));
+    if (stream.ended()) Kill(*session, LinkBroke());
   }
   return session->OnData(message, NowNs());
 }
@@ -327,15 +331,18 @@ absl::Status Hub::OnBulk(Binding& binding, const v1::WorkerBulk& message) {
   return absl::OkStatus();
 }
 
-void Hub::Kill(WorkerSession& session, const absl::Status& reason) {
+void Hub::Kill(WorkerSession& session, const WorkerLoss& loss) {
   const WorkerInfo last = session.Info();
-  if (!session.Die(reason)) return;
+  const bool draining = last.state == WorkerState::kDraining;
+  // A worker that has said that it leaves ends its streams when it is done.
+  const bool ended = draining && loss.kind == LossKind::kBroken;
+  if (!session.Die(ended ? WorkerLoss{LossKind::kLeft, loss.reason} : loss)) return;
   registry_.Remove(session);
-  const bool left = last.state == WorkerState::kDraining && last.in_flight == 0;
+  const bool left = draining && last.in_flight == 0;
   Log(left ? LogLevel::kInfo : LogLevel::kWarn, "link", left ? "worker left" : "worker lost",
       {{"labels.worker", last.key.id},
        {"labels.in_flight", int64_t{last.in_flight}},
-       {"error.message", std::string(reason.message())}});
+       {"error.message", std::string(loss.reason.message())}});
   registry_.Changed(true);
 }
 
@@ -362,11 +369,12 @@ void Hub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
     message.mutable_heartbeat()->set_backlog_cost(backlog_);
   }
   for (const auto& session : registry_.All()) {
-    absl::Status verdict = session->Judge(now_ns, slept_ns);
-    if (verdict.ok() && beat && !session->SendControl(message)) {
-      verdict = absl::UnavailableError("the control outbox to the worker is full");
+    std::optional<WorkerLoss> verdict = session->Judge(now_ns, slept_ns);
+    if (!verdict && beat && !session->SendControl(message)) {
+      verdict = {LossKind::kSilent,
+                 absl::UnavailableError("the control outbox to the worker is full")};
     }
-    if (!verdict.ok()) Kill(*session, verdict);
+    if (verdict) Kill(*session, *verdict);
   }
 
   std::vector<Guest> late;
@@ -475,6 +483,17 @@ void LinkServer::Cancel(const WorkerKey& worker, const std::string& request_id, 
                         std::vector<int32_t> choices) {
   const auto session = impl_->hub->registry().Find(worker);
   if (session != nullptr) session->Cancel(request_id, attempt, std::move(choices));
+}
+
+absl::Status LinkServer::Drain(const std::string& worker_id) {
+  const auto session = impl_->hub->registry().FindById(worker_id);
+  v1::MasterControl message;
+  message.mutable_drain();
+  if (session == nullptr || !session->SendControl(std::move(message))) {
+    return absl::NotFoundError(absl::StrCat("worker '", worker_id, "' is not linked"));
+  }
+  LogInfo("link", "worker told to leave", {{"labels.worker", worker_id}});
+  return absl::OkStatus();
 }
 
 void LinkServer::ReportBacklog(int64_t cost) { impl_->hub->ReportBacklog(cost); }

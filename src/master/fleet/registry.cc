@@ -32,6 +32,12 @@ std::shared_ptr<WorkerSession> Registry::Find(const WorkerKey& key) const {
   return it != by_id_.end() && it->second->key() == key ? it->second : nullptr;
 }
 
+std::shared_ptr<WorkerSession> Registry::FindById(const std::string& worker_id) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_id_.find(worker_id);
+  return found == by_id_.end() ? nullptr : found->second;
+}
+
 std::shared_ptr<WorkerSession> Registry::FindBySession(const std::string& session_id) const {
   const std::lock_guard lock(mutex_);
   for (const auto& [id, session] : by_id_) {

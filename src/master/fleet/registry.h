@@ -26,6 +26,7 @@ class Registry {
 
   // Null when there is none.
   std::shared_ptr<WorkerSession> Find(const WorkerKey& key) const;
+  std::shared_ptr<WorkerSession> FindById(const std::string& worker_id) const;
   std::shared_ptr<WorkerSession> FindBySession(const std::string& session_id) const;
   std::vector<std::shared_ptr<WorkerSession>> All() const;
 

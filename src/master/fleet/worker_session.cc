@@ -17,6 +17,11 @@ constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 WorkerInfo InfoOf(const v1::Hello& hello) {
   WorkerInfo info;
   info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
+  info.build = hello.build();
+  for (const v1::Device& device : hello.devices()) {
+    absl::StrAppend(&info.device, info.device.empty() ? "" : ", ", device.kind(),
+                    device.name().empty() ? "" : " ", device.name());
+  }
   info.labels.insert(hello.labels().begin(), hello.labels().end());
   for (const v1::LoadedModel& model : hello.models()) info.models.push_back(FromMessage(model));
   return info;
@@ -36,7 +41,9 @@ WorkerSession::WorkerSession(const v1::Hello& hello, std::string session_id,
       on_change_(std::move(on_change)),
       control_(std::move(control)),
       info_(InfoOf(hello)),
-      judge_(heartbeat, silence_floor, now_ns) {}
+      judge_(heartbeat, silence_floor, now_ns) {
+  info_.linked_at_ns = now_ns;
+}
 
 WorkerInfo WorkerSession::Info() const {
   const std::lock_guard lock(mutex_);
@@ -160,24 +167,29 @@ void WorkerSession::OnLeaving(const std::string& reason) {
   on_change_(true);
 }
 
-absl::Status WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
+std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
   const std::lock_guard lock(mutex_);
   if (slept_ns > 0) {
     judge_.Excuse(slept_ns);
     if (hang_at_ns_ != 0) hang_at_ns_ += slept_ns;
   }
-  if (engine_dead_) return absl::UnavailableError("the worker's engine is dead");
+  if (engine_dead_) {
+    return WorkerLoss{LossKind::kCrash, absl::UnavailableError("the worker's engine is dead")};
+  }
   if (hang_at_ns_ != 0 && now_ns > hang_at_ns_) {
-    return absl::UnavailableError("the worker's engine hangs: its step is past its deadline");
+    return WorkerLoss{
+        LossKind::kCrash,
+        absl::UnavailableError("the worker's engine hangs: its step is past its deadline")};
   }
   if (judge_.Silent(now_ns)) {
-    return absl::UnavailableError(
-        absl::StrCat("the worker was silent for more than ", judge_.LimitNs() / 1'000'000, " ms"));
+    return WorkerLoss{LossKind::kSilent,
+                      absl::UnavailableError(absl::StrCat("the worker was silent for more than ",
+                                                          judge_.LimitNs() / 1'000'000, " ms"))};
   }
-  return absl::OkStatus();
+  return std::nullopt;
 }
 
-bool WorkerSession::Die(const absl::Status& reason) {
+bool WorkerSession::Die(const WorkerLoss& loss) {
   ActiveMap lost;
   std::shared_ptr<DataSink> data;
   {
@@ -191,7 +203,7 @@ bool WorkerSession::Die(const absl::Status& reason) {
   control_->Abort();
   if (data != nullptr) data->Abort();
   const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
-  for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, reason);
+  for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, loss);
   return true;
 }
 
@@ -259,7 +271,7 @@ absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
   } else {
     // The copy there is of no use any more; the listener's owner starts another elsewhere.
     CancelChoice(message.request_id(), attempt, std::nullopt);
-    delivery.listener->OnWorkerLost(attempt, delivery.lost);
+    delivery.listener->OnWorkerLost(attempt, {LossKind::kBroken, delivery.lost});
   }
   if (delivery.closed) on_change_(true);
   return absl::OkStatus();

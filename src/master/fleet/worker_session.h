@@ -61,12 +61,12 @@ class WorkerSession {
   // A broken message ends the link: the worker cannot be trusted with any of its streams.
   absl::Status OnData(const v1::WorkerData& message, int64_t now_ns);
 
-  // Why the worker must be taken for dead by now: silence, a hang, its own word; OK when it lives.
-  // `slept_ns` is how long the judge itself did not look.
-  absl::Status Judge(int64_t now_ns, int64_t slept_ns);
+  // Why the worker must be taken for dead by now: silence, a hang, its own word; nothing when it
+  // lives. `slept_ns` is how long the judge itself did not look.
+  std::optional<WorkerLoss> Judge(int64_t now_ns, int64_t slept_ns);
 
   // Ends the session and its streams. False when it was dead already.
-  bool Die(const absl::Status& reason);
+  bool Die(const WorkerLoss& loss);
 
  private:
   struct Choice {

@@ -106,7 +106,7 @@ ApiKeys ApiKeys::Open() {
 }
 
 absl::StatusOr<Principal> ApiKeys::Authenticate(std::optional<std::string_view> key) const {
-  if (open_) return Principal{.key_id = "open", .role = "developer", .tenant = "open"};
+  if (open_) return Principal{.key_id = "open", .role = "admin", .tenant = "open"};
   if (!key || key->empty()) {
     return absl::UnauthenticatedError("no API key: send \"Authorization: Bearer KEY\"");
   }

@@ -52,6 +52,11 @@ class FakeFleet final : public Fleet {
     if (script) script(submission, *listener);
     return absl::OkStatus();
   }
+  absl::Status Drain(const std::string& worker_id) override {
+    const std::lock_guard lock(mutex_);
+    drained_.push_back(worker_id);
+    return absl::OkStatus();
+  }
   void Cancel(const WorkerKey& /*worker*/, const std::string& request_id, uint32_t /*attempt*/,
               std::vector<int32_t> choices) override {
     const std::lock_guard lock(mutex_);
@@ -99,6 +104,10 @@ class FakeFleet final : public Fleet {
     changed_.wait(lock, [&] { return cancelled_.size() > index; });
     return cancelled_[index];
   }
+  std::vector<std::string> drained() const {
+    const std::lock_guard lock(mutex_);
+    return drained_;
+  }
   size_t num_sent() const {
     const std::lock_guard lock(mutex_);
     return sent_.size();
@@ -135,6 +144,7 @@ class FakeFleet final : public Fleet {
   absl::Status submit_error_;
   std::vector<Sent> sent_;
   std::vector<Cancelled> cancelled_;
+  std::vector<std::string> drained_;
 };
 
 }  // namespace fathom::master

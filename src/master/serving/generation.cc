@@ -19,6 +19,10 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr int32_t kRefusalsMax = 5;
+// A request that was on as many workers when they crashed is taken for the cause.
+constexpr int32_t kCrashesMax = 2;
+// Losses that tell nothing of their cause; so many are no accident.
+constexpr int32_t kLossesMax = 16;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 constexpr int kHexDigits64Bits = 16;
@@ -65,6 +69,7 @@ Generation::~Generation() = default;
 
 void Generation::Start() {
   started_ns_ = services_.clock->MonotonicNs();
+  page_ = services_.book->Open(request_.id, request_.model->name, request_.tenant);
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
   ServingMetrics::Get().generations->Begin();
   absl::StatusOr<Admission::Ticket> ticket = services_.admission->Enter();
@@ -99,6 +104,13 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   prompt_ = *std::move(prepared);
   times_.prepare_ns = services_.clock->MonotonicNs() - started_ns_;
   usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
+  page_->SetUsage(usage_, 0);
+  Note("prepared", {}, absl::StrCat(usage_.prompt_tokens, " tokens"));
+  if (!services_.condemned->empty()) {
+    if (absl::Status refused = services_.condemned->Check(Fingerprint()); !refused.ok()) {
+      return End(refused);
+    }
+  }
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
   }
@@ -114,6 +126,8 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
 
 void Generation::Enqueue() {
   queued_ns_ = services_.clock->MonotonicNs();
+  page_->SetState(RequestState::kQueued);
+  Note("queued");
   // The grant may come before Enqueue returns; it is posted, so it finds the handle set.
   queued_ = services_.dispatcher->Enqueue(
       {.model = request_.model,
@@ -133,6 +147,11 @@ void Generation::HandleGrant(Placement placement) {
   placement_ = std::move(placement);
   ++attempt_;
   granted_ns_ = services_.clock->MonotonicNs();
+  page_->SetAttempt(placement_.worker().id, attempt_);
+  Note("submitted", placement_.worker().id,
+       losses_ == 0
+           ? ""
+           : absl::StrCat("attempt ", attempt_, ", ", usage_.completion_tokens, " tokens so far"));
   times_.queue_ns += granted_ns_ - queued_ns_;
   ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
   const absl::Status submitted =
@@ -159,11 +178,12 @@ Submission Generation::MakeSubmission() const {
   submission.stop = request_.stop;
   submission.stop.max_tokens = prompt_.max_tokens;
   submission.logprobs = request_.logprobs;
+  if (prompt_logprobs_sent_) submission.logprobs.prompt.reset();
   if (prompt_.constraint) submission.grammar = prompt_.constraint->grammar;
   return submission;
 }
 
-void Generation::OnAccepted(uint32_t /*attempt*/) {}
+void Generation::OnAccepted(uint32_t /*attempt*/) { Note("accepted"); }
 
 void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
                             absl::Duration retry_after) {
@@ -176,6 +196,7 @@ void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
 
 void Generation::HandleRejected(const absl::Status& status, absl::Duration retry_after) {
   ServingMetrics::Get().rejections.Increment();
+  Note("rejected", placement_.worker().id, Message(status));
   const WorkerKey worker = placement_.worker();
   if (absl::IsInvalidArgument(status)) {
     placement_.Reset();
@@ -202,23 +223,51 @@ void Generation::HandleRejected(const absl::Status& status, absl::Duration retry
   });
 }
 
-void Generation::OnWorkerLost(uint32_t attempt, const absl::Status& reason) {
-  asio::post(strand_, [self = shared_from_this(), attempt, reason] {
-    if (self->sink_ != nullptr && attempt == self->attempt_) self->HandleLost(reason);
+void Generation::OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) {
+  asio::post(strand_, [self = shared_from_this(), attempt, loss] {
+    if (self->sink_ != nullptr && attempt == self->attempt_) self->HandleLost(loss);
   });
 }
 
-void Generation::HandleLost(const absl::Status& reason) {
-  ServingMetrics::Get().workers_lost.Increment();
+// What another worker needs to go on is here: the prompt, the tokens that the sink has had, and the
+// seed that keys what comes next. Stop strings and half characters wait in the choices' text.
+void Generation::HandleLost(const WorkerLoss& loss) {
+  if (!placement_) return;  // another choice has told it before
+  ServingMetrics& metrics = ServingMetrics::Get();
+  metrics.workers_lost.Increment();
+  Note("lost", placement_.worker().id, Message(loss.reason));
   placement_.Reset();
-  ++losses_;
-  // Nobody has seen anything of this attempt, so another worker may start it afresh; once only, for
-  // it may be the request that kills its worker. In mid-stream this is where migration takes over:
-  // MakeSubmission already carries the tokens so far.
-  if (!any_output_ && losses_ == 1) return Enqueue();
-  End(WithCode(absl::UnavailableError(
-                   absl::StrCat("the worker that ran this request was lost: ", reason.message())),
-               "worker_lost"));
+  if (loss.kind != LossKind::kLeft) ++losses_;
+  if (loss.kind == LossKind::kCrash) ++crashes_;
+  if (crashes_ >= kCrashesMax || losses_ > kLossesMax) {
+    services_.condemned->Add(Fingerprint());
+    LogError("serving", "a request is taken for the cause of lost workers",
+             {{"http.request.id", request_.id},
+              {"labels.tenant", request_.tenant},
+              {"labels.workers_lost", int64_t{losses_}}});
+    return End(WithCode(absl::UnavailableError(
+                            absl::StrCat("the workers that ran this request were lost, ", losses_,
+                                         " of them; the last: ", loss.reason.message())),
+                        "worker_lost"));
+  }
+  metrics.migrations.Increment();
+  lost_at_ns_ = services_.clock->MonotonicNs();
+  page_->SetMigrations(++migrations_);
+  Enqueue();
+}
+
+// Equal for requests that make a worker do the same.
+std::string Generation::Fingerprint() const {
+  std::string text = absl::StrCat(request_.model->name, "\n", request_.model->config_digest, "\n",
+                                  request_.n, "\n");
+  text.append(reinterpret_cast<const char*>(prompt_.tokens.data()),
+              prompt_.tokens.size() * sizeof(TokenId));
+  if (prompt_.constraint) absl::StrAppend(&text, "\n", prompt_.constraint->grammar.source);
+  return Sha256Hex(text);
+}
+
+void Generation::Note(std::string_view what, std::string_view worker, std::string_view detail) {
+  page_->Note(services_.clock->MonotonicNs(), what, worker, detail);
 }
 
 void Generation::OnOutput(SubmissionOutput output) {
@@ -228,7 +277,8 @@ void Generation::OnOutput(SubmissionOutput output) {
 }
 
 void Generation::HandleOutput(SubmissionOutput output) {
-  if (sink_ == nullptr || output.attempt != attempt_) return;  // of an attempt that was given up
+  // Of an attempt that was given up.
+  if (sink_ == nullptr || !placement_ || output.attempt != attempt_) return;
   if (absl::Status checked = CheckOutput(output); !checked.ok()) {
     LogError("serving", "a worker broke the output contract",
              {{"http.request.id", request_.id},
@@ -238,8 +288,12 @@ void Generation::HandleOutput(SubmissionOutput output) {
   }
   Choice& choice = choices_[output.choice];
   if (choice.finished) return;  // overshot a stop string; dropped and not billed
-  if (output.finish == FinishReason::kError || output.finish == FinishReason::kCancelled) {
-    return End(FailureOf(output));
+  if (output.finish == FinishReason::kError) return End(FailureOf(output));
+  if (output.finish == FinishReason::kCancelled) {
+    if (PastDeadline()) return End(FailureOf(output));
+    // It stops, or had to choose; others may have room.
+    services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
+    return HandleLost({LossKind::kLeft, absl::UnavailableError("the worker gave the request up")});
   }
   if (absl::Status emitted = Emit(choice, std::move(output)); !emitted.ok()) return End(emitted);
   if (sink_ != nullptr && num_finished_ == request_.n) End(absl::OkStatus());
@@ -265,9 +319,10 @@ absl::Status Generation::CheckOutput(const SubmissionOutput& output) const {
 }
 
 absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
-  GenerationDelta delta{.choice = output.choice,
-                        .prompt_logprobs = std::move(output.prompt_logprobs),
-                        .finish = output.finish};
+  GenerationDelta delta{.choice = output.choice, .finish = output.finish};
+  if (!output.prompt_logprobs.empty() && !std::exchange(prompt_logprobs_sent_, true)) {
+    delta.prompt_logprobs = std::move(output.prompt_logprobs);
+  }
   if (choice.tokens.empty()) {
     usage_.cached_tokens = std::max(usage_.cached_tokens, output.cached_tokens);
     if (request_.logprobs.prompt && output.choice == 0) delta.prompt_tokens = prompt_.tokens;
@@ -288,6 +343,7 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   choice.tokens.insert(choice.tokens.end(), output.tokens.begin(), output.tokens.end());
   usage_.completion_tokens += static_cast<int32_t>(num_used);
   usage_.reasoning_tokens += choice.text.TakeReasoningTokens();
+  page_->SetUsage(usage_, services_.clock->MonotonicNs());
   delta.tokens = std::move(output.tokens);
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
   Measure(choice, num_used);
@@ -304,21 +360,28 @@ absl::Status Generation::FailureOf(const SubmissionOutput& output) const {
     const std::string reason = output.error.substr(0, output.error.find('\n'));
     return BadField(prompt_.constraint->field, reason);
   }
-  if (services_.clock->MonotonicNs() + kDeadlineSlackNs >= deadline_ns_) {
+  if (PastDeadline()) {
     return absl::DeadlineExceededError("the request took longer than its time limit");
   }
-  if (output.finish == FinishReason::kError) {
-    return absl::InternalError(output.error.empty() ? "the worker failed to run this request"
-                                                    : output.error);
-  }
-  return absl::UnavailableError("the worker gave the request up");
+  return absl::InternalError(output.error.empty() ? "the worker failed to run this request"
+                                                  : output.error);
+}
+
+bool Generation::PastDeadline() const {
+  return services_.clock->MonotonicNs() + kDeadlineSlackNs >= deadline_ns_;
 }
 
 void Generation::Measure(Choice& choice, size_t num_tokens) {
   if (num_tokens == 0) return;
   const int64_t now_ns = services_.clock->MonotonicNs();
   ServingMetrics& metrics = ServingMetrics::Get();
+  if (lost_at_ns_ != 0) {
+    const int64_t stall_ns = now_ns - std::exchange(lost_at_ns_, 0);
+    metrics.migration_stall_seconds.Observe(static_cast<double>(stall_ns) * 1e-9);
+    Note("resumed", placement_.worker().id);
+  }
   if (!std::exchange(any_output_, true)) {
+    Note("first token", placement_.worker().id);
     metrics.time_to_first_token_seconds.Observe(static_cast<double>(now_ns - started_ns_) * 1e-9);
   }
   if (choice.last_output_ns != 0) {
@@ -364,6 +427,10 @@ void Generation::End(const absl::Status& status) {
   ticket_.Reset();
   deadline_timer_.cancel();
   retry_timer_.cancel();
+  const RequestState state = status.ok()                 ? RequestState::kOk
+                             : absl::IsCancelled(status) ? RequestState::kCancelled
+                                                         : RequestState::kError;
+  services_.book->Close(page_, state, std::string(Message(status)));
   ServingMetrics& metrics = ServingMetrics::Get();
   RecordTimes(status.ok());
   metrics.prompt_tokens.Increment(usage_.prompt_tokens);

@@ -8,6 +8,9 @@
 //   1. The sink hears OnEnd exactly once, and nothing after it.
 //   2. Tokens of a choice reach the sink in order, each once; a gap or a repeat is an error.
 //   3. Ticket and placement are given back when it ends, whichever way.
+//   4. It outlives its workers: when one is lost or gives up, prompt and tokens so far go to
+//   another,
+//      and the sink sees nothing of it but time. Only a request that seems to be the cause ends.
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -21,11 +24,13 @@
 #include "master/fleet/fleet.h"
 #include "master/serving/admission.h"
 #include "master/serving/choice_text.h"
+#include "master/serving/condemned.h"
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation_request.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/prompt.h"
+#include "master/serving/request_book.h"
 
 namespace fathom::master {
 
@@ -36,6 +41,8 @@ struct GenerationServices {
   Dispatcher* dispatcher = nullptr;
   CpuPool* pool = nullptr;
   StatisticsBook* statistics = nullptr;
+  RequestBook* book = nullptr;
+  Condemned* condemned = nullptr;
   const Clock* clock = nullptr;
 };
 
@@ -58,7 +65,7 @@ class Generation final : public SubmissionListener,
   void OnRejected(uint32_t attempt, const absl::Status& status,
                   absl::Duration retry_after) override;
   void OnOutput(SubmissionOutput output) override;
-  void OnWorkerLost(uint32_t attempt, const absl::Status& reason) override;
+  void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) override;
 
  private:
   struct Choice {
@@ -74,10 +81,13 @@ class Generation final : public SubmissionListener,
   void HandleGrant(Placement placement);
   Submission MakeSubmission() const;
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
-  void HandleLost(const absl::Status& reason);
+  void HandleLost(const WorkerLoss& loss);
+  std::string Fingerprint() const;
+  void Note(std::string_view what, std::string_view worker = {}, std::string_view detail = {});
   void HandleOutput(SubmissionOutput output);
   absl::Status CheckOutput(const SubmissionOutput& output) const;
   absl::Status Emit(Choice& choice, SubmissionOutput output);
+  bool PastDeadline() const;
   absl::Status FailureOf(const SubmissionOutput& output) const;
   void Measure(Choice& choice, size_t num_tokens);
   void RecordTimes(bool ok);
@@ -102,13 +112,18 @@ class Generation final : public SubmissionListener,
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
   uint32_t attempt_ = 0;  // of the last submission
-  int32_t losses_ = 0;
-  int32_t refusals_ = 0;  // for reasons other than a full worker
+  int32_t losses_ = 0;    // workers it has lost, whatever the reason
+  int32_t migrations_ = 0;
+  int64_t lost_at_ns_ = 0;  // of the last worker lost, until a token comes again
+  int32_t crashes_ = 0;     // of these, workers that may have crashed because of it
+  int32_t refusals_ = 0;    // for reasons other than a full worker
   absl::Duration retry_wait_;
   std::optional<absl::Status> last_rejection_;
   std::vector<Choice> choices_;
   int32_t num_finished_ = 0;
   bool any_output_ = false;
+  bool prompt_logprobs_sent_ = false;
+  std::shared_ptr<RequestPage> page_;
   GenerationUsage usage_;
 };
 

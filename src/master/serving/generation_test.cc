@@ -60,6 +60,9 @@ class RecordingSink final : public GenerationSink {
   GenerationUsage usage;
 };
 
+WorkerLoss Broken() { return {LossKind::kBroken, absl::UnavailableError("connection reset")}; }
+WorkerLoss Crash() { return {LossKind::kCrash, absl::UnavailableError("the engine is dead")}; }
+
 // Drives the I/O context by hand on the test's thread, so that the sink needs no lock.
 class GenerationTest : public testing::Test {
  protected:
@@ -214,7 +217,7 @@ TEST_F(GenerationTest, CancelReachesTheWorkerAndEndsOnce) {
   EXPECT_EQ(fleet_.WaitCancelled(0).request_id, sent.submission.request_id);
   // What was under way arrives late and is dropped.
   sent.listener->OnOutput(FakeFleet::Output(0, 0, {10}, FinishReason::kStop));
-  sent.listener->OnWorkerLost(1, absl::UnavailableError("x"));
+  sent.listener->OnWorkerLost(1, {LossKind::kBroken, absl::UnavailableError("x")});
   while (io_.poll_one() > 0) {
   }
 }
@@ -229,27 +232,126 @@ TEST_F(GenerationTest, ASlowSinkEndsItWithItsReason) {
   EXPECT_EQ(fleet_.num_cancelled(), 1u);
 }
 
-TEST_F(GenerationTest, AWorkerLostInMidStreamIsAClearError) {
+TEST_F(GenerationTest, AStreamGoesOnWhereItsWorkerWasLost) {
+  GenerationRequest request = Request();
+  request.stop_strings = {"END"};
+  Start(std::move(request));
+  const auto first = RunUntilSent(0);
+  const std::vector<TokenId> head = Encode("1 + 2 = 3 EN");
+  first.listener->OnOutput(FakeFleet::Output(0, 0, head));
+  first.listener->OnWorkerLost(1, Broken());
+  const auto second = RunUntilSent(1);
+  EXPECT_EQ(second.submission.attempt, 2u);
+  EXPECT_EQ(second.submission.prompt, first.submission.prompt);
+  EXPECT_EQ(second.submission.sampling.seed, first.submission.sampling.seed);
+  EXPECT_EQ(second.submission.stop.max_tokens, first.submission.stop.max_tokens);
+  ASSERT_EQ(second.submission.choices.size(), 1u);
+  EXPECT_EQ(second.submission.choices[0].tokens, head);
+  // What the first worker had still on its way counts no more.
+  first.listener->OnOutput(
+      FakeFleet::Output(0, static_cast<int32_t>(head.size()), Encode("nonsense")));
+  // The stop string that was begun there ends here.
+  SubmissionOutput rest =
+      FakeFleet::Output(0, static_cast<int32_t>(head.size()), Encode("D and more"));
+  rest.attempt = 2;
+  rest.cached_tokens = 3;
+  second.listener->OnOutput(rest);
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok()) << sink_->status;
+  EXPECT_EQ(sink_->text[0], "1 + 2 = 3 ");
+  EXPECT_EQ(sink_->usage.prompt_tokens, static_cast<int32_t>(first.submission.prompt.size()));
+  EXPECT_EQ(sink_->usage.cached_tokens, 0);
+  EXPECT_LE(sink_->usage.completion_tokens, static_cast<int32_t>(head.size()) + 2);
+  const auto view = serving_.book().Find("t", generation_->id());
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->migrations, 1);
+  EXPECT_EQ(view->state, RequestState::kOk);
+}
+
+TEST_F(GenerationTest, OnlyTheChoicesThatRunGoOnElsewhere) {
+  GenerationRequest request = Request();
+  request.n = 3;
+  request.logprobs = {.output = true, .prompt = 0};
+  Start(std::move(request));
+  const auto first = RunUntilSent(0);
+  const auto output = [](int32_t choice, int32_t index, TokenId token, uint32_t attempt,
+                         FinishReason finish = FinishReason::kNone) {
+    SubmissionOutput output = FakeFleet::Output(choice, index, {token}, finish);
+    output.attempt = attempt;
+    output.logprobs.resize(1);
+    return output;
+  };
+  SubmissionOutput prompt = output(0, 0, 300, 1);
+  prompt.prompt_logprobs.resize(first.submission.prompt.size() - 1);
+  first.listener->OnOutput(prompt);
+  first.listener->OnOutput(output(1, 0, 301, 1, FinishReason::kStop));
+  // A worker that stops gives its choices up one by one.
+  for (const int32_t choice : {0, 2}) {
+    SubmissionOutput given_up = FakeFleet::Output(choice, choice == 0 ? 1 : 0, {});
+    given_up.finish = FinishReason::kCancelled;
+    first.listener->OnOutput(given_up);
+  }
+  const auto second = RunUntilSent(1);
+  ASSERT_EQ(second.submission.choices.size(), 2u);
+  EXPECT_EQ(second.submission.choices[0].index, 0);
+  EXPECT_EQ(second.submission.choices[0].tokens, std::vector<TokenId>{300});
+  EXPECT_EQ(second.submission.choices[1].index, 2);
+  EXPECT_TRUE(second.submission.choices[1].tokens.empty());
+  // The client has had the prompt's.
+  EXPECT_TRUE(second.submission.logprobs.output);
+  EXPECT_FALSE(second.submission.logprobs.prompt.has_value());
+  second.listener->OnOutput(output(0, 1, 302, 2, FinishReason::kStop));
+  second.listener->OnOutput(output(2, 0, 303, 2, FinishReason::kStop));
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok()) << sink_->status;
+  EXPECT_EQ(fleet_.num_sent(), 2u);
+  EXPECT_EQ(sink_->usage.completion_tokens, 4);
+  int with_prompt = 0;
+  for (const GenerationDelta& delta : sink_->deltas) with_prompt += !delta.prompt_logprobs.empty();
+  EXPECT_EQ(with_prompt, 1);
+}
+
+TEST_F(GenerationTest, ARequestThatCrashesTwoWorkersEndsAndIsRefused) {
   Start(Request());
-  const auto sent = RunUntilSent();
-  sent.listener->OnOutput(FakeFleet::Output(0, 0, Encode("1 +")));
-  sent.listener->OnWorkerLost(1, absl::UnavailableError("connection reset"));
+  RunUntilSent(0).listener->OnWorkerLost(1, Crash());
+  RunUntilSent(1).listener->OnWorkerLost(2, Crash());
   RunUntilEnd();
   EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(FailureCode(sink_->status), "worker_lost");
-  EXPECT_GT(sink_->usage.completion_tokens, 0);
+  EXPECT_EQ(fleet_.num_sent(), 2u);
+
+  Start(Request());
+  RunUntilEnd();
+  EXPECT_EQ(FailureCode(sink_->status), "request_crashes_workers");
+  EXPECT_EQ(fleet_.num_sent(), 2u);
+  GenerationRequest other = Request();
+  other.prompt = TextPrompt{"Compute 1 + 3."};
+  Start(std::move(other));
+  RunUntilSent(2).listener->OnOutput(FakeFleet::Output(0, 0, {300}, FinishReason::kStop));
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok());
 }
 
-TEST_F(GenerationTest, AWorkerLostBeforeTheFirstTokenIsReplacedOnce) {
+TEST_F(GenerationTest, LossesThatTellNothingDoNotEndARequestSoon) {
   Start(Request());
-  RunUntilSent(0).listener->OnWorkerLost(1, absl::UnavailableError("crash"));
-  const auto second = RunUntilSent(1);
-  EXPECT_EQ(second.submission.attempt, 2u);
-  EXPECT_EQ(second.submission.sampling.seed, fleet_.WaitSent(0).submission.sampling.seed);
-  second.listener->OnWorkerLost(2, absl::UnavailableError("crash"));
+  for (uint32_t attempt = 1; attempt <= 17; ++attempt) {
+    RunUntilSent(attempt - 1).listener->OnWorkerLost(attempt, Broken());
+  }
   RunUntilEnd();
-  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(fleet_.num_sent(), 2u);
+  EXPECT_EQ(FailureCode(sink_->status), "worker_lost");
+  // A worker that leaves is no loss at all.
+  GenerationRequest other = Request();
+  other.prompt = TextPrompt{"Compute 1 + 3."};
+  Start(std::move(other));
+  for (uint32_t attempt = 1; attempt <= 40; ++attempt) {
+    RunUntilSent(16 + attempt)
+        .listener->OnWorkerLost(attempt, {LossKind::kLeft, absl::UnavailableError("left")});
+  }
+  SubmissionOutput last = FakeFleet::Output(0, 0, {300}, FinishReason::kStop);
+  last.attempt = 41;
+  RunUntilSent(57).listener->OnOutput(last);
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok()) << sink_->status;
 }
 
 TEST_F(GenerationTest, AFullWorkerIsPassedOver) {

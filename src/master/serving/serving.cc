@@ -24,6 +24,8 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
       clock_(clock),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock),
+      book_(clock),
+      condemned_(clock),
       random_(random),
       sweep_at_(kSweepMin),
       pool_(options.cpu_threads, options.cpu_queue_max) {}
@@ -38,6 +40,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .dispatcher = &dispatcher_,
                                     .pool = &pool_,
                                     .statistics = &statistics_,
+                                    .book = &book_,
+                                    .condemned = &condemned_,
                                     .clock = clock_};
   std::shared_ptr<Generation> generation;
   {

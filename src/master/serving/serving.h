@@ -16,10 +16,12 @@
 #include "master/fleet/fleet.h"
 #include "master/models/catalog.h"
 #include "master/serving/admission.h"
+#include "master/serving/condemned.h"
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation.h"
 #include "master/serving/model_statistics.h"
+#include "master/serving/request_book.h"
 
 namespace fathom::master {
 
@@ -66,6 +68,8 @@ class Serving {
   const Catalog& catalog() const { return *catalog_; }
   CpuPool& pool() { return pool_; }
   const StatisticsBook& statistics() const { return statistics_; }
+  const RequestBook& book() const { return book_; }
+  Fleet& fleet() const { return *fleet_; }
   const Clock& clock() const { return *clock_; }
 
  private:
@@ -76,6 +80,8 @@ class Serving {
   Admission admission_;
   Dispatcher dispatcher_;
   StatisticsBook statistics_;
+  RequestBook book_;
+  Condemned condemned_;
   std::mutex mutex_;
   Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_

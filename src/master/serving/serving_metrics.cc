@@ -43,6 +43,11 @@ ServingMetrics::ServingMetrics()
       generations(AddTally()),
       workers_lost(AddCounter("fathom_master_attempts_lost_total",
                               "Attempts that ended because their worker was lost")),
+      migrations(AddCounter("fathom_master_migrations_total",
+                            "Requests that went on elsewhere after their worker was lost")),
+      migration_stall_seconds(AddHistogram("fathom_master_migration_stall_seconds",
+                                           "From the loss of a worker to the next token",
+                                           FirstTokenBuckets())),
       rejections(AddCounter("fathom_master_attempts_rejected_total",
                             "Attempts that a worker did not take on")),
       queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")) {}

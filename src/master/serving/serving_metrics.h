@@ -22,6 +22,8 @@ class ServingMetrics {
   prometheus::Counter& completion_tokens;
   const std::shared_ptr<GenerationTally> generations;
   prometheus::Counter& workers_lost;
+  prometheus::Counter& migrations;
+  prometheus::Histogram& migration_stall_seconds;
   prometheus::Counter& rejections;
   prometheus::Gauge& queue_length;
 };

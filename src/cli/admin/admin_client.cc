@@ -1,0 +1,106 @@
+#include "cli/admin/admin_client.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "cli/cluster/state_dir.h"
+#include "cli/server.h"
+#include "common/status_macros.h"
+
+namespace fathom::cli {
+namespace {
+
+constexpr std::chrono::seconds kAnswerLimit(10);
+constexpr int kMessageBytesMax = 64 << 20;
+
+template <typename Request, typename Response>
+absl::StatusOr<Response> Ask(v1::Admin::Stub& stub, const std::string& address,
+                             const std::string& key,
+                             grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*,
+                                                                     const Request&, Response*),
+                             const Request& request) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kAnswerLimit);
+  if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
+  Response response;
+  const grpc::Status status = (stub.*method)(&context, request, &response);
+  if (status.ok()) return response;
+  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    return absl::UnavailableError(absl::StrCat("no master answers at ", address));
+  }
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+}  // namespace
+
+void AddAdminFlags(CLI::App& command, AdminFlags& flags) {
+  command
+      .add_option("--admin", flags.address,
+                  "Operator port of a master; default the local cluster's")
+      ->envname("FATHOM_ADMIN")
+      ->type_name("HOST:PORT");
+  command.add_option("--key", flags.key, "API key; default the local cluster's")
+      ->envname("FATHOM_API_KEY")
+      ->type_name("KEY");
+  command.add_flag("--json", flags.as_json, "Print JSON");
+  AddStateDirFlag(command, flags.state_dir);
+}
+
+absl::StatusOr<AdminClient> AdminClient::Connect(const AdminFlags& flags) {
+  AdminClient client;
+  client.address_ = flags.address;
+  client.key_ = flags.key;
+  if (flags.address.empty()) {
+    ASSIGN_OR_RETURN(const std::string path, StateDirPath(flags.state_dir));
+    ASSIGN_OR_RETURN(const StateDir state, StateDir::Open(path));
+    ASSIGN_OR_RETURN(const ClusterInfo info, state.RunningCluster());
+    client.address_ = info.admin_address;
+    if (client.key_.empty() && !info.open) {
+      ASSIGN_OR_RETURN(client.key_, state.ReadKey());
+    }
+  }
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  client.stub_ = v1::Admin::NewStub(
+      grpc::CreateCustomChannel(client.address_, grpc::InsecureChannelCredentials(), arguments));
+  return client;
+}
+
+absl::StatusOr<v1::ListWorkersResponse> AdminClient::ListWorkers() {
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
+}
+
+absl::Status AdminClient::DrainWorker(const std::string& id) {
+  v1::DrainWorkerRequest request;
+  request.set_worker_id(id);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::DrainWorker, request).status();
+}
+
+absl::StatusOr<v1::ListRequestsResponse> AdminClient::ListRequests(bool ended, int32_t limit) {
+  v1::ListRequestsRequest request;
+  request.set_ended(ended);
+  request.set_limit(limit);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ListRequests, request);
+}
+
+absl::StatusOr<v1::ExplainRequestResponse> AdminClient::ExplainRequest(const std::string& id) {
+  v1::ExplainRequestRequest request;
+  request.set_request_id(id);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ExplainRequest, request);
+}
+
+std::string ToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  // Messages of our own have no part that JSON could not say.
+  static_cast<void>(google::protobuf::util::MessageToJsonString(message, &json, options));
+  return json + "\n";
+}
+
+}  // namespace fathom::cli

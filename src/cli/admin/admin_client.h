@@ -1,0 +1,44 @@
+#pragma once
+
+// Asks a master's operator port. One thread.
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "fathom/v1/admin.grpc.pb.h"
+
+namespace fathom::cli {
+
+struct AdminFlags {
+  std::string address;    // host:port; empty: the local cluster's
+  std::string key;        // empty: the local cluster's
+  std::string state_dir;  // empty: the default one
+  bool as_json = false;
+};
+
+void AddAdminFlags(CLI::App& command, AdminFlags& flags);
+
+class AdminClient {
+ public:
+  // UNAVAILABLE when no address is given and no local cluster runs.
+  static absl::StatusOr<AdminClient> Connect(const AdminFlags& flags);
+
+  absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
+  absl::Status DrainWorker(const std::string& id);
+  absl::StatusOr<v1::ListRequestsResponse> ListRequests(bool ended, int32_t limit);
+  absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(const std::string& id);
+
+ private:
+  AdminClient() = default;
+
+  std::string address_;
+  std::string key_;
+  std::unique_ptr<v1::Admin::Stub> stub_;
+};
+
+// On one line, as protobuf's JSON writes it.
+std::string ToJson(const google::protobuf::Message& message);
+
+}  // namespace fathom::cli
