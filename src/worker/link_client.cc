@@ -94,6 +94,11 @@ void LinkClient::OnDead(const absl::Status& reason) {
   Post([this] { SendHeartbeatsNow(); });
 }
 
+void LinkClient::SayCrashed() {
+  crashed_ = true;
+  Post([this] { SendHeartbeatsNow(); });
+}
+
 void LinkClient::Post(std::function<void()> act) {
   if (!mailbox_.TryPush(std::move(act))) overflowed_ = true;
 }
@@ -410,6 +415,7 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
   }
   beat.set_state(ToMessage(leaving_ && stats.state == EngineState::kReady ? EngineState::kDraining
                                                                           : stats.state));
+  if (crashed_) beat.set_state(v1::ENGINE_STATE_DEAD);
   beat.set_waiting(stats.waiting);
   beat.set_running(stats.running);
   beat.set_free_blocks(stats.free_blocks);

@@ -83,6 +83,10 @@ class LinkClient final : public OutputSink {
   // Hands over what has been sent, for a bounded time, then ends all links.
   void Stop();
 
+  // The process is about to die of a fault: masters are told at once, as far as that still goes.
+  // Any thread; does not wait.
+  void SayCrashed();
+
   int linked() const { return linked_; }                   // masters whose Welcome has come
   int unfinished() const { return unfinished_; }           // requests the engine has
   bool idle() const { return left_ && unfinished_ == 0; }  // Leave is done and nothing runs
@@ -146,6 +150,7 @@ class LinkClient final : public OutputSink {
   std::atomic<int> steps_posted_{0};
   std::atomic<bool> overflowed_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> crashed_{false};
   std::atomic<int> linked_{0};
   std::atomic<int> unfinished_{0};
   std::atomic<bool> left_{false};

@@ -55,6 +55,24 @@ TEST_F(ProcessFailureTest, ALostDeviceEndsTheWorker) {
   EXPECT_THAT(process_->Log(), HasSubstr("the device fell off the bus"));
 }
 
+TEST_F(ProcessFailureTest, AFaultOfTheProcessIsToldFromAKilling) {
+  Start("poison:7");  // of the prompt that Submit sends
+  const auto listener = Ask();
+  ASSERT_NE(listener, nullptr);
+  EXPECT_THAT(WhyLost(*listener), HasSubstr("engine is dead"));
+  EXPECT_EQ(listener->kinds[0], master::LossKind::kCrash);
+  EXPECT_EQ(process_->Wait(), -SIGABRT);
+  EXPECT_THAT(process_->Log(), HasSubstr("crashing"));
+
+  Start("poison:8000");
+  const auto killed = Ask();
+  ASSERT_NE(killed, nullptr);
+  ASSERT_TRUE(killed->WaitUntil([&] { return killed->tokens.size() > 4; }));
+  process_->Signal(SIGKILL);
+  EXPECT_THAT(WhyLost(*killed), HasSubstr("broke"));
+  EXPECT_EQ(killed->kinds[0], master::LossKind::kBroken);
+}
+
 // Not the next request, which would be lost with it.
 TEST_F(ProcessFailureTest, ADeviceLostWhileIdleEndsTheWorker) {
   Start("idle");

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "common/crash_watch.h"
 #include "common/logging.h"
 #include "common/periodic.h"
 #include "common/shutdown.h"
@@ -157,12 +158,19 @@ int RunWorker(int argc, const char* const* argv, const Device& device) {
     LogError("worker", "cannot start", {{"error.message", std::string(Message(worker.status()))}});
     return ExitCodeOf(worker.status());
   }
+  std::optional<CrashWatch> crash;
+  crash.emplace([worker = worker->get()](int signal) {
+    worker->SayCrashed();
+    LogError("worker", "crashing", {{"labels.signal", int64_t{signal}}});
+    absl::SleepFor(kLastWords);
+  });
   absl::Status end = Watch(**worker, shutdown, start_ns);
   if (end.ok()) {
     LogInfo("worker", "draining");
     end = Drain(**worker, shutdown, absl::Seconds(config.drain_seconds()));
   }
   if (!end.ok()) ExitDead(end);
+  crash.reset();
   Stop(*std::move(worker));
   LogInfo("worker", "stopped");
   return kExitOk;

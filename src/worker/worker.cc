@@ -254,6 +254,8 @@ absl::Status Worker::Health() const {
   return absl::OkStatus();
 }
 
+void Worker::SayCrashed() { link_->SayCrashed(); }
+
 void Worker::Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted) {
   draining_ = true;
   link_->Leave("the worker was asked to stop");

@@ -48,6 +48,8 @@ class Worker {
 
   // A master has ordered the worker to leave, as SIGTERM would.
   bool leave_asked() const { return leave_asked_; }
+  // The process is about to die of a fault: its masters should know that it was no killing.
+  void SayCrashed();
   // Takes no new work and waits for what runs: until it has finished, `limit` has passed, or
   // `interrupted`, which waits for the time given, says to hurry.
   void Drain(absl::Duration limit, const std::function<bool(absl::Duration)>& interrupted);

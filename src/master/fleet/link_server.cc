@@ -303,7 +303,13 @@ absl::Status Hub::OnControl(Binding& binding, ControlStream& stream,
     return status;
   }
   if (message.has_hello()) return absl::InvalidArgumentError("Hello comes once");
-  if (message.has_heartbeat()) session->OnHeartbeat(message.heartbeat(), NowNs());
+  if (message.has_heartbeat()) {
+    session->OnHeartbeat(message.heartbeat(), NowNs());
+    // Its streams are about to break, which would tell less.
+    if (message.heartbeat().state() == v1::ENGINE_STATE_DEAD) {
+      if (const auto loss = session->Judge(NowNs(), 0)) Kill(*session, *loss);
+    }
+  }
   if (message.has_leaving()) session->OnLeaving(message.leaving().reason());
   // Others are of a newer protocol and may be passed over.
   return absl::OkStatus();

@@ -2,11 +2,13 @@
 //
 //   lost:STEP   that step and all later ones end with an error, as after a GPU's Xid
 //   hangs:STEP  that step never ends, and nobody can leave the device
+//   poison:TOKEN  the process faults in the step that computes this token
 //   idle        it is lost a while after the start, before anyone asks for a step
 //   loads       never stops loading
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -50,6 +52,28 @@ class FailingExecutor final : public Executor {
   const uint64_t first_bad_;
 };
 
+class PoisonedExecutor final : public Executor {
+ public:
+  PoisonedExecutor(std::unique_ptr<Executor> executor, TokenId poison)
+      : executor_(std::move(executor)), poison_(poison) {}
+
+  void LaunchForward(const ForwardInput& input) override {
+    const auto& ids = input.token_ids;
+    if (std::find(ids.begin(), ids.end(), poison_) != ids.end()) std::abort();
+    executor_->LaunchForward(input);
+  }
+  void LaunchSample(uint64_t step, const SampleInput& input) override {
+    executor_->LaunchSample(step, input);
+  }
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    return executor_->Await(step);
+  }
+
+ private:
+  const std::unique_ptr<Executor> executor_;
+  const TokenId poison_;
+};
+
 class IdlyLostExecutor final : public Executor {
  public:
   explicit IdlyLostExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
@@ -79,7 +103,8 @@ int Main(int argc, char** argv) {
   const std::string how = argc > 1 ? argv[1] : "";
   const size_t colon = how.find(':');
   if (how != "loads" && how != "idle" && colon == std::string::npos) {
-    std::fputs("failing_worker: lost:STEP, hangs:STEP, idle or loads comes first\n", stderr);
+    std::fputs("failing_worker: lost:STEP, hangs:STEP, poison:TOKEN, idle or loads comes first\n",
+               stderr);
     return 64;
   }
   Device device;
@@ -92,6 +117,10 @@ int Main(int argc, char** argv) {
                                int32_t max_sequences) -> absl::StatusOr<std::unique_ptr<Executor>> {
       ASSIGN_OR_RETURN(auto executor, MakeModelExecutor(std::move(model), max_sequences));
       if (how == "idle") return std::make_unique<IdlyLostExecutor>(std::move(executor));
+      if (how.starts_with("poison:")) {
+        return std::make_unique<PoisonedExecutor>(std::move(executor),
+                                                  static_cast<TokenId>(first_bad));
+      }
       return std::make_unique<FailingExecutor>(std::move(executor), hangs, first_bad);
     };
   }
