@@ -35,6 +35,7 @@ struct ServedModel {
   int64_t kv_tokens = 0;
   int32_t kv_block_tokens = 0;
   int32_t max_sequences = 0;
+  std::string kv_scope;  // names of prefix blocks are equal where it is; empty: no prefix cache
 };
 
 enum class WorkerState : uint8_t { kLoading, kReady, kDraining, kDead };
@@ -74,7 +75,7 @@ struct Submission {
   uint64_t tenant_hash = 0;
   int64_t cost = 0;  // in tokens
   absl::Duration remaining = absl::InfiniteDuration();
-  std::string cache_salt;
+  std::string cache_salt;  // 32 bytes, secret
   std::vector<TokenId> prompt;
   std::vector<SubmissionChoice> choices;
   SamplingParams sampling;

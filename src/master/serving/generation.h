@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,6 +27,7 @@
 #include "master/serving/generation_request.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/prompt.h"
+#include "master/serving/tenant_keys.h"
 
 namespace fathom::master {
 
@@ -37,6 +39,7 @@ struct GenerationServices {
   CpuPool* pool = nullptr;
   StatisticsBook* statistics = nullptr;
   const Clock* clock = nullptr;
+  std::string_view cluster_secret;
 };
 
 class Generation final : public SubmissionListener,
@@ -87,6 +90,7 @@ class Generation final : public SubmissionListener,
   const GenerationServices services_;
   const boost::asio::any_io_executor strand_;
   GenerationRequest request_;
+  const TenantKeys tenant_;
   std::shared_ptr<GenerationSink> sink_;  // null once it ended
 
   // State below is touched on the strand alone.

@@ -13,6 +13,7 @@ namespace fathom::master {
 namespace {
 
 constexpr size_t kIdBytes = 16;
+constexpr size_t kSecretBytes = 32;
 constexpr size_t kSweepMin = 1024;
 
 }  // namespace
@@ -22,6 +23,8 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
     : catalog_(catalog),
       fleet_(fleet),
       clock_(clock),
+      cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
+                                                     : options.cluster_secret),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock),
       random_(random),
@@ -38,7 +41,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .dispatcher = &dispatcher_,
                                     .pool = &pool_,
                                     .statistics = &statistics_,
-                                    .clock = clock_};
+                                    .clock = clock_,
+                                    .cluster_secret = cluster_secret_};
   std::shared_ptr<Generation> generation;
   {
     const std::lock_guard lock(mutex_);

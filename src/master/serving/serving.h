@@ -27,6 +27,7 @@ struct ServingOptions {
   AdmissionLimits admission;
   int cpu_threads = 2;
   size_t cpu_queue_max = 4096;
+  std::string cluster_secret;  // keys what workers learn of tenants; empty: one is drawn
 };
 
 class Serving {
@@ -72,6 +73,7 @@ class Serving {
   const Catalog* const catalog_;
   Fleet* const fleet_;
   const Clock* const clock_;
+  const std::string cluster_secret_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "common/block_hash.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -26,7 +27,7 @@ EngineOptions OptionsFor(const Model& model, const KvPlan& plan) {
       std::min<int64_t>(model.config().max_context,
                         int64_t{plan.max_blocks_per_sequence} * model.kv_spec().block_tokens));
   o.eos_token_ids = model.config().eos_token_ids;
-  o.model_digest = model.config().digest;
+  o.kv_scope = KvScope(model.config().digest, Name(model.kv_spec().dtype));
   o.kv = model.kv_spec();
   o.plan = plan;
   return o;

@@ -9,7 +9,6 @@
 //
 // Thread safety: every method may be called from any thread; outputs come on the engine thread.
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -32,7 +31,7 @@ struct EngineOptions {
   int32_t vocab_size = 0;
   int32_t max_context = 0;
   std::vector<TokenId> eos_token_ids;
-  std::string model_digest;  // enters the key of every cached prefix
+  std::string kv_scope;  // KvScope of the model and its KV
   KvSpec kv;
   KvPlan plan;
 
@@ -42,7 +41,7 @@ struct EngineOptions {
 
   int32_t max_waiting = 1024;  // requests accepted and not yet computing
   bool prefix_cache = true;
-  std::array<uint64_t, 2> prefix_key{};  // secret that keys the hash of prefixes
+  std::string prefix_secret;  // makes a secret of what a master sends for a cache salt and is none
   int32_t grammar_threads = 1;
 };
 

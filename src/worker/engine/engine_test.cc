@@ -277,6 +277,28 @@ TEST_F(EngineTest, ADeadlineEndsWithAnError) {
   EXPECT_NE(sink_.Of("a").error.find("deadline"), std::string::npos);
 }
 
+// A salt of 32 bytes is a master's secret; what else a master may send is made one here.
+TEST_F(EngineTest, PrefixesAreSharedWithinASaltAlone) {
+  Start();
+  const std::string prompt(40, 'p');
+  int ends = 0;
+  const auto cached_with = [&](const std::string& salt) {
+    EngineRequest r = Ask(prompt, 2);
+    r.id = "r" + std::to_string(ends);
+    r.cache_salt = salt;
+    const int64_t before = engine_->Stats().cached_tokens;
+    EXPECT_TRUE(engine_->Submit(r).ok());
+    sink_.WaitForEnds(++ends);
+    return engine_->Stats().cached_tokens - before;
+  };
+  for (const std::string& salt :
+       {std::string(kCacheSaltBytes, 'a'), std::string(kCacheSaltBytes - 1, 'a') + 'b',
+        std::string("short"), std::string(), std::string(200, 'l')}) {
+    EXPECT_EQ(cached_with(salt), 0) << salt;
+    EXPECT_GT(cached_with(salt), 0) << salt;
+  }
+}
+
 TEST_F(EngineTest, BadLogitsEndTheirRequestAlone) {
   FakeModelOptions o;
   o.poison = 7;

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <climits>
 
+#include "common/block_hash.h"
 #include "common/check.h"
-#include "worker/engine/block_hash.h"
 
 namespace fathom::worker {
 
-KvBlocks::KvBlocks(const KvSpec& spec, const KvPlan& plan, const SipKey& key, bool prefix_cache)
-    : block_tokens_(spec.block_tokens), key_(key), prefix_cache_(prefix_cache) {
+KvBlocks::KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache)
+    : block_tokens_(spec.block_tokens), prefix_cache_(prefix_cache) {
   for (size_t g = 0; g < spec.groups.size(); ++g) {
     auto group = std::make_unique<Group>();
     if (spec.groups[g].kind == KvGroupKind::kSlidingWindow) {
@@ -28,12 +28,7 @@ int32_t KvBlocks::FirstNeeded(const Group& group, int32_t position) const {
 }
 
 void KvBlocks::NameBlocks(Sequence* s, int32_t count) const {
-  for (auto i = static_cast<int32_t>(s->block_hashes.size()); i < count; ++i) {
-    const Hash128& parent = i == 0 ? s->request->hash_root : s->block_hashes[i - 1];
-    const std::span<const TokenId> tokens(s->tokens);
-    s->block_hashes.push_back(HashBlock(
-        key_, parent, tokens.subspan(static_cast<size_t>(i) * block_tokens_, block_tokens_)));
-  }
+  ExtendNames(s->request->prefix_scope, s->tokens, block_tokens_, count, &s->block_hashes);
 }
 
 // The most leading blocks h such that every group has those that the query after them sees.

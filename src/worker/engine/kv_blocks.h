@@ -24,7 +24,7 @@ namespace fathom::worker {
 
 class KvBlocks {
  public:
-  KvBlocks(const KvSpec& spec, const KvPlan& plan, const SipKey& key, bool prefix_cache);
+  KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache);
 
   // Gives `s`, which holds nothing, the longest cached prefix; returns its length in tokens.
   int32_t AdoptPrefix(Sequence* s);
@@ -75,7 +75,6 @@ class KvBlocks {
   int32_t LongestHit(const Sequence& s, int32_t max_blocks) const;
 
   const int32_t block_tokens_;
-  const SipKey key_;
   const bool prefix_cache_;
   std::vector<std::unique_ptr<Group>> groups_;
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/block_hash.h"
 #include "common/domain.h"
 
 namespace fathom::worker {
@@ -31,9 +32,9 @@ struct EngineRequest {
   std::optional<GrammarSpec> grammar;
   int32_t priority = 0;      // 0 is the most urgent
   uint64_t tenant_hash = 0;  // the inbox is fair between tenants
-  std::string cache_salt;    // requests with other salts never share prefix blocks
-  int64_t deadline_ns = 0;   // on the engine's monotonic clock; 0: none
-  int32_t adapter_id = -1;
+  std::string cache_salt;   // requests with other salts never share prefix blocks; a 32-byte secret
+  int64_t deadline_ns = 0;  // on the engine's monotonic clock; 0: none
+  int32_t adapter_id = kNoAdapter;
 };
 
 // New tokens of one choice, or its end, or both. The token that ends a choice (end of sequence or a

@@ -28,7 +28,7 @@ class SchedulerTest : public testing::Test {
     spec.groups.push_back(
         {l.window > 0 ? KvGroupKind::kSlidingWindow : KvGroupKind::kFull, {0}, l.window, 1, 0});
     scheduler_.reset();
-    kv_ = std::make_unique<KvBlocks>(spec, KvPlan{{l.blocks}, l.slots, 64}, SipKey{1, 2}, true);
+    kv_ = std::make_unique<KvBlocks>(spec, KvPlan{{l.blocks}, l.slots, 64}, true);
     scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{l.slots, l.tokens, l.rows}, kv_.get());
   }
   void TearDown() override { scheduler_.reset(); }
@@ -218,7 +218,7 @@ TEST_F(SchedulerTest, OtherSaltsShareNothing) {
   Enqueue(Ask(16, 1));
   for (int i = 0; i < 4; ++i) Next();
   RequestState* r = Ask(16, 1);
-  r->hash_root = {1, 1};
+  r->prefix_scope.root = {1, 1};
   Enqueue(r);
   EXPECT_EQ(Next().chunks[0].count, 16);
 }

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "common/siphash.h"
+#include "common/block_hash.h"
 #include "worker/engine/block_pool.h"
 #include "worker/engine/request.h"
 #include "worker/sampling/grammar.h"
@@ -78,7 +78,7 @@ struct Sequence {
 
 struct RequestState {
   EngineRequest request;
-  Hash128 hash_root;
+  PrefixScope prefix_scope;
   std::vector<TokenId> end_tokens;   // end of sequence (unless ignored) and stop ids
   std::vector<TokenId> masked_ends;  // end of sequence and stop ids: masked up to min_tokens
   std::vector<std::unique_ptr<Sequence>> sequences;
