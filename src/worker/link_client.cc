@@ -404,6 +404,10 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
     beat.set_saturation(1 - static_cast<float>(stats.free_blocks) /
                                 static_cast<float>(stats.total_blocks));
   }
+  beat.set_queued_tokens(stats.queued_tokens);
+  beat.set_prefill_tokens_per_second(static_cast<float>(stats.prefill_tokens_per_second));
+  beat.set_step_time_us(
+      static_cast<int32_t>(std::clamp<int64_t>(stats.step_ns / 1000, 0, INT32_MAX)));
   for (size_t i = 0; i < linked.size(); ++i) {
     Peer& peer = *linked[i];
     if (peer.beat_at_ns > now_ns) continue;

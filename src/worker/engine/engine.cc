@@ -118,6 +118,9 @@ class Engine::Impl {
     const std::lock_guard lock(mutex_);
     EngineStats stats = board_.Read();
     stats.waiting += static_cast<int32_t>(mail_.requests.size() + in_transit_);
+    for (const EngineRequest& request : mail_.requests) {
+      stats.queued_tokens += static_cast<int64_t>(request.prompt.size());
+    }
     return stats;
   }
 

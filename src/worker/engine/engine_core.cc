@@ -217,6 +217,9 @@ void EngineCore::Publish(EngineState state) {
   stats_.free_blocks = kv_.num_available();
   stats_.total_blocks = kv_.num_total();
   stats_.preemptions = scheduler_.num_preemptions();
+  stats_.queued_tokens = scheduler_.queued_tokens();
+  stats_.prefill_tokens_per_second = prefill_meter_.TokensPerSecond();
+  stats_.step_ns = timer_.StepNs();
   board_->Publish(stats_);
 }
 

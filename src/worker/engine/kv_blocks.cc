@@ -32,14 +32,17 @@ void KvBlocks::NameBlocks(Sequence* s, int32_t count) const {
 }
 
 // The most leading blocks h such that every group has those that the query after them sees.
-int32_t KvBlocks::LongestHit(const Sequence& s, int32_t max_blocks) const {
+int32_t KvBlocks::LongestHit(Sequence* s) const {
+  if (!prefix_cache_) return 0;
+  const int32_t max_blocks = (static_cast<int32_t>(s->tokens.size()) - 1) / block_tokens_;
+  NameBlocks(s, max_blocks);
   std::vector<int32_t> run(groups_.size(), 0);  // blocks present without a gap, ending at i
   int32_t best = 0;
   for (int32_t i = 0; i < max_blocks; ++i) {
     bool hit = true;
     for (size_t g = 0; g < groups_.size(); ++g) {
       const Group& group = *groups_[g];
-      run[g] = group.by_name.contains(s.block_hashes[i]) ? run[g] + 1 : 0;
+      run[g] = group.by_name.contains(s->block_hashes[i]) ? run[g] + 1 : 0;
       if (group.window == 0 && run[g] == 0) return best;
       hit &= run[g] >= i + 1 - FirstNeeded(group, (i + 1) * block_tokens_);
     }
@@ -48,14 +51,13 @@ int32_t KvBlocks::LongestHit(const Sequence& s, int32_t max_blocks) const {
   return best;
 }
 
+int32_t KvBlocks::CachedTokens(Sequence* s) const { return LongestHit(s) * block_tokens_; }
+
 int32_t KvBlocks::AdoptPrefix(Sequence* s) {
   FATHOM_CHECK(s->tables.empty(), "adopting a prefix over blocks");
   s->tables.resize(groups_.size());
   s->num_cached_blocks = 0;
-  if (!prefix_cache_) return 0;
-  const int32_t max_blocks = (static_cast<int32_t>(s->tokens.size()) - 1) / block_tokens_;
-  NameBlocks(s, max_blocks);
-  const int32_t hit = LongestHit(*s, max_blocks);
+  const int32_t hit = LongestHit(s);
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = *groups_[g];
     BlockTable& table = s->tables[g];

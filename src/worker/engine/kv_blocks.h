@@ -26,7 +26,9 @@ class KvBlocks {
  public:
   KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache);
 
-  // Gives `s`, which holds nothing, the longest cached prefix; returns its length in tokens.
+  // Length in tokens of the longest cached prefix of `s` now.
+  int32_t CachedTokens(Sequence* s) const;
+  // Gives `s`, which holds nothing, that prefix; returns its length.
   int32_t AdoptPrefix(Sequence* s);
   // Gives `s`, which holds nothing, the first `num_tokens` of `from`: full blocks are shared, the
   // tail is copied. False, leaving `s` without blocks, when that is not possible now.
@@ -72,7 +74,7 @@ class KvBlocks {
     return (num_tokens + block_tokens_ - 1) / block_tokens_;
   }
   void NameBlocks(Sequence* s, int32_t count) const;
-  int32_t LongestHit(const Sequence& s, int32_t max_blocks) const;
+  int32_t LongestHit(Sequence* s) const;
 
   const int32_t block_tokens_;
   const bool prefix_cache_;

@@ -105,6 +105,25 @@ TEST_F(SchedulerTest, PrefillComesInChunksAndOnlyTheLastSamples) {
   }
 }
 
+TEST_F(SchedulerTest, QueuedTokensAreThoseStillToCompute) {
+  Start({.tokens = 16});
+  Enqueue(Ask(37, 2));
+  EXPECT_EQ(scheduler_->queued_tokens(), 37);
+  Enqueue(Ask(21, 2, /*choices=*/3, /*first_token=*/500));
+  EXPECT_EQ(scheduler_->queued_tokens(), 37 + 21 + 1 + 1);  // one prefill for all choices
+  Next();
+  Next();
+  Next();
+  EXPECT_EQ(scheduler_->queued_tokens(), 37 - 32 + 23);
+  while (!Next().chunks.empty()) {
+  }
+  EXPECT_EQ(scheduler_->queued_tokens(), 0);
+  Enqueue(Ask(37, 2));
+  EXPECT_EQ(scheduler_->queued_tokens(), 1) << "the rest is cached";
+  scheduler_->End(requests_.back()->sequences[0].get(), retired_);
+  EXPECT_EQ(scheduler_->queued_tokens(), 0);
+}
+
 TEST_F(SchedulerTest, DecodesKeepTheirPlaceBesideALongPrefill) {
   Start({.tokens = 16});
   RequestState* talker = Enqueue(Ask(3, 20));

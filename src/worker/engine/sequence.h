@@ -64,6 +64,7 @@ struct Sequence {
   int32_t num_cached_blocks = 0;         // leading blocks known to the prefix cache
   std::optional<int32_t> cached_tokens;  // of the first admission
   bool cached_reported = false;
+  int32_t expected_tokens = 0;  // while it waits: what it will have to compute once admitted
 
   bool wants_prompt_logprobs = false;
   std::vector<PositionLogprobs> prompt_logprobs;  // of positions 1 ..
