@@ -67,7 +67,9 @@ struct Guest {
 class Hub : public std::enable_shared_from_this<Hub> {
  public:
   explicit Hub(LinkServerOptions options)
-      : options_(std::move(options)), incarnation_(RandomHex(*options_.random, 16)) {}
+      : options_(std::move(options)),
+        incarnation_(RandomHex(*options_.random, 16)),
+        registry_(options_.clock) {}
 
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
@@ -247,9 +249,8 @@ absl::Status Hub::Greet(Binding& binding, ControlStream& stream, const v1::Hello
   RETURN_IF_ERROR(CheckModels(hello));
   auto session = std::make_shared<WorkerSession>(
       hello, RandomHex(*options_.random, 16), options_.heartbeat, options_.silence_floor, NowNs(),
-      std::static_pointer_cast<ControlStream>(stream.shared_from_this()),
-      [hub = weak_from_this()](bool more) {
-        if (const auto self = hub.lock()) self->registry_.Changed(more);
+      std::static_pointer_cast<ControlStream>(stream.shared_from_this()), [hub = weak_from_this()] {
+        if (const auto self = hub.lock()) self->registry_.Changed(true);
       });
   RETURN_IF_ERROR(registry_.Add(session));
   binding.set(session);

@@ -1,5 +1,6 @@
 #include "master/fleet/registry.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -50,12 +51,19 @@ std::vector<std::shared_ptr<WorkerSession>> Registry::All() const {
 
 std::shared_ptr<const FleetSnapshot> Registry::Snapshot() const {
   const std::lock_guard lock(mutex_);
-  if (!stale_.exchange(false)) return snapshot_;
+  if (!stale_) return snapshot_;
+  const int64_t start_ns = clock_->MonotonicNs();
+  if (start_ns < keep_until_ns_) return snapshot_;
+  stale_ = false;
   auto next = std::make_shared<FleetSnapshot>();
   next->version = snapshot_->version + 1;
   next->workers.reserve(by_id_.size());
   for (const auto& [id, session] : by_id_) next->workers.push_back(session->Info());
   snapshot_ = std::move(next);
+  const int64_t end_ns = clock_->MonotonicNs();
+  if (end_ns - start_ns > kDearNs) {
+    keep_until_ns_ = end_ns + std::min(kKeep * (end_ns - start_ns), kKeepNsMax);
+  }
   return snapshot_;
 }
 

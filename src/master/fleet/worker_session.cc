@@ -14,6 +14,12 @@ namespace {
 // A worker may say anything; beyond this a deadline says nothing more.
 constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
+constexpr int64_t kQueuedTokensMax = int64_t{1} << 40;
+constexpr float kRateMax = 1e9F;
+
+// A rate that figures can be made of, whatever it is.
+float Sane(float rate) { return rate > 0 ? std::min(rate, kRateMax) : 0; }
+
 WorkerInfo InfoOf(const v1::Hello& hello) {
   WorkerInfo info;
   info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
@@ -58,7 +64,7 @@ bool WorkerSession::BindData(std::shared_ptr<DataSink> data) {
     if (dead_ || data_ != nullptr) return false;
     data_ = std::move(data);
   }
-  on_change_(true);
+  on_change_();
   return true;
 }
 
@@ -117,7 +123,7 @@ void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
     if (!it->second.all_closed()) return;
     Erase(it);
   }
-  on_change_(true);
+  on_change_();
 }
 
 bool WorkerSession::SendControl(v1::MasterControl message) {
@@ -125,7 +131,6 @@ bool WorkerSession::SendControl(v1::MasterControl message) {
 }
 
 void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
-  bool more = false;
   {
     const std::lock_guard lock(mutex_);
     judge_.Beat(now_ns);
@@ -137,17 +142,20 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
                                   ? WorkerState::kDraining
                                   : WorkerState::kLoading;
     engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
-    more = state != info_.state || heartbeat.credit() > info_.credit;
     info_.state = state;
     info_.credit = heartbeat.credit();
     info_.waiting = heartbeat.waiting();
     info_.running = heartbeat.running();
     info_.free_blocks = heartbeat.free_blocks();
     info_.total_blocks = heartbeat.total_blocks();
-    info_.tokens_per_second = heartbeat.tokens_per_second();
+    info_.tokens_per_second = Sane(heartbeat.tokens_per_second());
     info_.saturation = heartbeat.saturation();
+    info_.queued_tokens = std::clamp<int64_t>(heartbeat.queued_tokens(), 0, kQueuedTokensMax);
+    info_.prefill_tokens_per_second = Sane(heartbeat.prefill_tokens_per_second());
+    info_.step_seconds = static_cast<float>(std::max(0, heartbeat.step_time_us())) * 1e-6F;
+    info_.heard_ns = now_ns;
   }
-  on_change_(more);
+  on_change_();
 }
 
 void WorkerSession::OnLeaving(const std::string& reason) {
@@ -157,7 +165,7 @@ void WorkerSession::OnLeaving(const std::string& reason) {
     const std::lock_guard lock(mutex_);
     leaving_ = true;
   }
-  on_change_(true);
+  on_change_();
 }
 
 absl::Status WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
@@ -236,7 +244,7 @@ void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {
       known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
   listener->OnRejected(rejected.attempt(), absl::Status(code, rejected.reason()),
                        absl::Milliseconds(std::max<int64_t>(0, rejected.retry_after_ms())));
-  on_change_(true);
+  on_change_();
 }
 
 absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
@@ -261,7 +269,7 @@ absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
     CancelChoice(message.request_id(), attempt, std::nullopt);
     delivery.listener->OnWorkerLost(attempt, delivery.lost);
   }
-  if (delivery.closed) on_change_(true);
+  if (delivery.closed) on_change_();
   return absl::OkStatus();
 }
 

@@ -34,8 +34,8 @@ using DataSink = MessageSink<v1::MasterData>;
 
 class WorkerSession {
  public:
-  // What changed: `more` when the worker may take more work than before, or came, or went.
-  using ChangeCallback = std::function<void(bool more)>;
+  // The worker came, went, told how it fares or gave up what it had.
+  using ChangeCallback = std::function<void()>;
 
   // `hello` has passed CheckHello. Sends nothing yet.
   WorkerSession(const v1::Hello& hello, std::string session_id, absl::Duration heartbeat,

@@ -108,6 +108,7 @@ void Generation::Enqueue() {
        .tenant_hash = tenant_.hash,
        .priority = request_.priority,
        .cost = prompt_.cost,
+       .prompt = PromptBlocks(prompt_.tokens, tenant_.cache_salt),
        .grant = [self = shared_from_this()](Placement placement) {
          // std::function wants copies; a placement has none.
          auto shared = std::make_shared<Placement>(std::move(placement));
@@ -119,6 +120,7 @@ void Generation::HandleGrant(Placement placement) {
   queued_.reset();
   if (sink_ == nullptr) return;  // the placement goes back
   placement_ = std::move(placement);
+  predicted_cached_tokens_ = placement_.cached_tokens();
   ++attempt_;
   granted_ns_ = services_.clock->MonotonicNs();
   times_.queue_ns += granted_ns_ - queued_ns_;
@@ -356,6 +358,7 @@ void Generation::End(const absl::Status& status) {
   RecordTimes(status.ok());
   metrics.prompt_tokens.Increment(usage_.prompt_tokens);
   metrics.cached_tokens.Increment(usage_.cached_tokens);
+  metrics.predicted_cached_tokens.Increment(predicted_cached_tokens_);
   metrics.completion_tokens.Increment(usage_.completion_tokens);
   metrics.generations->End(status.ok()                 ? GenerationOutcome::kOk
                            : absl::IsCancelled(status) ? GenerationOutcome::kCancelled

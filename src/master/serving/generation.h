@@ -105,7 +105,8 @@ class Generation final : public SubmissionListener,
   PreparedPrompt prompt_;
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
-  uint32_t attempt_ = 0;  // of the last submission
+  int32_t predicted_cached_tokens_ = 0;  // by the last placement
+  uint32_t attempt_ = 0;                 // of the last submission
   int32_t losses_ = 0;
   int32_t refusals_ = 0;  // for reasons other than a full worker
   absl::Duration retry_wait_;

@@ -26,7 +26,7 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
       cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
                                                      : options.cluster_secret),
       admission_(options.admission, clock),
-      dispatcher_(fleet, clock),
+      dispatcher_(fleet, clock, random->Next()),
       random_(random),
       sweep_at_(kSweepMin),
       pool_(options.cpu_threads, options.cpu_queue_max) {}
@@ -74,7 +74,7 @@ int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
       }));
 }
 
-absl::Status Serving::Ready() const {
+absl::Status Serving::Ready() {
   if (draining_) return absl::UnavailableError("the master is shutting down");
   for (const ModelPtr& model : catalog_->models()) {
     if (ReadyWorkers(*model) > 0) return absl::OkStatus();

@@ -45,7 +45,7 @@ class Serving {
   // 128 random bits in hex.
   std::string NewId();
   // OK when some worker is ready for some model and the master is not draining; else the reason.
-  absl::Status Ready() const;
+  absl::Status Ready();
   int32_t ReadyWorkers(const ServedModelInfo& model) const;
 
   // No more readiness; what runs goes on.
@@ -60,7 +60,11 @@ class Serving {
   void Stop() { pool_.Stop(); }
 
   // The fleet changed. The owner connects it to Fleet::OnChange.
-  void OnFleetChange() { dispatcher_.Pump(); }
+  void OnFleetChange() { dispatcher_.OnFleetChange(); }
+  // Likewise, to Fleet::OnCacheUpdate.
+  void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
+    dispatcher_.OnCacheUpdate(worker, update);
+  }
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
