@@ -164,6 +164,7 @@ void LinkClient::Tick(int64_t now_ns) {
     }
   }
   SendHeartbeats(now_ns);
+  SendCacheChanges();
   CancelAll(requests_.Expire(now_ns));
   unfinished_ = requests_.unfinished();
   std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
@@ -210,6 +211,14 @@ void LinkClient::Dial(Peer& peer, int64_t now_ns) {
                                 if (peer.link != nullptr) peer.link->ReadData();
                               });
                             },
+                        .on_bulk =
+                            [this, id, heard_ns, clock](v1::MasterBulk message) {
+                              *heard_ns = clock->MonotonicNs();
+                              PostTo(id, [this, message = std::move(message)](Peer& peer) {
+                                OnBulk(peer, message);
+                                if (peer.link != nullptr) peer.link->ReadBulk();
+                              });
+                            },
                         .on_closed =
                             [this, id](const absl::Status& reason) {
                               PostTo(id, [this, reason](Peer& peer) { Lose(peer, reason); });
@@ -236,6 +245,7 @@ void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
   peer.id = kNoLink;
   peer.judge.reset();
   peer.backlog = 0;
+  peer.cache = {};
   link->Cut(reason);
   retired_.push_back(link);
 }
@@ -341,6 +351,25 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
   }
   unfinished_ = requests_.unfinished();
   SendData(peer.id, std::move(answer));
+}
+
+void LinkClient::OnBulk(Peer& peer, const v1::MasterBulk& message) {
+  if (!message.has_resync_page()) return;  // of a newer protocol
+  SendCacheChanges();
+  // One that cannot be sent leaves a gap, after which the master asks again.
+  if (auto page = cache_.Page(message.resync_page(), &peer.cache))
+    peer.link->Send(*std::move(page));
+}
+
+void LinkClient::SendCacheChanges() {
+  const CacheChanges changes = engine_.cache_changes();
+  if (changes.empty()) return;
+  cache_.Apply(changes);
+  for (Peer& peer : peers_) {
+    for (v1::WorkerBulk& message : CacheTeller::Tell(changes, &peer.cache)) {
+      peer.link->Send(std::move(message));
+    }
+  }
 }
 
 void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {

@@ -224,7 +224,8 @@ absl::Status Worker::StartLink() {
              engine_->Cancel(id, attempt, std::move(choices));
            },
        .drain = [this] { engine_->Drain(); },
-       .stats = [this] { return engine_->Stats(); }});
+       .stats = [this] { return engine_->Stats(); },
+       .cache_changes = [this] { return engine_->TakeCacheChanges(); }});
 }
 
 Worker::~Worker() { Stop(); }

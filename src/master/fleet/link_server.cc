@@ -177,7 +177,7 @@ class Hub : public std::enable_shared_from_this<Hub> {
   absl::Status CheckModels(const v1::Hello& hello) const;
   absl::Status OnControl(Binding& binding, ControlStream& stream, const v1::WorkerControl& message);
   absl::Status OnData(Binding& binding, DataStream& stream, const v1::WorkerData& message);
-  absl::Status OnBulk(Binding& binding, const v1::WorkerBulk& message);
+  absl::Status OnBulk(Binding& binding, BulkStream& stream, const v1::WorkerBulk& message);
   void Kill(WorkerSession& session, const absl::Status& reason);
 
   void Run();
@@ -220,8 +220,8 @@ grpc::ServerBidiReactor<v1::WorkerBulk, v1::MasterBulk>* Hub::OpenBulk(
     grpc::CallbackServerContext* context) {
   return Open<BulkStream>(
       context, kBulkOutboxBytes,
-      [](Hub& hub, Binding& binding, BulkStream&, const v1::WorkerBulk& message) {
-        return hub.OnBulk(binding, message);
+      [](Hub& hub, Binding& binding, BulkStream& stream, const v1::WorkerBulk& message) {
+        return hub.OnBulk(binding, stream, message);
       });
 }
 
@@ -309,11 +309,19 @@ absl::Status Hub::OnData(Binding& binding, DataStream& stream, const v1::WorkerD
   return session->OnData(message, NowNs());
 }
 
-absl::Status Hub::OnBulk(Binding& binding, const v1::WorkerBulk& message) {
-  if (binding.get() != nullptr) return absl::OkStatus();
-  auto session = registry_.FindBySession(message.session_id());
-  if (session == nullptr) return absl::UnauthenticatedError("no such session");
-  binding.set(std::move(session));
+absl::Status Hub::OnBulk(Binding& binding, BulkStream& stream, const v1::WorkerBulk& message) {
+  auto session = binding.get();
+  if (session == nullptr) {
+    session = registry_.FindBySession(message.session_id());
+    if (session == nullptr) return absl::UnauthenticatedError("no such session");
+    if (!session->BindBulk(std::static_pointer_cast<BulkStream>(stream.shared_from_this()))) {
+      return absl::AlreadyExistsError("the session has its bulk stream");
+    }
+    binding.set(session);
+    if (stream.ended()) Kill(*session, absl::UnavailableError("the link to the worker broke"));
+  }
+  ASSIGN_OR_RETURN(const std::optional<CacheUpdate> update, session->OnBulk(message));
+  if (update) registry_.CacheChanged(session->key(), *update);
   return absl::OkStatus();
 }
 
@@ -448,6 +456,10 @@ std::shared_ptr<const FleetSnapshot> LinkServer::Snapshot() const {
 
 void LinkServer::OnChange(std::function<void()> callback) {
   impl_->hub->registry().OnChange(std::move(callback));
+}
+
+void LinkServer::OnCacheUpdate(std::function<void(const WorkerKey&, const CacheUpdate&)> callback) {
+  impl_->hub->registry().OnCacheUpdate(std::move(callback));
 }
 
 absl::Status LinkServer::Submit(const WorkerKey& worker, Submission submission,

@@ -15,6 +15,7 @@ absl::Status Registry::Add(std::shared_ptr<WorkerSession> session) {
   }
   if (by_id_.size() >= kWorkersMax) return absl::ResourceExhaustedError("too many workers");
   by_id_.emplace(id, std::move(session));
+  keep_until_ns_ = 0;
   return absl::OkStatus();
 }
 
@@ -23,6 +24,7 @@ void Registry::Remove(const WorkerSession& session) {
   const std::lock_guard lock(mutex_);
   const auto it = by_id_.find(session.key().id);
   if (it == by_id_.end() || it->second.get() != &session) return;
+  keep_until_ns_ = 0;  // who is there is never old news
   removed = std::move(it->second);
   by_id_.erase(it);
 }
@@ -81,6 +83,20 @@ void Registry::Changed(bool notify) {
     callback = callback_;
   }
   if (callback != nullptr && *callback) (*callback)();
+}
+
+void Registry::OnCacheUpdate(CacheCallback callback) {
+  const std::lock_guard lock(mutex_);
+  cache_callback_ = std::make_shared<const CacheCallback>(std::move(callback));
+}
+
+void Registry::CacheChanged(const WorkerKey& worker, const CacheUpdate& update) {
+  std::shared_ptr<const CacheCallback> callback;
+  {
+    const std::lock_guard lock(mutex_);
+    callback = cache_callback_;
+  }
+  if (callback != nullptr && *callback) (*callback)(worker, update);
 }
 
 }  // namespace fathom::master

@@ -39,6 +39,10 @@ class Registry {
   // A session changed; `notify` runs the callback too.
   void Changed(bool notify);
 
+  using CacheCallback = std::function<void(const WorkerKey&, const CacheUpdate&)>;
+  void OnCacheUpdate(CacheCallback callback);
+  void CacheChanged(const WorkerKey& worker, const CacheUpdate& update);
+
  private:
   static constexpr size_t kWorkersMax = 4096;
   // A snapshot that took longer than this to build is kept for kKeep times as long as it took.
@@ -55,6 +59,7 @@ class Registry {
   mutable std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
   mutable int64_t keep_until_ns_ = 0;
   std::shared_ptr<const std::function<void()>> callback_;
+  std::shared_ptr<const CacheCallback> cache_callback_;
 };
 
 }  // namespace fathom::master

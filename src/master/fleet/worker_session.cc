@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
+#include "common/status_macros.h"
 #include "master/fleet/link_messages.h"
 
 namespace fathom::master {
@@ -66,6 +67,33 @@ bool WorkerSession::BindData(std::shared_ptr<DataSink> data) {
   }
   on_change_();
   return true;
+}
+
+bool WorkerSession::BindBulk(std::shared_ptr<BulkSink> bulk) {
+  const std::lock_guard lock(mutex_);
+  if (dead_ || bulk_ != nullptr) return false;
+  bulk_ = std::move(bulk);
+  const bool named = std::any_of(info_.models.begin(), info_.models.end(),
+                                 [](const ServedModel& model) { return !model.kv_scope.empty(); });
+  if (named) AskForCache();
+  return true;
+}
+
+absl::StatusOr<std::optional<CacheUpdate>> WorkerSession::OnBulk(const v1::WorkerBulk& message) {
+  if (!message.has_kv_events()) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  if (dead_) return absl::UnavailableError("the session is over");
+  ASSIGN_OR_RETURN(CacheUpdate update, cache_.Take(message.kv_events()));
+  AskForCache();
+  return update;
+}
+
+void WorkerSession::AskForCache() {
+  const std::optional<uint64_t> page = cache_.TakeRequest();
+  if (!page) return;
+  v1::MasterBulk message;
+  message.set_resync_page(*page);
+  bulk_->Send(std::move(message));
 }
 
 absl::Status WorkerSession::Submit(Submission submission,
@@ -188,16 +216,19 @@ absl::Status WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
 bool WorkerSession::Die(const absl::Status& reason) {
   ActiveMap lost;
   std::shared_ptr<DataSink> data;
+  std::shared_ptr<BulkSink> bulk;
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(dead_, true)) return false;
     lost.swap(active_);
     data = std::move(data_);
+    bulk = std::move(bulk_);
     info_.in_flight_cost = 0;
   }
   // Ending the streams may come back here; by now that does nothing.
   control_->Abort();
   if (data != nullptr) data->Abort();
+  if (bulk != nullptr) bulk->Abort();
   const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
   for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, reason);
   return true;

@@ -98,6 +98,12 @@ void Dispatcher::OnFleetChange() {
 }
 
 void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
+  bool known = false;
+  {
+    const std::lock_guard lock(mutex_);
+    known = router_.SlotOf(worker).has_value();
+  }
+  if (!known) OnFleetChange();  // news of a worker may come before that of its coming
   // A number may pass to another worker between two locks.
   const auto with_slot = [&](auto act) {
     const std::lock_guard lock(mutex_);

@@ -124,6 +124,8 @@ class Engine::Impl {
     return stats;
   }
 
+  CacheChanges TakeCacheChanges() { return board_.cache_news().Take(); }
+
   absl::Status Health() const {
     const std::lock_guard lock(mutex_);
     return health_;
@@ -289,6 +291,7 @@ void Engine::Cancel(const std::string& id, uint32_t attempt, std::vector<int32_t
 void Engine::Drain() { impl_->Drain(); }
 void Engine::Stop() { impl_->Stop(); }
 EngineStats Engine::Stats() const { return impl_->Stats(); }
+CacheChanges Engine::TakeCacheChanges() { return impl_->TakeCacheChanges(); }
 absl::Status Engine::Health() const { return impl_->Health(); }
 
 }  // namespace fathom::worker

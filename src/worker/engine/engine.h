@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "worker/engine/cache_news.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/request.h"
 #include "worker/model/kv_spec.h"
@@ -76,6 +77,8 @@ class Engine {
   void Stop();
 
   EngineStats Stats() const;
+  // What changed in the prefix cache since the last call.
+  CacheChanges TakeCacheChanges();
   // The first fatal error, for good.
   absl::Status Health() const;
 

@@ -34,6 +34,7 @@ absl::StatusOr<bool> EngineCore::Step() {
   if (previous != nullptr) RETURN_IF_ERROR(AwaitAndCommit(previous));
   if (some && !next->sample_launched) LaunchSample(next);
   in_flight_ = some ? next : nullptr;
+  board_->cache_news().Add(kv_.TakeChanges());
   Flush();
   Sweep();
   return some || previous != nullptr;

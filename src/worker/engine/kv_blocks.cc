@@ -16,10 +16,15 @@ KvBlocks::KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache)
       group->window = spec.groups[g].window_tokens;
     }
     group->name_of.resize(plan.num_blocks[g]);
-    group->pool = std::make_unique<BlockPool>(plan.num_blocks[g], [raw = group.get()](BlockId id) {
-      raw->by_name.erase(raw->name_of[id]);
-    });
+    group->pool =
+        std::make_unique<BlockPool>(plan.num_blocks[g], [this, raw = group.get(), g](BlockId id) {
+          raw->by_name.erase(raw->name_of[id]);
+          if (g == told_group_) changes_.push_back({raw->name_of[id], /*stored=*/false});
+        });
     groups_.push_back(std::move(group));
+  }
+  for (size_t g = groups_.size(); g-- > 0;) {
+    if (groups_[g]->window == 0) told_group_ = g;
   }
 }
 
@@ -143,6 +148,7 @@ void KvBlocks::Commit(Sequence* s) {
         if (!block || !group.by_name.try_emplace(s->block_hashes[i], block.id()).second) continue;
         group.name_of[block.id()] = s->block_hashes[i];
         group.pool->MarkCached(block.id());
+        if (g == told_group_) changes_.push_back({s->block_hashes[i], /*stored=*/true});
       }
     }
     s->num_cached_blocks = full;
@@ -166,6 +172,7 @@ void KvBlocks::Forget(const Sequence& s) {
       if (!blocks[i] || it == group.by_name.end() || it->second != blocks[i].id()) continue;
       group.by_name.erase(it);
       group.pool->MarkUncached(blocks[i].id());
+      if (g == told_group_) changes_.push_back({s.block_hashes[i], /*stored=*/false});
     }
   }
 }

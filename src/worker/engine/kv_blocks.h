@@ -11,11 +11,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "common/siphash.h"
 #include "worker/engine/block_pool.h"
+#include "worker/engine/cache_news.h"
 #include "worker/engine/sequence.h"
 #include "worker/model/forward_input.h"
 #include "worker/model/kv_spec.h"
@@ -51,6 +53,9 @@ class KvBlocks {
   // Adds to `freed` what Release would make available.
   void CountOwned(const Sequence& s, std::vector<int32_t>* freed) const;
 
+  // Names that others could find, or no longer can, since the last call.
+  std::vector<CacheChange> TakeChanges() { return std::exchange(changes_, {}); }
+
   size_t num_groups() const { return groups_.size(); }
   int32_t block_tokens() const { return block_tokens_; }
   int32_t num_available() const;  // of the scarcest group
@@ -59,12 +64,9 @@ class KvBlocks {
   void CheckIntegrity(const std::vector<const Sequence*>& holders) const;
 
  private:
-  struct HashOf {
-    size_t operator()(const Hash128& h) const { return h.lo; }
-  };
   struct Group {
     int32_t window = 0;  // tokens a query sees; 0: all
-    absl::flat_hash_map<Hash128, BlockId, HashOf> by_name;
+    absl::flat_hash_map<Hash128, BlockId, BlockNameHash> by_name;
     std::vector<Hash128> name_of;  // [blocks]
     std::unique_ptr<BlockPool> pool;
   };
@@ -79,6 +81,10 @@ class KvBlocks {
   const int32_t block_tokens_;
   const bool prefix_cache_;
   std::vector<std::unique_ptr<Group>> groups_;
+  // Of the first group that sees all tokens, else of the first one: a hit needs all of them, and
+  // the others hold no more than it does.
+  size_t told_group_ = 0;
+  std::vector<CacheChange> changes_;
 };
 
 }  // namespace fathom::worker
