@@ -27,14 +27,18 @@ Random* Random::Real() {
   return &random;
 }
 
-std::string RandomHex(Random& random, size_t bytes) {
+std::string RandomBytes(Random& random, size_t bytes) {
   std::string raw;
   while (raw.size() < bytes) {
     const uint64_t word = random.Next();
     raw.append(reinterpret_cast<const char*>(&word), sizeof word);
   }
   raw.resize(bytes);
-  return absl::BytesToHexString(raw);
+  return raw;
+}
+
+std::string RandomHex(Random& random, size_t bytes) {
+  return absl::BytesToHexString(RandomBytes(random, bytes));
 }
 
 }  // namespace fathom

@@ -35,7 +35,8 @@ class SeededRandom final : public Random {
   uint64_t state_;
 };
 
-// `bytes` random bytes in lower-case hex.
+// `bytes` random bytes, and the same in lower-case hex.
+std::string RandomBytes(Random& random, size_t bytes);
 std::string RandomHex(Random& random, size_t bytes);
 
 }  // namespace fathom

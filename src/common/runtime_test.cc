@@ -12,6 +12,7 @@
 #include <boost/asio/write.hpp>
 #include <thread>
 
+#include "absl/strings/escaping.h"
 #include "common/bounded_queue.h"
 #include "common/digest.h"
 #include "common/files.h"
@@ -73,6 +74,12 @@ TEST(FilesTest, WritesAtomicallyAndReadsBackWithinTheLimit) {
   EXPECT_EQ(ReadFile(path, 4).status().code(), absl::StatusCode::kResourceExhausted);
   unlink(path.c_str());
   EXPECT_EQ(ReadFile(path, 5).status().code(), absl::StatusCode::kNotFound);
+}
+
+// RFC 4231, test case 2.
+TEST(DigestTest, HmacOfTheStandardsExample) {
+  EXPECT_EQ(absl::BytesToHexString(HmacSha256("Jefe", "what do ya want for nothing?")),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
 }
 
 TEST(DigestTest, Sha256OfTheStandardsExample) {

@@ -73,6 +73,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
     serving_->OnFleetChange();
     UpdateReadiness();
   });
+  fleet_.fleet->OnCacheUpdate([this](const WorkerKey& worker, const CacheUpdate& update) {
+    serving_->OnCacheUpdate(worker, update);
+  });
   work_.emplace(io_->get_executor());
   for (int i = 0; i < settings_.io_threads; ++i) {
     // Short prompts are prepared here, templates and all.

@@ -171,6 +171,7 @@ void LinkClient::Tick(int64_t now_ns) {
     }
   }
   SendHeartbeats(now_ns);
+  SendCacheChanges();
   CancelAll(requests_.Expire(now_ns));
   unfinished_ = requests_.unfinished();
   std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
@@ -214,6 +215,14 @@ void LinkClient::Dial(Peer& peer, int64_t now_ns) {
                                 if (peer.link != nullptr) peer.link->ReadData();
                               });
                             },
+                        .on_bulk =
+                            [this, id, heard_ns, clock](v1::MasterBulk message) {
+                              *heard_ns = clock->MonotonicNs();
+                              PostTo(id, [this, message = std::move(message)](Peer& peer) {
+                                OnBulk(peer, message);
+                                if (peer.link != nullptr) peer.link->ReadBulk();
+                              });
+                            },
                         .on_closed =
                             [this, id](const absl::Status& reason) {
                               PostTo(id, [this, reason](Peer& peer) { Lose(peer, reason); });
@@ -242,6 +251,7 @@ void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
   peer.id = kNoLink;
   peer.judge.reset();
   peer.backlog = 0;
+  peer.cache = {};
   link->Cut(reason);
   retired_.push_back(link);
 }
@@ -363,6 +373,25 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
   SendData(peer.id, std::move(answer));
 }
 
+void LinkClient::OnBulk(Peer& peer, const v1::MasterBulk& message) {
+  if (!message.has_resync_page()) return;  // of a newer protocol
+  SendCacheChanges();
+  // One that cannot be sent leaves a gap, after which the master asks again.
+  if (auto page = cache_.Page(message.resync_page(), &peer.cache))
+    peer.link->Send(*std::move(page));
+}
+
+void LinkClient::SendCacheChanges() {
+  const CacheChanges changes = engine_.cache_changes();
+  if (changes.empty()) return;
+  cache_.Apply(changes);
+  for (Peer& peer : peers_) {
+    for (v1::WorkerBulk& message : CacheTeller::Tell(changes, &peer.cache)) {
+      peer.link->Send(std::move(message));
+    }
+  }
+}
+
 void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {
   RequestTable::Handover handover = requests_.Claim(claim, peer.id);
   if (!handover.farewell.empty()) {
@@ -425,6 +454,10 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
     beat.set_saturation(1 - static_cast<float>(stats.free_blocks) /
                                 static_cast<float>(stats.total_blocks));
   }
+  beat.set_queued_tokens(stats.queued_tokens);
+  beat.set_prefill_tokens_per_second(static_cast<float>(stats.prefill_tokens_per_second));
+  beat.set_step_time_us(
+      static_cast<int32_t>(std::clamp<int64_t>(stats.step_ns / 1000, 0, INT32_MAX)));
   for (size_t i = 0; i < linked.size(); ++i) {
     Peer& peer = *linked[i];
     if (peer.beat_at_ns > now_ns) continue;

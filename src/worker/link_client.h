@@ -35,6 +35,7 @@
 #include "common/tls/link_credentials.h"
 #include "fathom/v1/link.pb.h"
 #include "worker/backoff.h"
+#include "worker/cache_teller.h"
 #include "worker/engine/request.h"
 #include "worker/master_link.h"
 #include "worker/rate_meter.h"
@@ -48,6 +49,7 @@ struct EnginePort {
   std::function<void(const std::string& id, uint32_t attempt, std::vector<int32_t> choices)> cancel;
   std::function<void()> leave;  // a master with the right to say so wants the worker to go
   std::function<EngineStats()> stats;
+  std::function<CacheChanges()> cache_changes;
 };
 
 struct LinkClientOptions {
@@ -116,6 +118,7 @@ class LinkClient final : public OutputSink {
     int64_t backlog = 0;
     std::optional<SilenceJudge> judge;
     std::shared_ptr<std::atomic<int64_t>> heard_ns;  // when its last message came in
+    CacheTeller::Listener cache;
   };
 
   // From any thread: runs `act` on the link thread.
@@ -135,10 +138,12 @@ class LinkClient final : public OutputSink {
   void OnWelcome(Peer& peer, const v1::Welcome& welcome);
   void OnDrain(const Peer& peer, const v1::Drain& drain);
   void OnSubmit(Peer& peer, const v1::Submit& submit);
+  void OnBulk(Peer& peer, const v1::MasterBulk& message);
   void OnClaim(Peer& peer, const v1::Claim& claim);
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();
+  void SendCacheChanges();
   void SendData(LinkId id, v1::WorkerData message);
   void CancelAll(const std::vector<RequestTable::Ref>& requests);
   absl::Status Admit(const v1::Submit& submit) const;
@@ -161,6 +166,7 @@ class LinkClient final : public OutputSink {
   std::vector<std::shared_ptr<MasterLink>> retired_;  // until gRPC has let go of them
   RequestTable requests_;
   RateMeter tokens_;
+  CacheTeller cache_;
   LinkId last_id_ = kNoLink;
   int64_t last_tick_ns_ = 0;
   int64_t stop_by_ns_ = 0;  // 0: not stopping

@@ -78,6 +78,20 @@ TEST_F(LinkTest, HelloFillsTheRegistry) {
   EXPECT_EQ(client_->linked(), 1);
 }
 
+TEST_F(LinkTest, HeartbeatsTellWhatIsQueuedAndHowFastItGoes) {
+  engine_.Set([&] {
+    engine_.stats.queued_tokens = 5000;
+    engine_.stats.prefill_tokens_per_second = 40'000;
+    engine_.stats.step_ns = 4'000'000;
+  });
+  const auto info =
+      watch_.WaitForWorker([](const WorkerInfo& worker) { return worker.queued_tokens == 5000; });
+  ASSERT_TRUE(info.has_value());
+  EXPECT_EQ(info->prefill_tokens_per_second, 40'000);
+  EXPECT_FLOAT_EQ(info->step_seconds, 0.004F);
+  EXPECT_GT(info->heard_ns, 0);
+}
+
 TEST_F(LinkTest, ASubmissionArrivesWholeAndItsTokensComeBack) {
   master::Submission submission = TestSubmission("r1");
   submission.priority = 3;

@@ -55,20 +55,22 @@ class ScriptedEngine : public Waitable {
   };
 
   EnginePort Port() {
-    return {.submit =
-                [this](EngineRequest request) {
-                  return With([&] {
-                    if (!refusal.ok()) return refusal;
-                    submitted.push_back(std::move(request));
-                    return absl::OkStatus();
-                  });
-                },
-            .cancel =
-                [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
-                  With([&] { cancelled.push_back({id, attempt, std::move(choices)}); });
-                },
-            .leave = [this] { With([&] { ++leaves; }); },
-            .stats = [this] { return With([&] { return stats; }); }};
+    return {
+        .submit =
+            [this](EngineRequest request) {
+              return With([&] {
+                if (!refusal.ok()) return refusal;
+                submitted.push_back(std::move(request));
+                return absl::OkStatus();
+              });
+            },
+        .cancel =
+            [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
+              With([&] { cancelled.push_back({id, attempt, std::move(choices)}); });
+            },
+        .leave = [this] { With([&] { ++leaves; }); },
+        .stats = [this] { return With([&] { return stats; }); },
+        .cache_changes = [this] { return With([&] { return std::exchange(cache_changes, {}); }); }};
   }
 
   template <typename Change>
@@ -79,6 +81,7 @@ class ScriptedEngine : public Waitable {
   absl::Status refusal;
   int leaves = 0;  // orders to go
   EngineStats stats = {.state = EngineState::kReady, .free_blocks = 10, .total_blocks = 10};
+  CacheChanges cache_changes;
   std::vector<EngineRequest> submitted;
   std::vector<Cancelled> cancelled;
 };

@@ -72,16 +72,7 @@ void MasterLink::Open(const std::string& session_id) {
   bulk_ = BulkStream::Start(
       [this](auto* context, auto* reactor) { stub_->async()->Bulk(context, reactor); },
       kBulkOutboxBytes,
-      // Whatever a newer master may ask for here, this build has nothing to answer.
-      {.on_message =
-           [self](const v1::MasterBulk&) {
-             std::shared_ptr<BulkStream> bulk;
-             {
-               const std::lock_guard lock(self->mutex_);
-               bulk = self->bulk_;
-             }
-             bulk->ReadNext();
-           },
+      {.on_message = [self](v1::MasterBulk message) { self->events_.on_bulk(std::move(message)); },
        .on_closed = [self](const absl::Status& status) { self->StreamClosed(status); }});
   v1::WorkerData data;
   data.set_session_id(session_id);
@@ -102,6 +93,15 @@ bool MasterLink::Send(v1::WorkerData message) {
 
 void MasterLink::ReadData() {
   if (const auto stream = data()) stream->ReadNext();
+}
+
+bool MasterLink::Send(v1::WorkerBulk message) {
+  const auto stream = bulk();
+  return stream != nullptr && stream->Send(std::move(message));
+}
+
+void MasterLink::ReadBulk() {
+  if (const auto stream = bulk()) stream->ReadNext();
 }
 
 void MasterLink::Finish() {
@@ -142,6 +142,11 @@ std::shared_ptr<MasterLink::ControlStream> MasterLink::control() const {
 std::shared_ptr<MasterLink::DataStream> MasterLink::data() const {
   const std::lock_guard lock(mutex_);
   return data_;
+}
+
+std::shared_ptr<MasterLink::BulkStream> MasterLink::bulk() const {
+  const std::lock_guard lock(mutex_);
+  return bulk_;
 }
 
 }  // namespace fathom::worker

@@ -35,6 +35,7 @@ class MasterLink : public std::enable_shared_from_this<MasterLink> {
   struct Events {
     std::function<void(v1::MasterControl)> on_control;
     std::function<void(v1::MasterData)> on_data;
+    std::function<void(v1::MasterBulk)> on_bulk;
     std::function<void(absl::Status)> on_closed;
   };
 
@@ -50,10 +51,12 @@ class MasterLink : public std::enable_shared_from_this<MasterLink> {
   // False when the link is broken or the stream's outbox is full.
   bool Send(v1::WorkerControl message);
   bool Send(v1::WorkerData message);
+  bool Send(v1::WorkerBulk message);
 
   // The message handed over last has been dealt with.
   void ReadControl();
   void ReadData();
+  void ReadBulk();
 
   // Writes what has been sent, then ends the data stream; the master ends the rest.
   void Finish();
@@ -73,6 +76,7 @@ class MasterLink : public std::enable_shared_from_this<MasterLink> {
   void StreamClosed(const absl::Status& status);
   std::shared_ptr<ControlStream> control() const;
   std::shared_ptr<DataStream> data() const;
+  std::shared_ptr<BulkStream> bulk() const;
 
   const size_t outbox_bytes_;
   const Events events_;

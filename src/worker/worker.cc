@@ -28,6 +28,7 @@ namespace {
 // Requests seldom use all the tokens they may: masters may give out that many times the KV cache.
 // What runs beyond it waits or is preempted in the engine.
 constexpr int64_t kOvercommit = 2;
+constexpr size_t kPrefixSecretBytes = 32;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
 absl::StatusOr<ModelOptions> ModelOptionsOf(const config::Worker& config) {
@@ -176,7 +177,7 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   options.max_step_tokens = model_options.max_step_tokens;
   options.max_logit_rows = model_options.max_logit_rows;
   options.prefix_cache = config.prefix_cache();
-  options.prefix_key = {random_->Next(), random_->Next()};
+  options.prefix_secret = RandomBytes(*random_, kPrefixSecretBytes);
 
   link_options_.masters.assign(config.masters().begin(), config.masters().end());
   link_options_.hello = HelloOf(config, *random_);
@@ -202,6 +203,7 @@ absl::Status Worker::StartEngine(const config::Worker& config, const Device& dev
   served->set_kv_tokens(kv_tokens);
   served->set_kv_block_tokens(block_tokens);
   served->set_max_sequences(config.max_sequences());
+  if (options.prefix_cache) served->set_kv_scope(options.kv_scope);
 
   link_ = std::make_unique<LinkClient>(link_options_);
   ASSIGN_OR_RETURN(auto executor, device.make_executor(std::move(model), config.max_sequences()));
@@ -225,7 +227,8 @@ absl::Status Worker::StartLink() {
              engine_->Cancel(id, attempt, std::move(choices));
            },
        .leave = [this] { leave_asked_ = true; },
-       .stats = [this] { return engine_->Stats(); }});
+       .stats = [this] { return engine_->Stats(); },
+       .cache_changes = [this] { return engine_->TakeCacheChanges(); }});
 }
 
 Worker::~Worker() { Stop(); }

@@ -22,15 +22,16 @@ namespace {
 
 constexpr int64_t kSecondNs = 1'000'000'000;
 
-enum Kind : size_t { kControl, kData, kCancel, kWait };
+enum Kind : size_t { kControl, kData, kCancel, kWait, kBulk };
 
 const fuzz::Frames& Messages() {
-  // The last two are ours: a client that goes away, and milliseconds that pass.
+  // Cancel and wait are ours: a client that goes away, and milliseconds that pass.
   static const auto& frames =
       *new fuzz::Frames({{"control", &v1::WorkerControl::default_instance()},
                          {"data", &v1::WorkerData::default_instance()},
                          {"cancel", &v1::Cancel::default_instance()},
-                         {"wait", &v1::Welcome::default_instance()}});
+                         {"wait", &v1::Welcome::default_instance()},
+                         {"bulk", &v1::WorkerBulk::default_instance()}});
   return frames;
 }
 
@@ -130,6 +131,10 @@ class Master {
         return session_ == nullptr
                    ? absl::OkStatus()
                    : session_->OnData(static_cast<const v1::WorkerData&>(*frame.message), now_ns_);
+      case kBulk:
+        return session_ == nullptr
+                   ? absl::OkStatus()
+                   : session_->OnBulk(static_cast<const v1::WorkerBulk&>(*frame.message)).status();
       case kCancel:
         Cancel(static_cast<const v1::Cancel&>(*frame.message));
         return absl::OkStatus();
@@ -182,7 +187,7 @@ class Master {
     RETURN_IF_ERROR(CheckHello(hello));
     session_ = std::make_unique<WorkerSession>(
         hello, "session", absl::Milliseconds(250), absl::Seconds(3), now_ns_,
-        std::make_shared<OpenSink<v1::MasterControl>>(), [](bool) {});
+        std::make_shared<OpenSink<v1::MasterControl>>(), [] {});
     FATHOM_CHECK(session_->BindData(std::make_shared<OpenSink<v1::MasterData>>()), "no data");
     for (int number = 1; number <= 3; ++number) {
       const Submission submission = MakeSubmission(number);

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/domain.h"
+#include "common/siphash.h"
 
 namespace fathom::master {
 
@@ -35,6 +36,7 @@ struct ServedModel {
   int64_t kv_tokens = 0;
   int32_t kv_block_tokens = 0;
   int32_t max_sequences = 0;
+  std::string kv_scope;  // names of prefix blocks are equal where it is; empty: no prefix cache
 };
 
 enum class WorkerState : uint8_t { kLoading, kReady, kDraining, kDead };
@@ -56,12 +58,24 @@ struct WorkerInfo {
   int32_t total_blocks = 0;
   float tokens_per_second = 0;
   float saturation = 0;
+  int64_t queued_tokens = 0;            // prompt tokens to compute, without cached ones
+  float prefill_tokens_per_second = 0;  // 0: not known
+  float step_seconds = 0;
+  int64_t heard_ns = 0;  // when the last heartbeat came; monotonic
 };
 
 // Immutable; a new one replaces it when anything changes.
 struct FleetSnapshot {
   uint64_t version = 0;
   std::vector<WorkerInfo> workers;
+};
+
+// News of a worker's prefix cache, in the order: begins, evicted, stored, ends.
+struct CacheUpdate {
+  bool resync_begins = false;  // from here on the whole cache is told
+  bool resync_ends = false;    // what was not told since is gone
+  std::vector<Hash128> stored;
+  std::vector<Hash128> evicted;
 };
 
 struct SubmissionChoice {
@@ -77,7 +91,7 @@ struct Submission {
   uint64_t tenant_hash = 0;
   int64_t cost = 0;  // in tokens
   absl::Duration remaining = absl::InfiniteDuration();
-  std::string cache_salt;
+  std::string cache_salt;  // 32 bytes, secret
   std::vector<TokenId> prompt;
   std::vector<SubmissionChoice> choices;
   SamplingParams sampling;
@@ -128,8 +142,8 @@ class Fleet {
  public:
   virtual ~Fleet() = default;
   virtual std::shared_ptr<const FleetSnapshot> Snapshot() const = 0;
-  // Called (on any thread, no lock held) after a worker came, went or has more room than before; a
-  // Submit of the caller's own changes the snapshot without a call. Set once, before work starts.
+  // Called (on any thread, no lock held) after a worker came, went or told how it fares; a Submit
+  // of the caller's own changes the snapshot without a call. Set once, before work starts.
   virtual void OnChange(std::function<void()> callback) = 0;
   // UNAVAILABLE when that worker is gone, RESOURCE_EXHAUSTED when its outbox is full; then the
   // listener hears nothing. The listener is released after the last choice finished, a rejection, a
@@ -142,6 +156,10 @@ class Fleet {
                       std::vector<int32_t> choices) = 0;
   // Asks a worker, whichever life of it is linked, to leave. NOT_FOUND when none is.
   virtual absl::Status Drain(const std::string& worker_id) = 0;
+  // Called (on any thread, no lock held), one at a time for one worker, with news of its prefix
+  // cache. Set once, before work starts.
+  virtual void OnCacheUpdate(
+      std::function<void(const WorkerKey&, const CacheUpdate&)> /*callback*/) {}
   // Token cost that waits for a worker: workers share their credit among masters in proportion.
   virtual void ReportBacklog(int64_t /*cost*/) {}
 };

@@ -13,6 +13,7 @@ constexpr size_t kNameBytesMax = 256;
 constexpr int kLabelsMax = 64;
 constexpr int kModelsMax = 64;
 constexpr size_t kIncarnationBytes = 16;
+constexpr size_t kKvScopeBytesMax = 64;
 
 template <typename Repeated>
 void Append(const std::vector<TokenId>& tokens, Repeated* out) {
@@ -139,6 +140,9 @@ absl::Status CheckHello(const v1::Hello& hello) {
   }
   for (const v1::LoadedModel& model : hello.models()) {
     RETURN_IF_ERROR(CheckName("model name", model.name()));
+    if (model.kv_scope().size() > kKvScopeBytesMax) {
+      return absl::InvalidArgumentError("a KV scope has at most 64 bytes");
+    }
   }
   return absl::OkStatus();
 }
@@ -151,7 +155,8 @@ ServedModel FromMessage(const v1::LoadedModel& model) {
           .vocab_size = model.vocab_size(),
           .kv_tokens = model.kv_tokens(),
           .kv_block_tokens = model.kv_block_tokens(),
-          .max_sequences = model.max_sequences()};
+          .max_sequences = model.max_sequences(),
+          .kv_scope = model.kv_scope()};
 }
 
 }  // namespace fathom::master

@@ -69,7 +69,9 @@ struct Guest {
 class Hub : public std::enable_shared_from_this<Hub> {
  public:
   explicit Hub(LinkServerOptions options)
-      : options_(std::move(options)), incarnation_(RandomHex(*options_.random, 16)) {}
+      : options_(std::move(options)),
+        incarnation_(RandomHex(*options_.random, 16)),
+        registry_(options_.clock) {}
 
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
@@ -190,7 +192,7 @@ class Hub : public std::enable_shared_from_this<Hub> {
   absl::Status CheckModels(const v1::Hello& hello) const;
   absl::Status OnControl(Binding& binding, ControlStream& stream, const v1::WorkerControl& message);
   absl::Status OnData(Binding& binding, DataStream& stream, const v1::WorkerData& message);
-  absl::Status OnBulk(Binding& binding, const v1::WorkerBulk& message);
+  absl::Status OnBulk(Binding& binding, BulkStream& stream, const v1::WorkerBulk& message);
   void Kill(WorkerSession& session, const WorkerLoss& loss);
 
   void Run();
@@ -233,8 +235,8 @@ grpc::ServerBidiReactor<v1::WorkerBulk, v1::MasterBulk>* Hub::OpenBulk(
     grpc::CallbackServerContext* context) {
   return Open<BulkStream>(
       context, kBulkOutboxBytes,
-      [](Hub& hub, Binding& binding, BulkStream&, const v1::WorkerBulk& message) {
-        return hub.OnBulk(binding, message);
+      [](Hub& hub, Binding& binding, BulkStream& stream, const v1::WorkerBulk& message) {
+        return hub.OnBulk(binding, stream, message);
       });
 }
 
@@ -262,9 +264,8 @@ absl::Status Hub::Greet(Binding& binding, ControlStream& stream, const v1::Hello
   RETURN_IF_ERROR(CheckModels(hello));
   auto session = std::make_shared<WorkerSession>(
       hello, RandomHex(*options_.random, 16), options_.heartbeat, options_.silence_floor, NowNs(),
-      std::static_pointer_cast<ControlStream>(stream.shared_from_this()),
-      [hub = weak_from_this()](bool more) {
-        if (const auto self = hub.lock()) self->registry_.Changed(more);
+      std::static_pointer_cast<ControlStream>(stream.shared_from_this()), [hub = weak_from_this()] {
+        if (const auto self = hub.lock()) self->registry_.Changed(true);
       });
   RETURN_IF_ERROR(registry_.Add(session));
   binding.set(session);
@@ -329,11 +330,19 @@ absl::Status Hub::OnData(Binding& binding, DataStream& stream, const v1::WorkerD
   return session->OnData(message, NowNs());
 }
 
-absl::Status Hub::OnBulk(Binding& binding, const v1::WorkerBulk& message) {
-  if (binding.get() != nullptr) return absl::OkStatus();
-  auto session = registry_.FindBySession(message.session_id());
-  if (session == nullptr) return absl::UnauthenticatedError("no such session");
-  binding.set(std::move(session));
+absl::Status Hub::OnBulk(Binding& binding, BulkStream& stream, const v1::WorkerBulk& message) {
+  auto session = binding.get();
+  if (session == nullptr) {
+    session = registry_.FindBySession(message.session_id());
+    if (session == nullptr) return absl::UnauthenticatedError("no such session");
+    if (!session->BindBulk(std::static_pointer_cast<BulkStream>(stream.shared_from_this()))) {
+      return absl::AlreadyExistsError("the session has its bulk stream");
+    }
+    binding.set(session);
+    if (stream.ended()) Kill(*session, LinkBroke());
+  }
+  ASSIGN_OR_RETURN(const std::optional<CacheUpdate> update, session->OnBulk(message));
+  if (update) registry_.CacheChanged(session->key(), *update);
   return absl::OkStatus();
 }
 
@@ -472,6 +481,10 @@ std::shared_ptr<const FleetSnapshot> LinkServer::Snapshot() const {
 
 void LinkServer::OnChange(std::function<void()> callback) {
   impl_->hub->registry().OnChange(std::move(callback));
+}
+
+void LinkServer::OnCacheUpdate(std::function<void(const WorkerKey&, const CacheUpdate&)> callback) {
+  impl_->hub->registry().OnCacheUpdate(std::move(callback));
 }
 
 absl::Status LinkServer::Submit(const WorkerKey& worker, Submission submission,

@@ -69,6 +69,7 @@ class LinkServer final : public Fleet {
 
   std::shared_ptr<const FleetSnapshot> Snapshot() const override;
   void OnChange(std::function<void()> callback) override;
+  void OnCacheUpdate(std::function<void(const WorkerKey&, const CacheUpdate&)> callback) override;
   absl::Status Submit(const WorkerKey& worker, Submission submission,
                       std::shared_ptr<SubmissionListener> listener) override;
   void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,

@@ -1,5 +1,6 @@
 #include "master/fleet/registry.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@ absl::Status Registry::Add(std::shared_ptr<WorkerSession> session) {
   }
   if (by_id_.size() >= kWorkersMax) return absl::ResourceExhaustedError("too many workers");
   by_id_.emplace(id, std::move(session));
+  keep_until_ns_ = 0;
   return absl::OkStatus();
 }
 
@@ -22,6 +24,7 @@ void Registry::Remove(const WorkerSession& session) {
   const std::lock_guard lock(mutex_);
   const auto it = by_id_.find(session.key().id);
   if (it == by_id_.end() || it->second.get() != &session) return;
+  keep_until_ns_ = 0;  // who is there is never old news
   removed = std::move(it->second);
   by_id_.erase(it);
 }
@@ -56,12 +59,19 @@ std::vector<std::shared_ptr<WorkerSession>> Registry::All() const {
 
 std::shared_ptr<const FleetSnapshot> Registry::Snapshot() const {
   const std::lock_guard lock(mutex_);
-  if (!stale_.exchange(false)) return snapshot_;
+  if (!stale_) return snapshot_;
+  const int64_t start_ns = clock_->MonotonicNs();
+  if (start_ns < keep_until_ns_) return snapshot_;
+  stale_ = false;
   auto next = std::make_shared<FleetSnapshot>();
   next->version = snapshot_->version + 1;
   next->workers.reserve(by_id_.size());
   for (const auto& [id, session] : by_id_) next->workers.push_back(session->Info());
   snapshot_ = std::move(next);
+  const int64_t end_ns = clock_->MonotonicNs();
+  if (end_ns - start_ns > kDearNs) {
+    keep_until_ns_ = end_ns + std::min(kKeep * (end_ns - start_ns), kKeepNsMax);
+  }
   return snapshot_;
 }
 
@@ -79,6 +89,20 @@ void Registry::Changed(bool notify) {
     callback = callback_;
   }
   if (callback != nullptr && *callback) (*callback)();
+}
+
+void Registry::OnCacheUpdate(CacheCallback callback) {
+  const std::lock_guard lock(mutex_);
+  cache_callback_ = std::make_shared<const CacheCallback>(std::move(callback));
+}
+
+void Registry::CacheChanged(const WorkerKey& worker, const CacheUpdate& update) {
+  std::shared_ptr<const CacheCallback> callback;
+  {
+    const std::lock_guard lock(mutex_);
+    callback = cache_callback_;
+  }
+  if (callback != nullptr && *callback) (*callback)(worker, update);
 }
 
 }  // namespace fathom::master

@@ -1,7 +1,9 @@
 #pragma once
 
 // The live sessions by worker id, and the snapshot that routers read. A snapshot is built when it
-// is asked for after a change, so that heartbeats of a large fleet cost nothing by themselves.
+// is asked for after a change, but not so often that building takes more than a small share of the
+// time: in a large fleet some worker's heartbeat comes every moment, and news of others may wait a
+// few milliseconds for it.
 // Thread safety: every method may be called from any thread; the callback runs without a lock held.
 
 #include <atomic>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/clock.h"
 #include "master/fleet/fleet.h"
 #include "master/fleet/worker_session.h"
 
@@ -20,6 +23,8 @@ namespace fathom::master {
 
 class Registry {
  public:
+  explicit Registry(const Clock* clock) : clock_(clock) {}
+
   // ALREADY_EXISTS while a session of the same worker id lives, RESOURCE_EXHAUSTED when full.
   absl::Status Add(std::shared_ptr<WorkerSession> session);
   void Remove(const WorkerSession& session);
@@ -35,15 +40,27 @@ class Registry {
   // A session changed; `notify` runs the callback too.
   void Changed(bool notify);
 
+  using CacheCallback = std::function<void(const WorkerKey&, const CacheUpdate&)>;
+  void OnCacheUpdate(CacheCallback callback);
+  void CacheChanged(const WorkerKey& worker, const CacheUpdate& update);
+
  private:
   static constexpr size_t kWorkersMax = 4096;
+  // A snapshot that took longer than this to build is kept for kKeep times as long as it took.
+  static constexpr int64_t kDearNs = 100'000;
+  static constexpr int64_t kKeep = 20;
+  static constexpr int64_t kKeepNsMax = 20'000'000;
+
+  const Clock* const clock_;
 
   mutable std::atomic<bool> stale_{true};
   mutable std::mutex mutex_;  // taken before any session's
   // State below is protected by mutex_.
   std::map<std::string, std::shared_ptr<WorkerSession>> by_id_;
   mutable std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
+  mutable int64_t keep_until_ns_ = 0;
   std::shared_ptr<const std::function<void()>> callback_;
+  std::shared_ptr<const CacheCallback> cache_callback_;
 };
 
 }  // namespace fathom::master

@@ -6,6 +6,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
+#include "common/status_macros.h"
 #include "master/fleet/link_messages.h"
 
 namespace fathom::master {
@@ -13,6 +14,12 @@ namespace {
 
 // A worker may say anything; beyond this a deadline says nothing more.
 constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
+
+constexpr int64_t kQueuedTokensMax = int64_t{1} << 40;
+constexpr float kRateMax = 1e9F;
+
+// A rate that figures can be made of, whatever it is.
+float Sane(float rate) { return rate > 0 ? std::min(rate, kRateMax) : 0; }
 
 WorkerInfo InfoOf(const v1::Hello& hello) {
   WorkerInfo info;
@@ -65,8 +72,35 @@ bool WorkerSession::BindData(std::shared_ptr<DataSink> data) {
     if (dead_ || data_ != nullptr) return false;
     data_ = std::move(data);
   }
-  on_change_(true);
+  on_change_();
   return true;
+}
+
+bool WorkerSession::BindBulk(std::shared_ptr<BulkSink> bulk) {
+  const std::lock_guard lock(mutex_);
+  if (dead_ || bulk_ != nullptr) return false;
+  bulk_ = std::move(bulk);
+  const bool named = std::any_of(info_.models.begin(), info_.models.end(),
+                                 [](const ServedModel& model) { return !model.kv_scope.empty(); });
+  if (named) AskForCache();
+  return true;
+}
+
+absl::StatusOr<std::optional<CacheUpdate>> WorkerSession::OnBulk(const v1::WorkerBulk& message) {
+  if (!message.has_kv_events()) return std::nullopt;
+  const std::lock_guard lock(mutex_);
+  if (dead_) return absl::UnavailableError("the session is over");
+  ASSIGN_OR_RETURN(CacheUpdate update, cache_.Take(message.kv_events()));
+  AskForCache();
+  return update;
+}
+
+void WorkerSession::AskForCache() {
+  const std::optional<uint64_t> page = cache_.TakeRequest();
+  if (!page) return;
+  v1::MasterBulk message;
+  message.set_resync_page(*page);
+  bulk_->Send(std::move(message));
 }
 
 absl::Status WorkerSession::Submit(Submission submission,
@@ -124,7 +158,7 @@ void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
     if (!it->second.all_closed()) return;
     Erase(it);
   }
-  on_change_(true);
+  on_change_();
 }
 
 bool WorkerSession::SendControl(v1::MasterControl message) {
@@ -132,7 +166,6 @@ bool WorkerSession::SendControl(v1::MasterControl message) {
 }
 
 void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
-  bool more = false;
   {
     const std::lock_guard lock(mutex_);
     judge_.Beat(now_ns);
@@ -144,17 +177,20 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
                                   ? WorkerState::kDraining
                                   : WorkerState::kLoading;
     engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
-    more = state != info_.state || heartbeat.credit() > info_.credit;
     info_.state = state;
     info_.credit = heartbeat.credit();
     info_.waiting = heartbeat.waiting();
     info_.running = heartbeat.running();
     info_.free_blocks = heartbeat.free_blocks();
     info_.total_blocks = heartbeat.total_blocks();
-    info_.tokens_per_second = heartbeat.tokens_per_second();
+    info_.tokens_per_second = Sane(heartbeat.tokens_per_second());
     info_.saturation = heartbeat.saturation();
+    info_.queued_tokens = std::clamp<int64_t>(heartbeat.queued_tokens(), 0, kQueuedTokensMax);
+    info_.prefill_tokens_per_second = Sane(heartbeat.prefill_tokens_per_second());
+    info_.step_seconds = static_cast<float>(std::max(0, heartbeat.step_time_us())) * 1e-6F;
+    info_.heard_ns = now_ns;
   }
-  on_change_(more);
+  on_change_();
 }
 
 void WorkerSession::OnLeaving(const std::string& reason) {
@@ -164,7 +200,7 @@ void WorkerSession::OnLeaving(const std::string& reason) {
     const std::lock_guard lock(mutex_);
     leaving_ = true;
   }
-  on_change_(true);
+  on_change_();
 }
 
 std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
@@ -192,16 +228,19 @@ std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns)
 bool WorkerSession::Die(const WorkerLoss& loss) {
   ActiveMap lost;
   std::shared_ptr<DataSink> data;
+  std::shared_ptr<BulkSink> bulk;
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(dead_, true)) return false;
     lost.swap(active_);
     data = std::move(data_);
+    bulk = std::move(bulk_);
     info_.in_flight_cost = 0;
   }
   // Ending the streams may come back here; by now that does nothing.
   control_->Abort();
   if (data != nullptr) data->Abort();
+  if (bulk != nullptr) bulk->Abort();
   const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
   for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, loss);
   return true;
@@ -248,7 +287,7 @@ void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {
       known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
   listener->OnRejected(rejected.attempt(), absl::Status(code, rejected.reason()),
                        absl::Milliseconds(std::max<int64_t>(0, rejected.retry_after_ms())));
-  on_change_(true);
+  on_change_();
 }
 
 absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
@@ -273,7 +312,7 @@ absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
     CancelChoice(message.request_id(), attempt, std::nullopt);
     delivery.listener->OnWorkerLost(attempt, {LossKind::kBroken, delivery.lost});
   }
-  if (delivery.closed) on_change_(true);
+  if (delivery.closed) on_change_();
   return absl::OkStatus();
 }
 

@@ -21,9 +21,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/silence_judge.h"
 #include "fathom/v1/link.pb.h"
+#include "master/fleet/cache_follower.h"
 #include "master/fleet/fleet.h"
 #include "master/fleet/server_stream.h"
 
@@ -31,11 +33,12 @@ namespace fathom::master {
 
 using ControlSink = MessageSink<v1::MasterControl>;
 using DataSink = MessageSink<v1::MasterData>;
+using BulkSink = MessageSink<v1::MasterBulk>;
 
 class WorkerSession {
  public:
-  // What changed: `more` when the worker may take more work than before, or came, or went.
-  using ChangeCallback = std::function<void(bool more)>;
+  // The worker came, went, told how it fares or gave up what it had.
+  using ChangeCallback = std::function<void()>;
 
   // `hello` has passed CheckHello. Sends nothing yet.
   WorkerSession(const v1::Hello& hello, std::string session_id, absl::Duration heartbeat,
@@ -52,6 +55,10 @@ class WorkerSession {
   // has one already.
   bool BindData(std::shared_ptr<DataSink> data);
 
+  // The bulk stream has come: asks for the worker's prefix cache, if its names can be known. False
+  // when the session is dead or has one already.
+  bool BindBulk(std::shared_ptr<BulkSink> bulk);
+
   absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener);
   void Cancel(const std::string& request_id, uint32_t attempt, std::vector<int32_t> choices);
   bool SendControl(v1::MasterControl message);
@@ -60,6 +67,8 @@ class WorkerSession {
   void OnLeaving(const std::string& reason);
   // A broken message ends the link: the worker cannot be trusted with any of its streams.
   absl::Status OnData(const v1::WorkerData& message, int64_t now_ns);
+  // News of the prefix cache; nothing for messages that have none.
+  absl::StatusOr<std::optional<CacheUpdate>> OnBulk(const v1::WorkerBulk& message);
 
   // Why the worker must be taken for dead by now: silence, a hang, its own word; nothing when it
   // lives. `slept_ns` is how long the judge itself did not look.
@@ -98,6 +107,7 @@ class WorkerSession {
   // mutex_ is held.
   Delivery TakeOutput(const std::string& request_id, SubmissionOutput output);
   void Erase(ActiveMap::iterator it);
+  void AskForCache();
 
   const WorkerKey key_;
   const std::string session_id_;
@@ -110,6 +120,8 @@ class WorkerSession {
   // State below is protected by mutex_.
   WorkerInfo info_;
   std::shared_ptr<DataSink> data_;
+  std::shared_ptr<BulkSink> bulk_;
+  CacheFollower cache_;
   ActiveMap active_;
   SilenceJudge judge_;
   int64_t hang_at_ns_ = 0;  // 0: no step is running

@@ -1,25 +1,54 @@
 #include "master/serving/dispatcher.h"
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
+#include "master/serving/serving_metrics.h"
+
 namespace fathom::master {
+namespace {
+
+// Names taken in at a time: decisions wait no longer than that for a worker's long tale.
+constexpr size_t kNamesAtOnce = 256;
+
+ModelWanted WantedOf(const ServedModelInfo& model) {
+  return {.name = model.name,
+          .config_digest = model.config_digest,
+          .tokenizer_digest = model.tokenizer_digest};
+}
+
+}  // namespace
 
 Placement& Placement::operator=(Placement&& other) noexcept {
   if (this != &other) {
     Reset();
     dispatcher_ = std::exchange(other.dispatcher_, nullptr);
     worker_ = std::move(other.worker_);
+    decision_ = other.decision_;
     cost_ = other.cost_;
   }
   return *this;
 }
 
 void Placement::Reset() {
-  if (dispatcher_ != nullptr) std::exchange(dispatcher_, nullptr)->Release(worker_, cost_);
+  if (dispatcher_ != nullptr) std::exchange(dispatcher_, nullptr)->Release(decision_.slot, cost_);
+}
+
+Dispatcher::Dispatcher(Fleet* fleet, const Clock* clock, uint64_t seed)
+    : fleet_(fleet), clock_(clock), router_(seed) {
+  router_.Refresh(fleet->Snapshot());
 }
 
 Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
+  std::vector<BlockNaming> namings;
+  {
+    const std::lock_guard lock(mutex_);
+    namings = router_.NamingsOf(WantedOf(*wanted.model));
+  }
+  for (const BlockNaming& naming : namings) static_cast<void>(wanted.prompt.Names(naming));
   Handle handle = 0;
+  Grants grants;
   {
     const std::lock_guard lock(mutex_);
     const uint64_t tenant = wanted.tenant_hash;
@@ -27,8 +56,9 @@ Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
     const int64_t cost = wanted.cost;
     queued_cost_ += cost;
     handle = queue_.Push(tenant, priority, cost, std::move(wanted));
+    grants = Place();
   }
-  Pump();
+  GiveOut(std::move(grants));
   return handle;
 }
 
@@ -44,42 +74,92 @@ void Dispatcher::Remove(Handle handle) {
 }
 
 void Dispatcher::Avoid(const WorkerKey& worker, absl::Duration duration) {
-  const int64_t now_ns = clock_->MonotonicNs();
   const std::lock_guard lock(mutex_);
-  // Workers come and go: what is over is forgotten here.
-  std::erase_if(loads_, [now_ns](const auto& load) {
-    return load.second.requests == 0 && load.second.avoid_until_ns <= now_ns;
-  });
-  loads_[worker].avoid_until_ns = now_ns + absl::ToInt64Nanoseconds(duration);
+  router_.Avoid(worker, clock_->MonotonicNs() + absl::ToInt64Nanoseconds(duration));
 }
 
 void Dispatcher::Pump() {
-  std::vector<std::pair<Grant, Placement>> grants;
+  Grants grants;
   {
     const std::lock_guard lock(mutex_);
-    std::shared_ptr<const FleetSnapshot> fleet;
-    if (!queue_.empty()) fleet = fleet_->Snapshot();
-    // Only the front is looked at: letting small requests pass a large one would starve it.
-    while (!queue_.empty()) {
-      const Wanted& front = queue_.Front();
-      const Route route = PickWorker(*fleet, loads_, RouteFor(*front.model, front.cost));
-      if (!route.worker) break;
-      const WorkerKey& key = fleet->workers[*route.worker].key;
-      Wanted wanted = queue_.Pop();
-      queued_cost_ -= wanted.cost;
-      WorkerLoad& load = loads_[key];
-      load.cost += wanted.cost;
-      load.requests += 1;
-      grants.emplace_back(std::move(wanted.grant), Placement(this, key, wanted.cost));
-    }
-    fleet_->ReportBacklog(queued_cost_);
+    grants = Place();
   }
+  GiveOut(std::move(grants));
+}
+
+void Dispatcher::OnFleetChange() {
+  std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
+  Grants grants;
+  {
+    const std::lock_guard lock(mutex_);
+    if (router_.Refresh(std::move(fleet))) grants = Place();
+  }
+  GiveOut(std::move(grants));
+}
+
+void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
+  bool known = false;
+  {
+    const std::lock_guard lock(mutex_);
+    known = router_.SlotOf(worker).has_value();
+  }
+  if (!known) OnFleetChange();  // news of a worker may come before that of its coming
+  // A number may pass to another worker between two locks.
+  const auto with_slot = [&](auto act) {
+    const std::lock_guard lock(mutex_);
+    if (const auto slot = router_.SlotOf(worker)) act(router_.index(), *slot);
+  };
+  const auto in_parts = [&](std::span<const Hash128> names, auto act) {
+    for (; !names.empty(); names = names.subspan(std::min(kNamesAtOnce, names.size()))) {
+      with_slot([&](PrefixIndex& index, WorkerSlot slot) {
+        act(index, slot, names.first(std::min(kNamesAtOnce, names.size())));
+      });
+    }
+  };
+  using Names = std::span<const Hash128>;
+  if (update.resync_begins) {
+    with_slot([](PrefixIndex& index, WorkerSlot slot) { index.BeginResync(slot); });
+  }
+  in_parts(update.evicted,
+           [](PrefixIndex& index, WorkerSlot slot, Names names) { index.Evict(slot, names); });
+  in_parts(update.stored,
+           [](PrefixIndex& index, WorkerSlot slot, Names names) { index.Store(slot, names); });
+  if (update.resync_ends) {
+    with_slot([](PrefixIndex& index, WorkerSlot slot) { index.EndResync(slot); });
+  }
+}
+
+Dispatcher::Grants Dispatcher::Place() {
+  Grants grants;
+  // Only the front is looked at: letting small requests pass a large one would starve it.
+  while (!queue_.empty()) {
+    Wanted& front = queue_.Front();
+    const ModelWanted model = WantedOf(*front.model);
+    const int64_t now_ns = clock_->MonotonicNs();
+    const FleetRouter::Decision decision = router_.Pick(model, &front.prompt, front.cost, now_ns);
+    ServingMetrics::Get().routing_seconds.Observe(
+        static_cast<double>(clock_->MonotonicNs() - now_ns) * 1e-9);
+    if (decision.obstacle != RouteObstacle::kNone) break;
+    router_.Assign(decision, model, &front.prompt, front.cost, now_ns);
+    Wanted wanted = queue_.Pop();
+    queued_cost_ -= wanted.cost;
+    grants.emplace_back(std::move(wanted.grant),
+                        Placement(this, router_.KeyOf(decision.slot), decision, wanted.cost));
+  }
+  fleet_->ReportBacklog(queued_cost_);
+  return grants;
+}
+
+void Dispatcher::GiveOut(Grants grants) {
   for (auto& [grant, placement] : grants) grant(std::move(placement));
 }
 
-RouteObstacle Dispatcher::Obstacle(const ServedModelInfo& model) const {
+RouteObstacle Dispatcher::Obstacle(const ServedModelInfo& model) {
+  std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
+  PromptBlocks nothing;
   const std::lock_guard lock(mutex_);
-  return PickWorker(*fleet_->Snapshot(), loads_, RouteFor(model, 0)).obstacle;
+  router_.Refresh(std::move(fleet));
+  return router_.Pick(WantedOf(model), &nothing, 0, clock_->MonotonicNs()).obstacle;
 }
 
 size_t Dispatcher::queue_length() const {
@@ -87,25 +167,14 @@ size_t Dispatcher::queue_length() const {
   return queue_.size();
 }
 
-void Dispatcher::Release(const WorkerKey& worker, int64_t cost) {
+void Dispatcher::Release(WorkerSlot slot, int64_t cost) {
+  Grants grants;
   {
     const std::lock_guard lock(mutex_);
-    const auto found = loads_.find(worker);
-    found->second.cost -= cost;
-    found->second.requests -= 1;
-    if (found->second.requests == 0 && found->second.avoid_until_ns <= clock_->MonotonicNs()) {
-      loads_.erase(found);
-    }
+    router_.Release(slot, cost);
+    grants = Place();
   }
-  Pump();
-}
-
-RouteRequest Dispatcher::RouteFor(const ServedModelInfo& model, int64_t cost) const {
-  return {.model = model.name,
-          .config_digest = model.config_digest,
-          .tokenizer_digest = model.tokenizer_digest,
-          .cost = cost,
-          .now_ns = clock_->MonotonicNs()};
+  GiveOut(std::move(grants));
 }
 
 }  // namespace fathom::master

@@ -16,6 +16,8 @@
 #include "master/fleet/fleet.h"
 #include "master/models/catalog.h"
 #include "master/serving/fair_queue.h"
+#include "master/serving/fleet_router.h"
+#include "master/serving/prompt_blocks.h"
 #include "master/serving/router.h"
 
 namespace fathom::master {
@@ -33,14 +35,18 @@ class Placement {
 
   explicit operator bool() const { return dispatcher_ != nullptr; }
   const WorkerKey& worker() const { return worker_; }
+  // Of the prompt, that the worker is expected to hold.
+  int32_t cached_tokens() const { return decision_.cached_tokens; }
 
  private:
   friend class Dispatcher;
-  Placement(Dispatcher* dispatcher, WorkerKey worker, int64_t cost)
-      : dispatcher_(dispatcher), worker_(std::move(worker)), cost_(cost) {}
+  Placement(Dispatcher* dispatcher, WorkerKey worker, const FleetRouter::Decision& decision,
+            int64_t cost)
+      : dispatcher_(dispatcher), worker_(std::move(worker)), decision_(decision), cost_(cost) {}
 
   Dispatcher* dispatcher_ = nullptr;
   WorkerKey worker_;
+  FleetRouter::Decision decision_;
   int64_t cost_ = 0;
 };
 
@@ -52,30 +58,42 @@ class Dispatcher {
     ModelPtr model;
     uint64_t tenant_hash = 0;
     int32_t priority = 0;
-    int64_t cost = 0;  // tokens
+    int64_t cost = 0;     // tokens
+    PromptBlocks prompt;  // its tokens outlive the wait
     Grant grant;
   };
 
-  Dispatcher(Fleet* fleet, const Clock* clock) : fleet_(fleet), clock_(clock) {}
+  // `seed` is for the draws between equal workers.
+  Dispatcher(Fleet* fleet, const Clock* clock, uint64_t seed);
   Dispatcher(const Dispatcher&) = delete;
   Dispatcher& operator=(const Dispatcher&) = delete;
 
-  // `grant` is called once, unless Remove comes first.
+  // `grant` is called once, unless Remove comes first. Names the prompt's blocks on the caller's
+  // thread: 0.1 us a token.
   Handle Enqueue(Wanted wanted);
   void Remove(Handle handle);
   // That worker refused: no work for it until then. Call Pump when the time is over.
   void Avoid(const WorkerKey& worker, absl::Duration duration);
-  // Something changed: look again.
+  // A worker refused or time has passed: look again.
   void Pump();
+  // Takes the fleet's news in, then looks again. The owner connects it to Fleet::OnChange:
+  // decisions never wait for a snapshot to be made.
+  void OnFleetChange();
+  // A worker tells of its prefix cache.
+  void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update);
 
   // What a request for this model waits for.
-  RouteObstacle Obstacle(const ServedModelInfo& model) const;
+  RouteObstacle Obstacle(const ServedModelInfo& model);
   size_t queue_length() const;
 
  private:
   friend class Placement;
-  void Release(const WorkerKey& worker, int64_t cost);
-  RouteRequest RouteFor(const ServedModelInfo& model, int64_t cost) const;
+  using Grants = std::vector<std::pair<Grant, Placement>>;
+
+  void Release(WorkerSlot slot, int64_t cost);
+  // mutex_ is held. What can be placed now; given out by GiveOut without it.
+  Grants Place();
+  static void GiveOut(Grants grants);
 
   Fleet* const fleet_;
   const Clock* const clock_;
@@ -83,7 +101,7 @@ class Dispatcher {
   // State below is protected by mutex_.
   FairQueue<Wanted> queue_;
   int64_t queued_cost_ = 0;
-  LoadTable loads_;
+  FleetRouter router_;
 };
 
 }  // namespace fathom::master

@@ -10,11 +10,11 @@ namespace {
 
 class DispatcherTest : public testing::Test {
  protected:
-  DispatcherTest() : dispatcher_(&fleet_, &clock_) {
+  DispatcherTest() : dispatcher_(&fleet_, &clock_, /*seed=*/1) {
     auto model = std::make_shared<ServedModelInfo>();
     model->name = "m";
     model_ = model;
-    fleet_.OnChange([this] { dispatcher_.Pump(); });
+    fleet_.OnChange([this] { dispatcher_.OnFleetChange(); });
   }
 
   Dispatcher::Handle Enqueue(int64_t cost, int name, uint64_t tenant = 1) {
@@ -93,6 +93,35 @@ TEST_F(DispatcherTest, AnAvoidedWorkerComesBackAfterItsTime) {
   clock_.Advance(absl::Seconds(1));
   dispatcher_.Pump();
   EXPECT_EQ(granted_, std::vector<int>{1});
+}
+
+TEST_F(DispatcherTest, AWorkerThatTellsOfThePrefixGetsIt) {
+  std::vector<WorkerInfo> workers;
+  for (const char* id : {"a", "b", "c"}) {
+    workers.push_back(FakeFleet::ReadyWorker(id, *model_));
+    workers.back().models[0].kv_scope = "scope";
+    workers.back().models[0].kv_block_tokens = 4;
+  }
+  fleet_.SetWorkers(workers);
+  const std::vector<TokenId> tokens(40, 7);
+  const std::string salt(kCacheSaltBytes, 's');
+  CacheUpdate update{.resync_begins = true, .resync_ends = true};
+  ExtendNames(MakePrefixScope(salt, "scope", kNoAdapter), tokens, 4, 10, &update.stored);
+  dispatcher_.OnCacheUpdate({"b", "1"}, update);
+  dispatcher_.OnCacheUpdate({"nobody", "1"}, update);
+  const auto ask = [&] {
+    dispatcher_.Enqueue({.model = model_,
+                         .cost = 1,
+                         .prompt = PromptBlocks(tokens, salt),
+                         .grant = [this](Placement p) { placements_.push_back(std::move(p)); }});
+    return placements_.back().cached_tokens();
+  };
+  EXPECT_EQ(ask(), 39);
+  EXPECT_EQ(placements_.back().worker().id, "b");
+  // The tail is gone everywhere, so that what was sent is no longer expected either.
+  dispatcher_.OnCacheUpdate({"b", "1"},
+                            {.evicted = {update.stored.begin() + 5, update.stored.end()}});
+  EXPECT_EQ(ask(), 20);
 }
 
 // Random arrivals, ends, losses: what a worker has never exceeds its credit, and all of it is

@@ -38,7 +38,7 @@ class FairQueue {
   size_t size() const { return order_.size(); }
 
   // The one that leaves next. REQUIRES: !empty().
-  const Item& Front() const { return entries_.at(std::get<2>(*order_.begin())).item; }
+  Item& Front() { return entries_.at(std::get<2>(*order_.begin())).item; }
 
   Item Pop() {
     const Key key = *order_.begin();

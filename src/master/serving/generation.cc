@@ -25,19 +25,11 @@ constexpr int32_t kCrashesMax = 2;
 constexpr int32_t kLossesMax = 16;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
-constexpr int kHexDigits64Bits = 16;
 // Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
 // cost less than holding up an I/O thread.
 constexpr size_t kInlinePromptBytes = 2048;
 // The worker has the same limit in whole milliseconds, so it may give up a moment before us.
 constexpr int64_t kDeadlineSlackNs = 5'000'000;
-
-// The tenant's name never leaves the master. The secret that keys the hash comes with the cluster's
-// identity; until then the hash separates tenants but is not secret.
-uint64_t TenantHash(const std::string& tenant) {
-  const std::string hex = Sha256Hex(absl::StrCat("fathom tenant\n", tenant));
-  return std::stoull(hex.substr(0, kHexDigits64Bits), nullptr, 16);
-}
 
 bool IsPreparedInline(const GenerationRequest& request) {
   if (request.grammar || !request.tool_use.tools.empty()) return false;
@@ -50,10 +42,6 @@ bool IsPreparedInline(const GenerationRequest& request) {
   return bytes <= kInlinePromptBytes;
 }
 
-std::string CacheSalt(const std::string& tenant) {
-  return Sha256Hex(absl::StrCat("fathom cache scope\n", tenant));
-}
-
 }  // namespace
 
 Generation::Generation(const GenerationServices& services, asio::any_io_executor strand,
@@ -61,6 +49,7 @@ Generation::Generation(const GenerationServices& services, asio::any_io_executor
     : services_(services),
       strand_(std::move(strand)),
       request_(std::move(request)),
+      tenant_(DeriveTenantKeys(services.cluster_secret, request_.tenant)),
       sink_(std::move(sink)),
       deadline_timer_(strand_),
       retry_timer_(strand_) {}
@@ -131,9 +120,10 @@ void Generation::Enqueue() {
   // The grant may come before Enqueue returns; it is posted, so it finds the handle set.
   queued_ = services_.dispatcher->Enqueue(
       {.model = request_.model,
-       .tenant_hash = TenantHash(request_.tenant),
+       .tenant_hash = tenant_.hash,
        .priority = request_.priority,
        .cost = prompt_.cost,
+       .prompt = PromptBlocks(prompt_.tokens, tenant_.cache_salt),
        .grant = [self = shared_from_this()](Placement placement) {
          // std::function wants copies; a placement has none.
          auto shared = std::make_shared<Placement>(std::move(placement));
@@ -145,6 +135,7 @@ void Generation::HandleGrant(Placement placement) {
   queued_.reset();
   if (sink_ == nullptr) return;  // the placement goes back
   placement_ = std::move(placement);
+  predicted_cached_tokens_ = placement_.cached_tokens();
   ++attempt_;
   granted_ns_ = services_.clock->MonotonicNs();
   page_->SetAttempt(placement_.worker().id, attempt_);
@@ -165,10 +156,10 @@ Submission Generation::MakeSubmission() const {
   submission.attempt = attempt_;
   submission.model = request_.model->name;
   submission.priority = request_.priority;
-  submission.tenant_hash = TenantHash(request_.tenant);
+  submission.tenant_hash = tenant_.hash;
   submission.cost = prompt_.cost;
   submission.remaining = absl::Nanoseconds(deadline_ns_ - services_.clock->MonotonicNs());
-  submission.cache_salt = CacheSalt(request_.tenant);
+  submission.cache_salt = tenant_.cache_salt;
   submission.prompt = prompt_.tokens;
   for (size_t i = 0; i < choices_.size(); ++i) {
     if (choices_[i].finished) continue;
@@ -435,6 +426,7 @@ void Generation::End(const absl::Status& status) {
   RecordTimes(status.ok());
   metrics.prompt_tokens.Increment(usage_.prompt_tokens);
   metrics.cached_tokens.Increment(usage_.cached_tokens);
+  metrics.predicted_cached_tokens.Increment(predicted_cached_tokens_);
   metrics.completion_tokens.Increment(usage_.completion_tokens);
   metrics.generations->End(status.ok()                 ? GenerationOutcome::kOk
                            : absl::IsCancelled(status) ? GenerationOutcome::kCancelled

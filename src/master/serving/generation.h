@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,7 @@
 #include "master/serving/model_statistics.h"
 #include "master/serving/prompt.h"
 #include "master/serving/request_book.h"
+#include "master/serving/tenant_keys.h"
 
 namespace fathom::master {
 
@@ -44,6 +46,7 @@ struct GenerationServices {
   RequestBook* book = nullptr;
   Condemned* condemned = nullptr;
   const Clock* clock = nullptr;
+  std::string_view cluster_secret;
 };
 
 class Generation final : public SubmissionListener,
@@ -97,6 +100,7 @@ class Generation final : public SubmissionListener,
   const GenerationServices services_;
   const boost::asio::any_io_executor strand_;
   GenerationRequest request_;
+  const TenantKeys tenant_;
   std::shared_ptr<GenerationSink> sink_;  // null once it ended
 
   // State below is touched on the strand alone.
@@ -111,8 +115,9 @@ class Generation final : public SubmissionListener,
   PreparedPrompt prompt_;
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
-  uint32_t attempt_ = 0;  // of the last submission
-  int32_t losses_ = 0;    // workers it has lost, whatever the reason
+  int32_t predicted_cached_tokens_ = 0;  // by the last placement
+  uint32_t attempt_ = 0;                 // of the last submission
+  int32_t losses_ = 0;                   // workers it has lost, whatever the reason
   int32_t migrations_ = 0;
   int64_t lost_at_ns_ = 0;  // of the last worker lost, until a token comes again
   int32_t crashes_ = 0;     // of these, workers that may have crashed because of it

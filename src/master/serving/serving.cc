@@ -13,6 +13,7 @@ namespace fathom::master {
 namespace {
 
 constexpr size_t kIdBytes = 16;
+constexpr size_t kSecretBytes = 32;
 constexpr size_t kSweepMin = 1024;
 
 }  // namespace
@@ -22,8 +23,10 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
     : catalog_(catalog),
       fleet_(fleet),
       clock_(clock),
+      cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
+                                                     : options.cluster_secret),
       admission_(options.admission, clock),
-      dispatcher_(fleet, clock),
+      dispatcher_(fleet, clock, random->Next()),
       book_(clock),
       condemned_(clock),
       random_(random),
@@ -42,7 +45,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .statistics = &statistics_,
                                     .book = &book_,
                                     .condemned = &condemned_,
-                                    .clock = clock_};
+                                    .clock = clock_,
+                                    .cluster_secret = cluster_secret_};
   std::shared_ptr<Generation> generation;
   {
     const std::lock_guard lock(mutex_);
@@ -74,7 +78,7 @@ int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
       }));
 }
 
-absl::Status Serving::Ready() const {
+absl::Status Serving::Ready() {
   if (draining_) return absl::UnavailableError("the master is shutting down");
   for (const ModelPtr& model : catalog_->models()) {
     if (ReadyWorkers(*model) > 0) return absl::OkStatus();

@@ -29,6 +29,7 @@ struct ServingOptions {
   AdmissionLimits admission;
   int cpu_threads = 2;
   size_t cpu_queue_max = 4096;
+  std::string cluster_secret;  // keys what workers learn of tenants; empty: one is drawn
 };
 
 class Serving {
@@ -46,7 +47,7 @@ class Serving {
   // 128 random bits in hex.
   std::string NewId();
   // OK when some worker is ready for some model and the master is not draining; else the reason.
-  absl::Status Ready() const;
+  absl::Status Ready();
   int32_t ReadyWorkers(const ServedModelInfo& model) const;
 
   // No more readiness; what runs goes on.
@@ -61,7 +62,11 @@ class Serving {
   void Stop() { pool_.Stop(); }
 
   // The fleet changed. The owner connects it to Fleet::OnChange.
-  void OnFleetChange() { dispatcher_.Pump(); }
+  void OnFleetChange() { dispatcher_.OnFleetChange(); }
+  // Likewise, to Fleet::OnCacheUpdate.
+  void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
+    dispatcher_.OnCacheUpdate(worker, update);
+  }
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
@@ -76,6 +81,7 @@ class Serving {
   const Catalog* const catalog_;
   Fleet* const fleet_;
   const Clock* const clock_;
+  const std::string cluster_secret_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;

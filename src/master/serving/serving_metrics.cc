@@ -35,9 +35,15 @@ ServingMetrics::ServingMetrics()
       queue_seconds(AddHistogram("fathom_master_queue_seconds",
                                  "From the prompt's tokens to a place on a worker",
                                  FirstTokenBuckets())),
+      routing_seconds(AddHistogram(
+          "fathom_master_routing_seconds", "Time of one decision which worker runs a request",
+          {1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2})),
       prompt_tokens(AddCounter("fathom_master_prompt_tokens_total", "Tokens of prompts")),
       cached_tokens(AddCounter("fathom_master_cached_prompt_tokens_total",
                                "Tokens of prompts that came from a prefix cache")),
+      predicted_cached_tokens(
+          AddCounter("fathom_master_predicted_cached_prompt_tokens_total",
+                     "Tokens of prompts that the router expected in the prefix cache")),
       completion_tokens(
           AddCounter("fathom_master_completion_tokens_total", "Tokens of completions")),
       generations(AddTally()),

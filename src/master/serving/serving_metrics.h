@@ -17,8 +17,10 @@ class ServingMetrics {
   prometheus::Histogram& time_to_first_token_seconds;
   prometheus::Histogram& inter_token_latency_seconds;
   prometheus::Histogram& queue_seconds;
+  prometheus::Histogram& routing_seconds;
   prometheus::Counter& prompt_tokens;
   prometheus::Counter& cached_tokens;
+  prometheus::Counter& predicted_cached_tokens;
   prometheus::Counter& completion_tokens;
   const std::shared_ptr<GenerationTally> generations;
   prometheus::Counter& workers_lost;

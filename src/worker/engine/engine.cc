@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "common/block_hash.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -26,7 +27,7 @@ EngineOptions OptionsFor(const Model& model, const KvPlan& plan) {
       std::min<int64_t>(model.config().max_context,
                         int64_t{plan.max_blocks_per_sequence} * model.kv_spec().block_tokens));
   o.eos_token_ids = model.config().eos_token_ids;
-  o.model_digest = model.config().digest;
+  o.kv_scope = KvScope(model.config().digest, Name(model.kv_spec().dtype));
   o.kv = model.kv_spec();
   o.plan = plan;
   return o;
@@ -117,8 +118,13 @@ class Engine::Impl {
     const std::lock_guard lock(mutex_);
     EngineStats stats = board_.Read();
     stats.waiting += static_cast<int32_t>(mail_.requests.size() + in_transit_);
+    for (const EngineRequest& request : mail_.requests) {
+      stats.queued_tokens += static_cast<int64_t>(request.prompt.size());
+    }
     return stats;
   }
+
+  CacheChanges TakeCacheChanges() { return board_.cache_news().Take(); }
 
   absl::Status Health() const {
     const std::lock_guard lock(mutex_);
@@ -285,6 +291,7 @@ void Engine::Cancel(const std::string& id, uint32_t attempt, std::vector<int32_t
 void Engine::Drain() { impl_->Drain(); }
 void Engine::Stop() { impl_->Stop(); }
 EngineStats Engine::Stats() const { return impl_->Stats(); }
+CacheChanges Engine::TakeCacheChanges() { return impl_->TakeCacheChanges(); }
 absl::Status Engine::Health() const { return impl_->Health(); }
 
 }  // namespace fathom::worker

@@ -9,7 +9,6 @@
 //
 // Thread safety: every method may be called from any thread; outputs come on the engine thread.
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "worker/engine/cache_news.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/request.h"
 #include "worker/model/kv_spec.h"
@@ -32,7 +32,7 @@ struct EngineOptions {
   int32_t vocab_size = 0;
   int32_t max_context = 0;
   std::vector<TokenId> eos_token_ids;
-  std::string model_digest;  // enters the key of every cached prefix
+  std::string kv_scope;  // KvScope of the model and its KV
   KvSpec kv;
   KvPlan plan;
 
@@ -42,7 +42,7 @@ struct EngineOptions {
 
   int32_t max_waiting = 1024;  // requests accepted and not yet computing
   bool prefix_cache = true;
-  std::array<uint64_t, 2> prefix_key{};  // secret that keys the hash of prefixes
+  std::string prefix_secret;  // makes a secret of what a master sends for a cache salt and is none
   int32_t grammar_threads = 1;
 };
 
@@ -77,6 +77,8 @@ class Engine {
   void Stop();
 
   EngineStats Stats() const;
+  // What changed in the prefix cache since the last call.
+  CacheChanges TakeCacheChanges();
   // The first fatal error, for good.
   absl::Status Health() const;
 

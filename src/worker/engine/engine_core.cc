@@ -2,10 +2,11 @@
 
 #include <algorithm>
 
+#include "common/block_hash.h"
 #include "common/check.h"
+#include "common/digest.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "worker/engine/block_hash.h"
 #include "worker/engine/validate.h"
 
 namespace fathom::worker {
@@ -25,7 +26,7 @@ EngineCore::EngineCore(const EngineOptions& options, Executor* executor, int32_t
       sink_(sink),
       clock_(clock),
       board_(board),
-      kv_(options.kv, options.plan, options.prefix_key, options.prefix_cache),
+      kv_(options.kv, options.plan, options.prefix_cache),
       scheduler_({options.plan.max_sequences, options.max_step_tokens, options.max_logit_rows},
                  &kv_),
       mask_seconds_(
@@ -47,8 +48,11 @@ void EngineCore::Add(EngineRequest request) {
     EndRequest(old->second, FinishReason::kCancelled, "superseded by a higher attempt");
   }
   auto state = std::make_unique<RequestState>();
-  state->hash_root = HashRoot(options_.prefix_key, options_.model_digest, Name(options_.kv.dtype),
-                              request.adapter_id, request.cache_salt);
+  // What is no salt of ours may be no secret: it becomes one here, and its names are this worker's.
+  const std::string salt = request.cache_salt.size() == kCacheSaltBytes
+                               ? request.cache_salt
+                               : HmacSha256(options_.prefix_secret, request.cache_salt);
+  state->prefix_scope = MakePrefixScope(salt, options_.kv_scope, request.adapter_id);
   state->end_tokens = request.stop.stop_token_ids;
   state->masked_ends = state->end_tokens;
   for (const TokenId id : options_.eos_token_ids) {
@@ -213,6 +217,9 @@ void EngineCore::Publish(EngineState state) {
   stats_.free_blocks = kv_.num_available();
   stats_.total_blocks = kv_.num_total();
   stats_.preemptions = scheduler_.num_preemptions();
+  stats_.queued_tokens = scheduler_.queued_tokens();
+  stats_.prefill_tokens_per_second = prefill_meter_.TokensPerSecond();
+  stats_.step_ns = timer_.StepNs();
   board_->Publish(stats_);
 }
 

@@ -22,6 +22,7 @@
 #include "worker/engine/engine.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/kv_blocks.h"
+#include "worker/engine/prefill_meter.h"
 #include "worker/engine/scheduler.h"
 #include "worker/engine/stats_board.h"
 #include "worker/engine/step_timer.h"
@@ -100,6 +101,7 @@ class EngineCore {
   uint64_t retired_ = 0;
   int64_t step_started_ns_ = 0;  // when the device began with in_flight_
   StepTimer timer_;
+  PrefillMeter prefill_meter_;
   int64_t device_ended_ns_ = 0;  // of the step before, by the device's clock; 0: not known
   prometheus::Histogram& mask_seconds_;
   prometheus::Histogram& idle_seconds_;

@@ -57,7 +57,7 @@ class EnginePropertyTest : public testing::TestWithParam<World> {
     options_.max_step_tokens = world_.max_step_tokens;
     options_.max_logit_rows = world_.max_logit_rows;
     options_.prefix_cache = world_.prefix_cache;
-    options_.prefix_key = {1, 2};
+    options_.prefix_secret = "secret";
     ASSERT_TRUE(ValidateOptions(options_).ok());
     executor_ = std::make_unique<SteppedExecutor>(model_.get(), world_.max_sequences,
                                                   world_.eagerness, world_.seed);

@@ -11,6 +11,19 @@
 
 namespace fathom::worker {
 
+namespace {
+
+// Those of chunks that are more than the next token.
+int64_t PromptTokens(const StepPlan& plan) {
+  int64_t tokens = 0;
+  for (const PlannedChunk& chunk : plan.chunks) {
+    if (chunk.count > 1 || !chunk.samples) tokens += chunk.count;
+  }
+  return tokens;
+}
+
+}  // namespace
+
 absl::StatusOr<bool> EngineCore::Step() {
   ExpireDeadlines();
   struct Step* previous = in_flight_;
@@ -21,6 +34,7 @@ absl::StatusOr<bool> EngineCore::Step() {
   if (previous != nullptr) RETURN_IF_ERROR(AwaitAndCommit(previous));
   if (some && !next->sample_launched) LaunchSample(next);
   in_flight_ = some ? next : nullptr;
+  board_->cache_news().Add(kv_.TakeChanges());
   Flush();
   Sweep();
   return some || previous != nullptr;
@@ -89,6 +103,7 @@ absl::Status EngineCore::AwaitAndCommit(struct Step* step) {
   ASSIGN_OR_RETURN(const SampleOutput* output, executor_->Await(step->serial));
   const int64_t now = clock_->MonotonicNs();
   timer_.Observe(step->plan.num_tokens, now - step_started_ns_);
+  prefill_meter_.Observe(PromptTokens(step->plan), now - step_started_ns_);
   step_started_ns_ = now;
   FATHOM_CHECK(output->rows.size() == step->sample.rows.size() &&
                    output->scores.size() == step->sample.scores.size(),

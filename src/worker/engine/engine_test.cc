@@ -59,6 +59,7 @@ class EngineTest : public testing::Test {
     options.max_step_tokens = 32;
     options.max_logit_rows = 32;
     options.max_waiting = 16;
+    kv_scope_ = options.kv_scope;
     std::unique_ptr<Executor> executor = MakeModelExecutor(std::move(model), 8).value();
     if (clocked) executor = std::make_unique<ClockedExecutor>(std::move(executor));
     auto engine = Engine::Create(options, std::move(executor), grammars_, &sink_, &clock_);
@@ -82,6 +83,7 @@ class EngineTest : public testing::Test {
   }
 
   FakeModelOptions model_options_;
+  std::string kv_scope_;
   std::shared_ptr<const GrammarFactory> grammars_;
   CollectingSink sink_;
   FakeClock clock_;
@@ -275,6 +277,56 @@ TEST_F(EngineTest, ADeadlineEndsWithAnError) {
   sink_.WaitForEnds(1);
   EXPECT_EQ(sink_.Of("a").finish, FinishReason::kError);
   EXPECT_NE(sink_.Of("a").error.find("deadline"), std::string::npos);
+}
+
+// A salt of 32 bytes is a master's secret; what else a master may send is made one here.
+TEST_F(EngineTest, PrefixesAreSharedWithinASaltAlone) {
+  Start();
+  const std::string prompt(40, 'p');
+  int ends = 0;
+  const auto cached_with = [&](const std::string& salt) {
+    EngineRequest r = Ask(prompt, 2);
+    r.id = "r" + std::to_string(ends);
+    r.cache_salt = salt;
+    const int64_t before = engine_->Stats().cached_tokens;
+    EXPECT_TRUE(engine_->Submit(r).ok());
+    sink_.WaitForEnds(++ends);
+    return engine_->Stats().cached_tokens - before;
+  };
+  for (const std::string& salt :
+       {std::string(kCacheSaltBytes, 'a'), std::string(kCacheSaltBytes - 1, 'a') + 'b',
+        std::string("short"), std::string(), std::string(200, 'l')}) {
+    EXPECT_EQ(cached_with(salt), 0) << salt;
+    EXPECT_GT(cached_with(salt), 0) << salt;
+  }
+}
+
+// A master that knows the salt computes the same names.
+TEST_F(EngineTest, TellsTheNamesOfItsBlocks) {
+  Start({}, /*num_blocks=*/24);
+  const int32_t block_tokens = model_options_.block_tokens;
+  BlockNameSet told;
+  const auto listen = [&] {
+    const CacheChanges changes = engine_->TakeCacheChanges();
+    for (const Hash128& name : changes.evicted) EXPECT_EQ(told.erase(name), 1u);
+    for (const Hash128& name : changes.stored) EXPECT_TRUE(told.insert(name).second);
+  };
+  for (int i = 0; i < 20; ++i) {
+    EngineRequest r = Ask(std::string(30, static_cast<char>('a' + i)), 20);
+    r.cache_salt = std::string(kCacheSaltBytes, 's');
+    ASSERT_TRUE(engine_->Submit(r).ok());
+    sink_.WaitForEnds(i + 1);
+    while (engine_->Stats().running > 0) std::this_thread::yield();
+    listen();
+    std::vector<TokenId> tokens = r.prompt;
+    const std::vector<TokenId> output = Oracle(r);
+    tokens.insert(tokens.end(), output.begin(), output.end() - 1);  // the last has no KV
+    std::vector<Hash128> names;
+    ExtendNames(MakePrefixScope(r.cache_salt, kv_scope_, kNoAdapter), tokens, block_tokens,
+                static_cast<int32_t>(tokens.size()) / block_tokens, &names);
+    for (const Hash128& name : names) EXPECT_TRUE(told.contains(name)) << i;
+    EXPECT_LE(told.size(), 24u);
+  }
 }
 
 TEST_F(EngineTest, BadLogitsEndTheirRequestAlone) {

@@ -3,23 +3,28 @@
 #include <algorithm>
 #include <climits>
 
+#include "common/block_hash.h"
 #include "common/check.h"
-#include "worker/engine/block_hash.h"
 
 namespace fathom::worker {
 
-KvBlocks::KvBlocks(const KvSpec& spec, const KvPlan& plan, const SipKey& key, bool prefix_cache)
-    : block_tokens_(spec.block_tokens), key_(key), prefix_cache_(prefix_cache) {
+KvBlocks::KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache)
+    : block_tokens_(spec.block_tokens), prefix_cache_(prefix_cache) {
   for (size_t g = 0; g < spec.groups.size(); ++g) {
     auto group = std::make_unique<Group>();
     if (spec.groups[g].kind == KvGroupKind::kSlidingWindow) {
       group->window = spec.groups[g].window_tokens;
     }
     group->name_of.resize(plan.num_blocks[g]);
-    group->pool = std::make_unique<BlockPool>(plan.num_blocks[g], [raw = group.get()](BlockId id) {
-      raw->by_name.erase(raw->name_of[id]);
-    });
+    group->pool =
+        std::make_unique<BlockPool>(plan.num_blocks[g], [this, raw = group.get(), g](BlockId id) {
+          raw->by_name.erase(raw->name_of[id]);
+          if (g == told_group_) changes_.push_back({raw->name_of[id], /*stored=*/false});
+        });
     groups_.push_back(std::move(group));
+  }
+  for (size_t g = groups_.size(); g-- > 0;) {
+    if (groups_[g]->window == 0) told_group_ = g;
   }
 }
 
@@ -28,23 +33,21 @@ int32_t KvBlocks::FirstNeeded(const Group& group, int32_t position) const {
 }
 
 void KvBlocks::NameBlocks(Sequence* s, int32_t count) const {
-  for (auto i = static_cast<int32_t>(s->block_hashes.size()); i < count; ++i) {
-    const Hash128& parent = i == 0 ? s->request->hash_root : s->block_hashes[i - 1];
-    const std::span<const TokenId> tokens(s->tokens);
-    s->block_hashes.push_back(HashBlock(
-        key_, parent, tokens.subspan(static_cast<size_t>(i) * block_tokens_, block_tokens_)));
-  }
+  ExtendNames(s->request->prefix_scope, s->tokens, block_tokens_, count, &s->block_hashes);
 }
 
 // The most leading blocks h such that every group has those that the query after them sees.
-int32_t KvBlocks::LongestHit(const Sequence& s, int32_t max_blocks) const {
+int32_t KvBlocks::LongestHit(Sequence* s) const {
+  if (!prefix_cache_) return 0;
+  const int32_t max_blocks = (static_cast<int32_t>(s->tokens.size()) - 1) / block_tokens_;
+  NameBlocks(s, max_blocks);
   std::vector<int32_t> run(groups_.size(), 0);  // blocks present without a gap, ending at i
   int32_t best = 0;
   for (int32_t i = 0; i < max_blocks; ++i) {
     bool hit = true;
     for (size_t g = 0; g < groups_.size(); ++g) {
       const Group& group = *groups_[g];
-      run[g] = group.by_name.contains(s.block_hashes[i]) ? run[g] + 1 : 0;
+      run[g] = group.by_name.contains(s->block_hashes[i]) ? run[g] + 1 : 0;
       if (group.window == 0 && run[g] == 0) return best;
       hit &= run[g] >= i + 1 - FirstNeeded(group, (i + 1) * block_tokens_);
     }
@@ -53,14 +56,13 @@ int32_t KvBlocks::LongestHit(const Sequence& s, int32_t max_blocks) const {
   return best;
 }
 
+int32_t KvBlocks::CachedTokens(Sequence* s) const { return LongestHit(s) * block_tokens_; }
+
 int32_t KvBlocks::AdoptPrefix(Sequence* s) {
   FATHOM_CHECK(s->tables.empty(), "adopting a prefix over blocks");
   s->tables.resize(groups_.size());
   s->num_cached_blocks = 0;
-  if (!prefix_cache_) return 0;
-  const int32_t max_blocks = (static_cast<int32_t>(s->tokens.size()) - 1) / block_tokens_;
-  NameBlocks(s, max_blocks);
-  const int32_t hit = LongestHit(*s, max_blocks);
+  const int32_t hit = LongestHit(s);
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = *groups_[g];
     BlockTable& table = s->tables[g];
@@ -146,6 +148,7 @@ void KvBlocks::Commit(Sequence* s) {
         if (!block || !group.by_name.try_emplace(s->block_hashes[i], block.id()).second) continue;
         group.name_of[block.id()] = s->block_hashes[i];
         group.pool->MarkCached(block.id());
+        if (g == told_group_) changes_.push_back({s->block_hashes[i], /*stored=*/true});
       }
     }
     s->num_cached_blocks = full;
@@ -169,6 +172,7 @@ void KvBlocks::Forget(const Sequence& s) {
       if (!blocks[i] || it == group.by_name.end() || it->second != blocks[i].id()) continue;
       group.by_name.erase(it);
       group.pool->MarkUncached(blocks[i].id());
+      if (g == told_group_) changes_.push_back({s.block_hashes[i], /*stored=*/false});
     }
   }
 }

@@ -11,11 +11,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "common/siphash.h"
 #include "worker/engine/block_pool.h"
+#include "worker/engine/cache_news.h"
 #include "worker/engine/sequence.h"
 #include "worker/model/forward_input.h"
 #include "worker/model/kv_spec.h"
@@ -24,9 +26,11 @@ namespace fathom::worker {
 
 class KvBlocks {
  public:
-  KvBlocks(const KvSpec& spec, const KvPlan& plan, const SipKey& key, bool prefix_cache);
+  KvBlocks(const KvSpec& spec, const KvPlan& plan, bool prefix_cache);
 
-  // Gives `s`, which holds nothing, the longest cached prefix; returns its length in tokens.
+  // Length in tokens of the longest cached prefix of `s` now.
+  int32_t CachedTokens(Sequence* s) const;
+  // Gives `s`, which holds nothing, that prefix; returns its length.
   int32_t AdoptPrefix(Sequence* s);
   // Gives `s`, which holds nothing, the first `num_tokens` of `from`: full blocks are shared, the
   // tail is copied. False, leaving `s` without blocks, when that is not possible now.
@@ -49,6 +53,9 @@ class KvBlocks {
   // Adds to `freed` what Release would make available.
   void CountOwned(const Sequence& s, std::vector<int32_t>* freed) const;
 
+  // Names that others could find, or no longer can, since the last call.
+  std::vector<CacheChange> TakeChanges() { return std::exchange(changes_, {}); }
+
   size_t num_groups() const { return groups_.size(); }
   int32_t block_tokens() const { return block_tokens_; }
   int32_t num_available() const;  // of the scarcest group
@@ -57,12 +64,9 @@ class KvBlocks {
   void CheckIntegrity(const std::vector<const Sequence*>& holders) const;
 
  private:
-  struct HashOf {
-    size_t operator()(const Hash128& h) const { return h.lo; }
-  };
   struct Group {
     int32_t window = 0;  // tokens a query sees; 0: all
-    absl::flat_hash_map<Hash128, BlockId, HashOf> by_name;
+    absl::flat_hash_map<Hash128, BlockId, BlockNameHash> by_name;
     std::vector<Hash128> name_of;  // [blocks]
     std::unique_ptr<BlockPool> pool;
   };
@@ -72,12 +76,15 @@ class KvBlocks {
     return (num_tokens + block_tokens_ - 1) / block_tokens_;
   }
   void NameBlocks(Sequence* s, int32_t count) const;
-  int32_t LongestHit(const Sequence& s, int32_t max_blocks) const;
+  int32_t LongestHit(Sequence* s) const;
 
   const int32_t block_tokens_;
-  const SipKey key_;
   const bool prefix_cache_;
   std::vector<std::unique_ptr<Group>> groups_;
+  // Of the first group that sees all tokens, else of the first one: a hit needs all of them, and
+  // the others hold no more than it does.
+  size_t told_group_ = 0;
+  std::vector<CacheChange> changes_;
 };
 
 }  // namespace fathom::worker

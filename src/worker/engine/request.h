@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "common/block_hash.h"
 #include "common/domain.h"
 
 namespace fathom::worker {
@@ -31,9 +32,9 @@ struct EngineRequest {
   std::optional<GrammarSpec> grammar;
   int32_t priority = 0;      // 0 is the most urgent
   uint64_t tenant_hash = 0;  // the inbox is fair between tenants
-  std::string cache_salt;    // requests with other salts never share prefix blocks
-  int64_t deadline_ns = 0;   // on the engine's monotonic clock; 0: none
-  int32_t adapter_id = -1;
+  std::string cache_salt;   // requests with other salts never share prefix blocks; a 32-byte secret
+  int64_t deadline_ns = 0;  // on the engine's monotonic clock; 0: none
+  int32_t adapter_id = kNoAdapter;
 };
 
 // New tokens of one choice, or its end, or both. The token that ends a choice (end of sequence or a
@@ -73,6 +74,10 @@ struct EngineStats {
   int64_t prompt_tokens = 0;  // since start, cached ones included
   int64_t cached_tokens = 0;  // since start
   int64_t preemptions = 0;    // since start
+  // Prompt tokens to compute of those who wait or have begun, without those the cache holds.
+  int64_t queued_tokens = 0;
+  double prefill_tokens_per_second = 0;  // while there are any, lately; 0: not known
+  int64_t step_ns = 0;                   // how long steps take, lately
 };
 
 // Takes all outputs of one step at once. Called on the engine thread: waits only to slow down an

@@ -26,10 +26,15 @@ void Scheduler::Enqueue(RequestState* request) {
   const EngineRequest& r = request->request;
   const int64_t cost = static_cast<int64_t>(r.prompt.size()) +
                        static_cast<int64_t>(r.stop.max_tokens) * request->num_live();
+  bool first = true;
   for (const auto& s : request->sequences) {
     if (s->state != SequenceState::kNew) continue;
-    s->state = SequenceState::kWaiting;
-    ++num_waiting_;
+    // Choices share the first one's prefill.
+    const int32_t cached = s->wants_prompt_logprobs ? 0
+                           : first                  ? kv_->CachedTokens(s.get())
+                                                    : ForkLength(*s);
+    BeginWait(s.get(), s->length() - cached);
+    first = false;
   }
   queue_.Push(request, r.priority, r.tenant_hash, cost);
 }
@@ -39,6 +44,27 @@ void Scheduler::Plan(uint64_t serial, uint64_t retired, StepPlan* plan) {
   Step step{serial, retired, plan, limits_.max_step_tokens, limits_.max_logit_rows};
   PlanRunning(&step);
   if (!step.short_of_blocks) Admit(&step);
+  CountPrefill();
+}
+
+void Scheduler::CountPrefill() {
+  prefill_tokens_ = 0;
+  for (const Sequence* s : running_) {
+    const auto left = static_cast<int32_t>(s->tokens.size()) - s->computed;
+    if (left > 1) prefill_tokens_ += left;
+  }
+}
+
+void Scheduler::BeginWait(Sequence* s, int32_t expected_tokens) {
+  s->state = SequenceState::kWaiting;
+  s->expected_tokens = expected_tokens;
+  waiting_tokens_ += expected_tokens;
+  ++num_waiting_;
+}
+
+void Scheduler::EndWait(Sequence* s) {
+  waiting_tokens_ -= s->expected_tokens;
+  --num_waiting_;
 }
 
 void Scheduler::PlanRunning(Step* step) {
@@ -114,9 +140,8 @@ void Scheduler::Preempt(Sequence* s) {
   FATHOM_CHECK(s->pending == 0 && s->computed == s->scheduled, "preempting with a step in flight");
   running_.erase(std::find(running_.begin(), running_.end(), s));
   GiveBack(s);
-  s->state = SequenceState::kWaiting;
+  BeginWait(s, s->length());
   ready_.insert(s);
-  ++num_waiting_;
   ++num_preemptions_;
 }
 
@@ -183,7 +208,7 @@ bool Scheduler::TryAdmit(Sequence* s, Sequence* fork_from, Step* step) {
   }
   turned_away_ = {};
   ready_.erase(s);
-  --num_waiting_;
+  EndWait(s);
   s->state = SequenceState::kRunning;
   s->slot = free_slots_.back();
   free_slots_.pop_back();
@@ -206,7 +231,7 @@ void Scheduler::End(Sequence* s, uint64_t retired) {
     }
   } else if (s->state == SequenceState::kWaiting) {
     ready_.erase(s);
-    --num_waiting_;
+    EndWait(s);
   }
   s->state = SequenceState::kEnded;  // from kNew as well
   if (turned_away_.sequence == s) turned_away_ = {};
@@ -219,6 +244,7 @@ void Scheduler::Retire(uint64_t retired) {
     GiveBack(s);
     return true;
   });
+  CountPrefill();
 }
 
 void Scheduler::GiveBack(Sequence* s) {

@@ -72,6 +72,9 @@ class Scheduler {
   int32_t num_waiting() const { return num_waiting_; }
   // Requests none of whose sequences has been let in.
   size_t num_queued_requests() const { return queue_.size(); }
+  // Tokens to compute before those who wait have their first: without cached ones, as they were
+  // when a sequence began to wait.
+  int64_t queued_tokens() const { return waiting_tokens_ + prefill_tokens_; }
   int64_t num_preemptions() const { return num_preemptions_; }
   const std::vector<Sequence*>& running() const { return running_; }
   // CHECKs blocks and slots against who holds them; for idle moments and tests.
@@ -102,6 +105,9 @@ class Scheduler {
   bool Schedule(Sequence* s, int32_t reserved, Step* step);
   void MakeRoom(const Sequence& s, int32_t num_tokens, const Step& step);
   void Preempt(Sequence* s);
+  void BeginWait(Sequence* s, int32_t expected_tokens);
+  void EndWait(Sequence* s);
+  void CountPrefill();
   void GiveBack(Sequence* s);
 
   const SchedulerLimits limits_;
@@ -119,6 +125,8 @@ class Scheduler {
   } turned_away_;
   uint64_t next_rank_ = 0;
   int32_t num_waiting_ = 0;
+  int64_t waiting_tokens_ = 0;  // expected_tokens of those who wait
+  int64_t prefill_tokens_ = 0;  // not computed yet, of those who run
   int64_t num_preemptions_ = 0;
 };
 

@@ -28,7 +28,7 @@ class SchedulerTest : public testing::Test {
     spec.groups.push_back(
         {l.window > 0 ? KvGroupKind::kSlidingWindow : KvGroupKind::kFull, {0}, l.window, 1, 0});
     scheduler_.reset();
-    kv_ = std::make_unique<KvBlocks>(spec, KvPlan{{l.blocks}, l.slots, 64}, SipKey{1, 2}, true);
+    kv_ = std::make_unique<KvBlocks>(spec, KvPlan{{l.blocks}, l.slots, 64}, true);
     scheduler_ = std::make_unique<Scheduler>(SchedulerLimits{l.slots, l.tokens, l.rows}, kv_.get());
   }
   void TearDown() override { scheduler_.reset(); }
@@ -103,6 +103,25 @@ TEST_F(SchedulerTest, PrefillComesInChunksAndOnlyTheLastSamples) {
     EXPECT_EQ(plan.chunks[0].samples, i >= 2);
     EXPECT_EQ(plan.num_logit_rows, i >= 2 ? 1 : 0);
   }
+}
+
+TEST_F(SchedulerTest, QueuedTokensAreThoseStillToCompute) {
+  Start({.tokens = 16});
+  Enqueue(Ask(37, 2));
+  EXPECT_EQ(scheduler_->queued_tokens(), 37);
+  Enqueue(Ask(21, 2, /*choices=*/3, /*first_token=*/500));
+  EXPECT_EQ(scheduler_->queued_tokens(), 37 + 21 + 1 + 1);  // one prefill for all choices
+  Next();
+  Next();
+  Next();
+  EXPECT_EQ(scheduler_->queued_tokens(), 37 - 32 + 23);
+  while (!Next().chunks.empty()) {
+  }
+  EXPECT_EQ(scheduler_->queued_tokens(), 0);
+  Enqueue(Ask(37, 2));
+  EXPECT_EQ(scheduler_->queued_tokens(), 1) << "the rest is cached";
+  scheduler_->End(requests_.back()->sequences[0].get(), retired_);
+  EXPECT_EQ(scheduler_->queued_tokens(), 0);
 }
 
 TEST_F(SchedulerTest, DecodesKeepTheirPlaceBesideALongPrefill) {
@@ -218,7 +237,7 @@ TEST_F(SchedulerTest, OtherSaltsShareNothing) {
   Enqueue(Ask(16, 1));
   for (int i = 0; i < 4; ++i) Next();
   RequestState* r = Ask(16, 1);
-  r->hash_root = {1, 1};
+  r->prefix_scope.root = {1, 1};
   Enqueue(r);
   EXPECT_EQ(Next().chunks[0].count, 16);
 }

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "common/siphash.h"
+#include "common/block_hash.h"
 #include "worker/engine/block_pool.h"
 #include "worker/engine/request.h"
 #include "worker/sampling/grammar.h"
@@ -64,6 +64,7 @@ struct Sequence {
   int32_t num_cached_blocks = 0;         // leading blocks known to the prefix cache
   std::optional<int32_t> cached_tokens;  // of the first admission
   bool cached_reported = false;
+  int32_t expected_tokens = 0;  // while it waits: what it will have to compute once admitted
 
   bool wants_prompt_logprobs = false;
   std::vector<PositionLogprobs> prompt_logprobs;  // of positions 1 ..
@@ -78,7 +79,7 @@ struct Sequence {
 
 struct RequestState {
   EngineRequest request;
-  Hash128 hash_root;
+  PrefixScope prefix_scope;
   std::vector<TokenId> end_tokens;   // end of sequence (unless ignored) and stop ids
   std::vector<TokenId> masked_ends;  // end of sequence and stop ids: masked up to min_tokens
   std::vector<std::unique_ptr<Sequence>> sequences;

@@ -25,6 +25,8 @@ class StepTimer {
   int64_t PredictNs(int32_t num_tokens) const {
     return static_cast<int64_t>(std::max(per_step_ns_, per_token_ns_ * num_tokens));
   }
+  // How long steps take, lately.
+  int64_t StepNs() const { return static_cast<int64_t>(per_step_ns_); }
   // From the moment a step starts.
   int64_t AllowedNs(int32_t num_tokens) const {
     return seen_ ? std::max(kFloorNs, 10 * PredictNs(num_tokens)) : kFirstNs;

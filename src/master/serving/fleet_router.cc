@@ -1,0 +1,201 @@
+#include "master/serving/fleet_router.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace fathom::master {
+namespace {
+
+// A heartbeat may have been written before what was granted shortly before it came had arrived.
+constexpr int64_t kUnderWayNs = 20'000'000;
+
+bool Same(std::string_view wanted, std::string_view has) { return wanted.empty() || wanted == has; }
+
+}  // namespace
+
+bool FleetRouter::Refresh(std::shared_ptr<const FleetSnapshot> fleet) {
+  if (fleet == fleet_ || fleet->version < fleet_->version) return false;
+  std::vector<std::optional<WorkerSlot>> slot_of(fleet->workers.size());
+  for (Slot& slot : slots_) slot.present = false;
+  for (size_t i = 0; i < fleet->workers.size(); ++i) {
+    slot_of[i] = SlotFor(fleet->workers[i].key, i);
+    if (slot_of[i]) slots_[*slot_of[i]].present = true;
+  }
+  fleet_ = std::move(fleet);
+  slot_of_ = std::move(slot_of);
+  for (auto it = by_key_.begin(); it != by_key_.end();) {
+    const WorkerSlot slot = it->second;
+    const bool gone = !slots_[slot].present;
+    it = gone ? by_key_.erase(it) : std::next(it);
+    if (gone) Forget(slot);
+  }
+  for (size_t i = 0; i < slot_of_.size(); ++i) {
+    if (slot_of_[i]) NoteHeartbeat(fleet_->workers[i], *slot_of_[i]);
+  }
+  for (auto& [name, model] : models_) Fill(name, &model);
+  return true;
+}
+
+// Snapshots rarely differ in who is in them, and never in their order.
+std::optional<WorkerSlot> FleetRouter::SlotFor(const WorkerKey& key, size_t position) {
+  if (position < slot_of_.size() && slot_of_[position] && slots_[*slot_of_[position]].key == key) {
+    return slot_of_[position];
+  }
+  if (const auto known = SlotOf(key)) return known;
+  WorkerSlot slot = 0;
+  if (!free_.empty()) {
+    slot = free_.back();
+    free_.pop_back();
+  } else if (slots_.size() < kWorkerSlotsMax) {
+    slot = static_cast<WorkerSlot>(slots_.size());
+    slots_.emplace_back();
+    loads_.emplace_back();
+  } else {
+    return std::nullopt;
+  }
+  slots_[slot] = {.key = key, .present = true};
+  loads_[slot] = {};
+  by_key_.emplace(key, slot);
+  return slot;
+}
+
+std::optional<WorkerSlot> FleetRouter::SlotOf(const WorkerKey& worker) const {
+  const auto it = by_key_.find(worker);
+  return it == by_key_.end() ? std::nullopt : std::optional(it->second);
+}
+
+void FleetRouter::Forget(WorkerSlot slot) {
+  index_.Drop(slot);
+  FreeIfUnused(slot);
+}
+
+// The number of a worker that is gone is free once nothing is counted under it any more.
+void FleetRouter::FreeIfUnused(WorkerSlot slot) {
+  if (!slots_[slot].present && loads_[slot].requests == 0) free_.push_back(slot);
+}
+
+void FleetRouter::NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot) {
+  Slot& s = slots_[slot];
+  if (worker.heard_ns == s.heard_ns) return;
+  s.heard_ns = worker.heard_ns;
+  while (!s.unreported.empty() && s.unreported.front().at_ns < s.heard_ns - kUnderWayNs) {
+    loads_[slot].unreported_tokens -= s.unreported.front().tokens;
+    s.unreported.pop_front();
+  }
+}
+
+FleetRouter::Model& FleetRouter::ModelFor(const ModelWanted& wanted) {
+  auto it = models_.find(wanted.name);
+  if (it == models_.end()) {
+    it = models_.emplace(wanted.name, Model{}).first;
+  } else if (it->second.config_digest == wanted.config_digest &&
+             it->second.tokenizer_digest == wanted.tokenizer_digest) {
+    return it->second;
+  }
+  it->second.config_digest = wanted.config_digest;
+  it->second.tokenizer_digest = wanted.tokenizer_digest;
+  Fill(it->first, &it->second);
+  return it->second;
+}
+
+void FleetRouter::Fill(std::string_view name, Model* model) const {
+  model->table.candidates.clear();
+  model->naming_of.clear();
+  model->namings.clear();
+  for (size_t i = 0; i < slot_of_.size(); ++i) {
+    if (!slot_of_[i]) continue;
+    const WorkerInfo& worker = fleet_->workers[i];
+    const auto served = std::find_if(worker.models.begin(), worker.models.end(),
+                                     [&](const ServedModel& m) { return m.name == name; });
+    if (served != worker.models.end()) AddCandidate(worker, *served, *slot_of_[i], model);
+  }
+  model->table.nothing =
+      slot_of_.empty() ? RouteObstacle::kNoWorker : RouteObstacle::kModelNotLoaded;
+}
+
+void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& served, WorkerSlot slot,
+                               Model* model) const {
+  const bool same = Same(model->config_digest, served.config_digest) &&
+                    Same(model->tokenizer_digest, served.tokenizer_digest);
+  model->table.candidates.push_back({.slot = slot,
+                                     .obstacle = !same ? RouteObstacle::kModelDiffers
+                                                 : worker.state != WorkerState::kReady
+                                                     ? RouteObstacle::kNotReady
+                                                     : RouteObstacle::kNone,
+                                     .waiting = worker.waiting,
+                                     .free_blocks = worker.free_blocks,
+                                     .total_blocks = worker.total_blocks,
+                                     .block_tokens = served.kv_block_tokens,
+                                     .prefill_tokens_per_second = worker.prefill_tokens_per_second,
+                                     .tokens_per_second = worker.tokens_per_second,
+                                     .step_seconds = worker.step_seconds,
+                                     .credit = worker.credit,
+                                     .queued_tokens = worker.queued_tokens,
+                                     .heard_ns = worker.heard_ns});
+  uint8_t naming = kUnnamed;
+  if (!served.kv_scope.empty() && served.kv_block_tokens > 0) {
+    std::vector<BlockNaming>& all = model->namings;
+    const auto it = std::find_if(all.begin(), all.end(), [&](const BlockNaming& n) {
+      return n.kv_scope == served.kv_scope && n.block_tokens == served.kv_block_tokens;
+    });
+    // A fleet of more kinds than that is served, its last kinds without regard to their caches.
+    if (it != all.end() || all.size() < kNamingsMax)
+      naming = static_cast<uint8_t>(it - all.begin());
+    if (it == all.end() && naming != kUnnamed) {
+      all.push_back({served.kv_scope, served.kv_block_tokens});
+    }
+  }
+  model->naming_of.push_back(naming);
+}
+
+std::vector<BlockNaming> FleetRouter::NamingsOf(const ModelWanted& model) {
+  return ModelFor(model).namings;
+}
+
+FleetRouter::Decision FleetRouter::Pick(const ModelWanted& wanted, PromptBlocks* prompt,
+                                        int64_t cost, int64_t now_ns) {
+  const Model& model = ModelFor(wanted);
+  matches_.clear();
+  for (const BlockNaming& naming : model.namings) {
+    // Names of two namings never meet: a worker is found under its own alone.
+    index_.Match(prompt->Names(naming), &naming_matches_);
+    matches_.insert(matches_.end(), naming_matches_.begin(), naming_matches_.end());
+  }
+  const Route route = PickWorker(model.table, loads_,
+                                 {.cost = cost,
+                                  .prompt_tokens = prompt->num_tokens(),
+                                  .matches = matches_,
+                                  .draw = random_.Next(),
+                                  .now_ns = now_ns});
+  if (route.candidate == nullptr) return {.obstacle = route.obstacle};
+  return {.slot = route.candidate->slot,
+          .candidate = static_cast<uint32_t>(route.candidate - model.table.candidates.data()),
+          .cached_tokens = route.cached_tokens};
+}
+
+void FleetRouter::Assign(const Decision& decision, const ModelWanted& wanted, PromptBlocks* prompt,
+                         int64_t cost, int64_t now_ns) {
+  const WorkerSlot slot = decision.slot;
+  WorkerLoad& load = loads_[slot];
+  load.cost += cost;
+  load.requests += 1;
+  const int64_t tokens = prompt->num_tokens() - decision.cached_tokens;
+  load.unreported_tokens += tokens;
+  slots_[slot].unreported.push_back({tokens, now_ns});
+
+  const Model& model = ModelFor(wanted);
+  const uint8_t naming = model.naming_of[decision.candidate];
+  if (naming != kUnnamed) index_.Expect(slot, prompt->Names(model.namings[naming]), now_ns);
+}
+
+void FleetRouter::Release(WorkerSlot slot, int64_t cost) {
+  loads_[slot].cost -= cost;
+  loads_[slot].requests -= 1;
+  FreeIfUnused(slot);
+}
+
+void FleetRouter::Avoid(const WorkerKey& worker, int64_t until_ns) {
+  if (const auto slot = SlotOf(worker)) loads_[*slot].avoid_until_ns = until_ns;
+}
+
+}  // namespace fathom::master
