@@ -16,6 +16,7 @@ constexpr int kChoicesMax = 128;
 constexpr int kTopLogprobsMax = 20;
 constexpr int kStopTokensMax = 1024;
 constexpr size_t kGrammarBytesMax = size_t{1} << 20;
+constexpr int32_t kTenantWeightMax = 1000;
 constexpr int64_t kDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
@@ -126,6 +127,7 @@ absl::StatusOr<EngineRequest> FromMessage(const v1::Submit& message, int64_t now
   }
   request.priority = message.priority();
   request.tenant_hash = message.tenant_hash();
+  request.tenant_weight = std::clamp(message.tenant_weight(), 1, kTenantWeightMax);
   request.cache_salt = message.cache_salt();
   if (message.remaining_ms() > 0) {
     request.deadline_ns =

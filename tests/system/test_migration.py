@@ -1,5 +1,6 @@
 """Workers that die, hang, leave or fall silent under load: every stream goes on, and says what it would have said."""
 
+import hashlib
 import json
 import os
 import signal
@@ -10,7 +11,19 @@ import time
 import httpx
 import pytest
 from conservation import check_conservation, wait_until_idle
-from harness import BIN, KEY, Master, Worker, clean_environment, fathom, sample, wait_for
+from harness import (
+    BIN,
+    KEY,
+    TINY,
+    Master,
+    Server,
+    Worker,
+    clean_environment,
+    fathom,
+    link_flags,
+    sample,
+    wait_for,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from test_bench import SimWorker
 
@@ -248,4 +261,111 @@ def test_hundreds_of_streams_while_workers_are_killed(tmp_path):
     finally:
         for worker in workers.values():
             worker.close()
+        master.close()
+
+
+class PoisonedWorker(Server):
+    """A worker whose process faults when it computes this token."""
+
+    TOKEN = 3000
+
+    def __init__(self, folder, link_address, name):
+        arguments = [f"poison:{self.TOKEN}", "--master", link_address, "--model", TINY, "--model-name", "tiny"]
+        arguments += ["--id", name, "--metrics-port", 0, "--threads", 1, "--kv-cache-bytes", 256 << 20]
+        arguments += ["--batch-invariant", "--exit-with-parent", *link_flags("worker")]
+        super().__init__(name, BIN.parent / "tests" / "fathom-failing-worker", arguments, folder, "metrics")
+
+
+def test_a_request_that_crashes_its_workers_takes_nobody_with_it(tmp_path):
+    """It ends after two of them, its like is refused, and everything that ran beside it goes on unharmed."""
+    master = Master(tmp_path)
+    workers = []
+    try:
+        workers += [PoisonedWorker(tmp_path, master.link_address, f"w{i}") for i in range(4)]
+        for worker in workers:
+            worker.wait_ready()
+        master.wait_ready()
+        kinds = ["greedy", "sampled", "choices", "logprobs"]
+        undisturbed = {kind: stream(master.url, KINDS[kind]) for kind in kinds}
+        answers = {}
+        threads = [
+            threading.Thread(target=lambda k=kind: answers.update({k: stream(master.url, KINDS[k])})) for kind in kinds
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+
+        def poison():
+            body = {"model": "tiny", "prompt": [5, 6, PoisonedWorker.TOKEN, 7], "max_tokens": 8}
+            headers = {"Authorization": f"Bearer {KEY}"}
+            return httpx.post(f"{master.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+        answer = poison()
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "worker_lost"
+        assert poison().json()["error"]["code"] == "request_crashes_workers"
+        for thread in threads:
+            thread.join()
+        assert answers == undisturbed
+        ends = [worker.popen.poll() for worker in workers]
+        assert sorted(ends, key=str) == [-signal.SIGABRT, -signal.SIGABRT, None, None]
+        check_conservation(master)
+    finally:
+        for worker in workers:
+            worker.close()
+        master.close()
+
+
+def test_tenants_are_served_by_weight_whatever_they_offer(tmp_path):
+    """Two tenants, one with ten times the load of the other and a third of its weight."""
+    keys = tmp_path / "keys"
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("flood", "heavy")}
+    lines = [f"flood:{hashes['flood']}:developer:flood:0:1", f"heavy:{hashes['heavy']}:developer:heavy:0:3"]
+    keys.write_text("\n".join(lines) + f"\ntest:{hashlib.sha256(KEY.encode()).hexdigest()}:admin\n")
+    arguments = ["--bind", "127.0.0.1", "--model", TINY, "--model-name", "tiny", "--keys-file", keys]
+    for port in ("http", "grpc", "admin", "link", "metrics"):
+        arguments += [f"--{port}-port", 0]
+    master = Server("shared", "fathom-master", [*arguments, *link_flags("master")], tmp_path, "http")
+    link = f"127.0.0.1:{master.ports()['link']}"
+    # Room for a few requests only, so that the others wait where the order is made.
+    worker = SimWorker(tmp_path, link, "free,step_us=2000", kv_bytes=2 << 20, extra=["--max-sequences", 4])
+    loads = {}
+    try:
+        worker.wait_ready()
+        master.wait_ready()
+        url = f"127.0.0.1:{master.ports()['http']}"
+        for name, concurrency in (("flood", 200), ("heavy", 20)):
+            command = [BIN / "fathom", "bench", "serve", "--url", url, "--key", name, "--model", "tiny", "--ignore-eos"]
+            command += ["--duration", 8, "--concurrency", concurrency, "--input-len", 50, "--output-len", 50]
+            command += ["--json", tmp_path / f"{name}.json", "--unary"]
+            loads[name] = subprocess.Popen(
+                [str(a) for a in command], stdout=subprocess.DEVNULL, env=clean_environment()
+            )
+        time.sleep(2)
+        served = {}
+        for moment in range(2):
+            view = fathom(
+                "requests",
+                "--all",
+                "--limit",
+                100000,
+                "--json",
+                "--key",
+                KEY,
+                "--admin",
+                f"127.0.0.1:{master.ports()['admin']}",
+            )
+            done = [r for r in json.loads(view.stdout)["requests"] if r["state"] == "ok"]
+            for name in loads:
+                tokens = sum(r["prompt_tokens"] + r["completion_tokens"] for r in done if r["tenant"] == name)
+                served.setdefault(name, []).append(tokens)
+            if moment == 0:
+                time.sleep(5)
+        share = {name: after - before for name, (before, after) in served.items()}
+        assert share["heavy"] / share["flood"] == pytest.approx(3, rel=0.05), share
+    finally:
+        for load in loads.values():
+            load.kill()
+            load.wait()
+        worker.close()
         master.close()

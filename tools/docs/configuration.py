@@ -39,7 +39,7 @@ worker:
 logging: {level: info}
 ```
 
-A keys file has one key a line, `name:sha256[:role[:tenant[:priority]]]`; `fathom key --hash` prints the hash of the
+A keys file has one key a line, `name:sha256[:role[:tenant[:priority[:weight]]]]`; `fathom key --hash` prints the hash of the
 local key.
 """
 

@@ -35,6 +35,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
   if (!parsed.ok()) return refuse(parsed.status(), *principal);
   parsed->id = serving_->NewId();
   parsed->tenant = principal->tenant;
+  parsed->tenant_weight = principal->weight;
   parsed->priority = principal->priority_ceiling;
   parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),

@@ -100,6 +100,7 @@ void KserveCall::HandleParsed(absl::StatusOr<KserveRequest> parsed) {
   }
   request.id = serving_.NewId();
   request.tenant = call_.principal.tenant;
+  request.tenant_weight = call_.principal.weight;
   request.priority = call_.principal.priority_ceiling;
   // The generation may end before Generate returns.
   auto generation = serving_.Generate(std::move(request), exchange_->strand(), shared_from_this());

@@ -141,6 +141,7 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
   GenerationRequest& generation = parsed->generation;
   generation.id = serving_->NewId();
   generation.tenant = principal->tenant;
+  generation.tenant_weight = principal->weight;
   generation.priority = principal->priority_ceiling;
   generation.timeout = WithinDeadline(*context, generation.timeout);
   return StartKserveInfer(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),

@@ -167,6 +167,7 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
     GenerationRequest generation = std::move(parsed.generation);
     generation.id = request.id;
     generation.tenant = principal_.tenant;
+    generation.tenant_weight = principal_.weight;
     generation.priority = principal_.priority_ceiling;
     generation.timeout = WithinDeadline(*context_, generation.timeout);
     return generation;

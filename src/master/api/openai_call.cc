@@ -116,6 +116,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
     GenerationRequest& request = parsed->generations[i];
     request.id = i == 0 ? id : absl::StrCat(id, "-", i);
     request.tenant = call_.principal.tenant;
+    request.tenant_weight = call_.principal.weight;
     request.priority = call_.principal.priority_ceiling;
     auto sink = std::make_shared<PromptSink>(shared_from_this(), static_cast<int32_t>(i));
     auto generation = serving_.Generate(std::move(request), exchange_->strand(), std::move(sink));

@@ -89,6 +89,7 @@ struct Submission {
   std::string model;
   int32_t priority = 0;
   uint64_t tenant_hash = 0;
+  int32_t tenant_weight = 1;
   int64_t cost = 0;  // in tokens
   absl::Duration remaining = absl::InfiniteDuration();
   std::string cache_salt;  // 32 bytes, secret

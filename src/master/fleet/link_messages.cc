@@ -70,6 +70,7 @@ v1::Submit ToMessage(const Submission& submission) {
   message.set_model(submission.model);
   message.set_priority(submission.priority);
   message.set_tenant_hash(submission.tenant_hash);
+  message.set_tenant_weight(submission.tenant_weight);
   message.set_cost(submission.cost);
   if (submission.remaining != absl::InfiniteDuration()) {
     message.set_remaining_ms(std::max<int64_t>(1, absl::ToInt64Milliseconds(submission.remaining)));

@@ -4,6 +4,7 @@
 #include <cctype>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -17,6 +18,7 @@ namespace {
 
 constexpr size_t kFileBytesMax = 1 << 20;
 constexpr size_t kNameBytesMax = 64;
+constexpr int32_t kWeightMax = 1000;
 constexpr size_t kKeyBytesMax = 512;
 constexpr size_t kHashHexBytes = 64;
 constexpr std::string_view kScheme = "bearer ";
@@ -38,8 +40,8 @@ bool IsLowerHex(const std::string& text) {
 
 absl::StatusOr<ApiKeys::Entry> ApiKeys::ParseLine(std::string_view line) {
   const std::vector<std::string> parts = absl::StrSplit(ToAbsl(line), ':');
-  if (parts.size() < 2 || parts.size() > 5) {
-    return absl::InvalidArgumentError("expected name:sha256[:role[:tenant[:priority]]]");
+  if (parts.size() < 2 || parts.size() > 6) {
+    return absl::InvalidArgumentError("expected name:sha256[:role[:tenant[:priority[:weight]]]]");
   }
   Entry entry;
   entry.principal.key_id = parts[0];
@@ -60,6 +62,10 @@ absl::StatusOr<ApiKeys::Entry> ApiKeys::ParseLine(std::string_view line) {
       return absl::InvalidArgumentError("the priority is not 0-9");
     }
     entry.principal.priority_ceiling = parts[4][0] - '0';
+  }
+  if (parts.size() > 5 && (!absl::SimpleAtoi(parts[5], &entry.principal.weight) ||
+                           entry.principal.weight < 1 || entry.principal.weight > kWeightMax)) {
+    return absl::InvalidArgumentError("the weight is not 1-1000");
   }
   return entry;
 }

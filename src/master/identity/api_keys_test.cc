@@ -44,6 +44,14 @@ TEST(ApiKeysTest, AnythingElseIsUnauthenticated) {
   EXPECT_FALSE(keys->Authenticate(std::string(4096, 'x')).ok());
 }
 
+TEST(ApiKeysTest, WeightsAreOptional) {
+  const auto keys = ApiKeys::Parse(
+      absl::StrCat("a:", Sha256Hex("ka"), ":developer:t:3:7\n", "b:", Sha256Hex("kb"), ":::2\n"));
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_EQ(keys->Authenticate("ka")->weight, 7);
+  EXPECT_EQ(keys->Authenticate("kb")->weight, 1);
+}
+
 TEST(ApiKeysTest, OpenLetsEveryoneInAsOnePrincipal) {
   const ApiKeys keys = ApiKeys::Open();
   EXPECT_TRUE(keys.AuthenticateHeader(std::nullopt).ok());
@@ -58,6 +66,8 @@ TEST(ApiKeysTest, BadLinesNameTheLineAndNotTheHash) {
         std::string("n:abc"), absl::StrCat("n:", hash.substr(1), "Z"),
         absl::StrCat("n:", hash, ":root"), absl::StrCat("n:", hash, ":admin:t:10"),
         absl::StrCat("n:", hash, ":admin:t:x"), absl::StrCat("n:", hash, ":admin:t:1:more"),
+        absl::StrCat("n:", hash, ":admin:t:1:0"), absl::StrCat("n:", hash, ":admin:t:1:1001"),
+        absl::StrCat("n:", hash, ":admin:t:1:5:more"),
         absl::StrCat("n:", hash, ":admin:te nant")}) {
     const auto keys = ApiKeys::Parse(absl::StrCat("# one\n", bad, "\n"));
     ASSERT_FALSE(keys.ok()) << bad;

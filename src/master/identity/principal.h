@@ -11,6 +11,7 @@ struct Principal {
   std::string key_id;            // the key's name, for logs; never the key
   std::string role;              // "admin", "developer" or "auditor"
   std::string tenant;            // fairness and prefix reuse are by tenant
+  int32_t weight = 1;            // its share, relative to other tenants
   int32_t priority_ceiling = 0;  // the most urgent priority it may ask for; 0 is the most urgent
 };
 

@@ -8,6 +8,7 @@
 namespace fathom::master {
 namespace {
 
+constexpr int32_t kTenantShare = 8;
 constexpr double kRateWindowSeconds = 10;
 constexpr double kRetryAfterSecondsMin = 1;
 constexpr double kRetryAfterSecondsMax = 60;
@@ -15,25 +16,42 @@ constexpr double kRetryAfterSecondsMax = 60;
 }  // namespace
 
 void Admission::Ticket::Reset() {
-  if (admission_ != nullptr) std::exchange(admission_, nullptr)->Release(std::exchange(cost_, 0));
+  if (admission_ == nullptr) return;
+  std::exchange(admission_, nullptr)->Release(tenant_, std::exchange(cost_, 0));
 }
 
-absl::StatusOr<Admission::Ticket> Admission::Enter() {
+absl::StatusOr<Admission::Ticket> Admission::Enter(const std::string& tenant, int64_t least_cost) {
   const std::lock_guard lock(mutex_);
-  if (requests_ >= limits_.requests) return Refuse(1, drained_requests_);
+  const auto found = tenants_.find(tenant);
+  const Use use = found == tenants_.end() ? Use{} : found->second;
+  const int32_t free = limits_.requests - requests_;
+  if (use.requests >= kTenantShare * std::max(0, free)) return Refuse(1, drained_requests_);
+  if (absl::Status status = CheckCost(use, least_cost); !status.ok()) return status;
   ++requests_;
-  return Ticket(this);
+  ++tenants_[tenant].requests;
+  return Ticket(this, tenant);
 }
 
 absl::Status Admission::Settle(Ticket& ticket, int64_t cost) {
   const std::lock_guard lock(mutex_);
-  // A request alone is always let in: whether it fits at all is for the worker to say.
-  if (cost_ > 0 && cost_ + cost > limits_.cost) {
-    return Refuse(static_cast<double>(cost_ + cost - limits_.cost), drained_cost_);
-  }
+  Use& use = tenants_[ticket.tenant_];
+  if (absl::Status status = CheckCost(use, cost); !status.ok()) return status;
   cost_ += cost;
+  use.cost += cost;
   ticket.cost_ = cost;
   return absl::OkStatus();
+}
+
+absl::Status Admission::CheckCost(const Use& use, int64_t cost) const {
+  // A request alone is always let in: whether it fits at all is for the worker to say.
+  if (cost_ == 0) return absl::OkStatus();
+  const int64_t free = limits_.cost - cost_;
+  // By what the tenant holds already, so that one large request may take its share in one. What
+  // drains counts for both sides of its threshold.
+  const int64_t over_share = use.cost - kTenantShare * std::max<int64_t>(0, free);
+  const int64_t over = std::max(cost - free, (over_share + kTenantShare) / (kTenantShare + 1));
+  if (over <= 0) return absl::OkStatus();
+  return Refuse(static_cast<double>(over), drained_cost_);
 }
 
 int32_t Admission::requests() const {
@@ -46,10 +64,13 @@ int64_t Admission::cost() const {
   return cost_;
 }
 
-void Admission::Release(int64_t cost) {
+void Admission::Release(const std::string& tenant, int64_t cost) {
   const std::lock_guard lock(mutex_);
   --requests_;
   cost_ -= cost;
+  const auto found = tenants_.find(tenant);
+  found->second.cost -= cost;
+  if (--found->second.requests == 0) tenants_.erase(found);
   const int64_t now_ns = clock_->MonotonicNs();
   drained_requests_.Add(1, now_ns);
   drained_cost_.Add(static_cast<double>(cost), now_ns);

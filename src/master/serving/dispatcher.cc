@@ -27,12 +27,20 @@ Placement& Placement::operator=(Placement&& other) noexcept {
     worker_ = std::move(other.worker_);
     decision_ = other.decision_;
     cost_ = other.cost_;
+    suspect_ = other.suspect_;
   }
   return *this;
 }
 
 void Placement::Reset() {
-  if (dispatcher_ != nullptr) std::exchange(dispatcher_, nullptr)->Release(decision_.slot, cost_);
+  if (dispatcher_ == nullptr) return;
+  std::exchange(dispatcher_, nullptr)->Release(decision_.slot, cost_, suspect_);
+}
+
+void Placement::ClearSuspect() {
+  if (dispatcher_ != nullptr && std::exchange(suspect_, false)) {
+    dispatcher_->ClearSuspect(decision_.slot);
+  }
 }
 
 Dispatcher::Dispatcher(Fleet* fleet, const Clock* clock, uint64_t seed)
@@ -52,10 +60,12 @@ Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
   {
     const std::lock_guard lock(mutex_);
     const uint64_t tenant = wanted.tenant_hash;
+    const int32_t weight = wanted.tenant_weight;
     const int32_t priority = wanted.priority;
     const int64_t cost = wanted.cost;
     queued_cost_ += cost;
-    handle = queue_.Push(tenant, priority, cost, std::move(wanted));
+    handle = wanted.again ? queue_.PushAgain(priority, std::move(wanted))
+                          : queue_.Push(tenant, weight, priority, cost, std::move(wanted));
     grants = Place();
   }
   GiveOut(std::move(grants));
@@ -71,6 +81,12 @@ void Dispatcher::Remove(Handle handle) {
   }
   // It may have been the front that nothing could pass.
   if (removed) Pump();
+}
+
+void Dispatcher::Refund(uint64_t tenant_hash, int32_t tenant_weight, int32_t priority,
+                        int64_t cost) {
+  const std::lock_guard lock(mutex_);
+  queue_.Refund(tenant_hash, tenant_weight, priority, cost);
 }
 
 void Dispatcher::Avoid(const WorkerKey& worker, absl::Duration duration) {
@@ -141,10 +157,11 @@ Dispatcher::Grants Dispatcher::Place() {
         static_cast<double>(clock_->MonotonicNs() - now_ns) * 1e-9);
     if (decision.obstacle != RouteObstacle::kNone) break;
     router_.Assign(decision, model, &front.prompt, front.cost, now_ns);
+    if (front.suspect) router_.SetSuspect(decision.slot);
     Wanted wanted = queue_.Pop();
     queued_cost_ -= wanted.cost;
-    grants.emplace_back(std::move(wanted.grant),
-                        Placement(this, router_.KeyOf(decision.slot), decision, wanted.cost));
+    grants.emplace_back(std::move(wanted.grant), Placement(this, router_.KeyOf(decision.slot),
+                                                           decision, wanted.cost, wanted.suspect));
   }
   fleet_->ReportBacklog(queued_cost_);
   return grants;
@@ -167,10 +184,21 @@ size_t Dispatcher::queue_length() const {
   return queue_.size();
 }
 
-void Dispatcher::Release(WorkerSlot slot, int64_t cost) {
+void Dispatcher::ClearSuspect(WorkerSlot slot) {
   Grants grants;
   {
     const std::lock_guard lock(mutex_);
+    router_.ClearSuspect(slot);
+    grants = Place();
+  }
+  GiveOut(std::move(grants));
+}
+
+void Dispatcher::Release(WorkerSlot slot, int64_t cost, bool suspect) {
+  Grants grants;
+  {
+    const std::lock_guard lock(mutex_);
+    if (suspect) router_.ClearSuspect(slot);
     router_.Release(slot, cost);
     grants = Place();
   }

@@ -35,19 +35,26 @@ class Placement {
 
   explicit operator bool() const { return dispatcher_ != nullptr; }
   const WorkerKey& worker() const { return worker_; }
+  // It has not crashed its worker after all: the worker may get other work again.
+  void ClearSuspect();
   // Of the prompt, that the worker is expected to hold.
   int32_t cached_tokens() const { return decision_.cached_tokens; }
 
  private:
   friend class Dispatcher;
   Placement(Dispatcher* dispatcher, WorkerKey worker, const FleetRouter::Decision& decision,
-            int64_t cost)
-      : dispatcher_(dispatcher), worker_(std::move(worker)), decision_(decision), cost_(cost) {}
+            int64_t cost, bool suspect)
+      : dispatcher_(dispatcher),
+        worker_(std::move(worker)),
+        decision_(decision),
+        cost_(cost),
+        suspect_(suspect) {}
 
   Dispatcher* dispatcher_ = nullptr;
   WorkerKey worker_;
   FleetRouter::Decision decision_;
   int64_t cost_ = 0;
+  bool suspect_ = false;
 };
 
 class Dispatcher {
@@ -57,9 +64,12 @@ class Dispatcher {
   struct Wanted {
     ModelPtr model;
     uint64_t tenant_hash = 0;
+    int32_t tenant_weight = 1;
     int32_t priority = 0;
-    int64_t cost = 0;     // tokens
-    PromptBlocks prompt;  // its tokens outlive the wait
+    int64_t cost = 0;      // tokens
+    bool again = false;    // it was placed before: it goes first and is not charged again
+    bool suspect = false;  // it may crash its worker, which gets nothing new while it does not
+    PromptBlocks prompt;   // its tokens outlive the wait
     Grant grant;
   };
 
@@ -72,6 +82,8 @@ class Dispatcher {
   // thread: 0.1 us a token.
   Handle Enqueue(Wanted wanted);
   void Remove(Handle handle);
+  // Of what was charged when it was enqueued, so much was not used.
+  void Refund(uint64_t tenant_hash, int32_t tenant_weight, int32_t priority, int64_t cost);
   // That worker refused: no work for it until then. Call Pump when the time is over.
   void Avoid(const WorkerKey& worker, absl::Duration duration);
   // A worker refused or time has passed: look again.
@@ -90,7 +102,8 @@ class Dispatcher {
   friend class Placement;
   using Grants = std::vector<std::pair<Grant, Placement>>;
 
-  void Release(WorkerSlot slot, int64_t cost);
+  void Release(WorkerSlot slot, int64_t cost, bool suspect);
+  void ClearSuspect(WorkerSlot slot);
   // mutex_ is held. What can be placed now; given out by GiveOut without it.
   Grants Place();
   static void GiveOut(Grants grants);

@@ -54,6 +54,34 @@ TEST_F(DispatcherTest, CreditIsNeverExceededAndComesBack) {
   EXPECT_EQ(granted_, (std::vector<int>{1, 2, 3}));
 }
 
+TEST_F(DispatcherTest, ASuspectHasAWorkerThatGetsNothingNew) {
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_), FakeFleet::ReadyWorker("b", *model_)});
+  const auto enqueue = [&](int name, bool suspect) {
+    dispatcher_.Enqueue({.model = model_,
+                         .tenant_hash = 1,
+                         .cost = 10,
+                         .again = suspect,
+                         .suspect = suspect,
+                         .grant = [this, name](Placement placement) {
+                           granted_.push_back(name);
+                           placements_.push_back(std::move(placement));
+                         }});
+  };
+  enqueue(1, true);
+  enqueue(2, true);
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2}));
+  EXPECT_NE(placements_[0].worker().id, placements_[1].worker().id);
+  enqueue(3, false);
+  enqueue(4, true);  // comes from a lost worker: before the new one
+  EXPECT_EQ(granted_.size(), 2u);
+  placements_[0].ClearSuspect();
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2, 4}));
+  EXPECT_EQ(placements_[2].worker().id, placements_[0].worker().id);
+  placements_[1].Reset();
+  EXPECT_EQ(granted_, (std::vector<int>{1, 2, 4, 3}));
+  EXPECT_NE(placements_[3].worker().id, placements_[0].worker().id);
+}
+
 TEST_F(DispatcherTest, ASmallOneDoesNotPassALargeOne) {
   fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_, 100)});
   Enqueue(60, 1);

@@ -59,6 +59,9 @@ class FleetRouter {
   void Assign(const Decision& decision, const ModelWanted& model, PromptBlocks* prompt,
               int64_t cost, int64_t now_ns);
   void Release(WorkerSlot slot, int64_t cost);
+  // The worker runs a request that may crash it, and gets nothing new until ClearSuspect.
+  void SetSuspect(WorkerSlot slot) { ++loads_[slot].suspects; }
+  void ClearSuspect(WorkerSlot slot) { --loads_[slot].suspects; }
   // No work for it until then.
   void Avoid(const WorkerKey& worker, int64_t until_ns);
   const WorkerKey& KeyOf(WorkerSlot slot) const { return slots_[slot].key; }

@@ -21,13 +21,18 @@ namespace asio = boost::asio;
 constexpr int32_t kRefusalsMax = 5;
 // A request that was on as many workers when they crashed is taken for the cause.
 constexpr int32_t kCrashesMax = 2;
-// Losses that tell nothing of their cause; so many are no accident.
+// Losses that tell nothing of their cause: one may be chance, more make it run where nothing new
+// does, so many are no accident.
+constexpr int32_t kLossesBeforeSuspicion = 1;
 constexpr int32_t kLossesMax = 16;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 // Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
 // cost less than holding up an I/O thread.
 constexpr size_t kInlinePromptBytes = 2048;
+// Tokens that a suspect must get past the place where its worker was lost; a worker is some steps
+// ahead of what its master has seen.
+constexpr int32_t kTokensToClear = 8;
 // The worker has the same limit in whole milliseconds, so it may give up a moment before us.
 constexpr int64_t kDeadlineSlackNs = 5'000'000;
 
@@ -40,6 +45,21 @@ bool IsPreparedInline(const GenerationRequest& request) {
     bytes = text->text.size();
   }  // ids need no work
   return bytes <= kInlinePromptBytes;
+}
+
+// In tokens, before the prompt has any: about what it costs at least.
+int64_t LeastCost(const GenerationRequest& request) {
+  constexpr int64_t kBytesPerToken = 16;
+  int64_t bytes = 0;
+  if (const auto* chat = std::get_if<ChatPrompt>(&request.prompt)) {
+    bytes = static_cast<int64_t>(chat->messages_json.size());
+  } else if (const auto* text = std::get_if<TextPrompt>(&request.prompt)) {
+    bytes = static_cast<int64_t>(text->text.size());
+  } else {
+    bytes = kBytesPerToken * static_cast<int64_t>(std::get<TokenPrompt>(request.prompt).ids.size());
+  }
+  const int64_t answer = std::min(request.stop.max_tokens, request.model->context_length);
+  return bytes / kBytesPerToken + request.n * answer;
 }
 
 }  // namespace
@@ -61,7 +81,8 @@ void Generation::Start() {
   page_ = services_.book->Open(request_.id, request_.model->name, request_.tenant);
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
   ServingMetrics::Get().generations->Begin();
-  absl::StatusOr<Admission::Ticket> ticket = services_.admission->Enter();
+  absl::StatusOr<Admission::Ticket> ticket =
+      services_.admission->Enter(request_.tenant, LeastCost(request_));
   if (!ticket.ok()) return End(ticket.status());
   ticket_ = *std::move(ticket);
   ArmDeadline();
@@ -121,8 +142,11 @@ void Generation::Enqueue() {
   queued_ = services_.dispatcher->Enqueue(
       {.model = request_.model,
        .tenant_hash = tenant_.hash,
+       .tenant_weight = request_.tenant_weight,
        .priority = request_.priority,
        .cost = prompt_.cost,
+       .again = attempt_ > 0,
+       .suspect = crashes_ > 0 || losses_ > kLossesBeforeSuspicion,
        .prompt = PromptBlocks(prompt_.tokens, tenant_.cache_salt),
        .grant = [self = shared_from_this()](Placement placement) {
          // std::function wants copies; a placement has none.
@@ -136,6 +160,7 @@ void Generation::HandleGrant(Placement placement) {
   if (sink_ == nullptr) return;  // the placement goes back
   placement_ = std::move(placement);
   predicted_cached_tokens_ = placement_.cached_tokens();
+  tokens_here_ = 0;
   ++attempt_;
   granted_ns_ = services_.clock->MonotonicNs();
   page_->SetAttempt(placement_.worker().id, attempt_);
@@ -157,6 +182,7 @@ Submission Generation::MakeSubmission() const {
   submission.model = request_.model->name;
   submission.priority = request_.priority;
   submission.tenant_hash = tenant_.hash;
+  submission.tenant_weight = request_.tenant_weight;
   submission.cost = prompt_.cost;
   submission.remaining = absl::Nanoseconds(deadline_ns_ - services_.clock->MonotonicNs());
   submission.cache_salt = tenant_.cache_salt;
@@ -337,6 +363,8 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   page_->SetUsage(usage_, services_.clock->MonotonicNs());
   delta.tokens = std::move(output.tokens);
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
+  tokens_here_ += static_cast<int32_t>(num_used);
+  if (tokens_here_ >= kTokensToClear) placement_.ClearSuspect();
   Measure(choice, num_used);
   if (delta.finish != FinishReason::kNone) {
     choice.finished = true;
@@ -414,6 +442,11 @@ void Generation::End(const absl::Status& status) {
       services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
     }
     placement_.Reset();
+  }
+  if (attempt_ > 0) {
+    const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
+    services_.dispatcher->Refund(tenant_.hash, request_.tenant_weight, request_.priority,
+                                 prompt_.cost - used);
   }
   ticket_.Reset();
   deadline_timer_.cancel();

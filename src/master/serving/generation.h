@@ -119,9 +119,10 @@ class Generation final : public SubmissionListener,
   uint32_t attempt_ = 0;                 // of the last submission
   int32_t losses_ = 0;                   // workers it has lost, whatever the reason
   int32_t migrations_ = 0;
-  int64_t lost_at_ns_ = 0;  // of the last worker lost, until a token comes again
-  int32_t crashes_ = 0;     // of these, workers that may have crashed because of it
-  int32_t refusals_ = 0;    // for reasons other than a full worker
+  int32_t tokens_here_ = 0;  // that the last placement has brought
+  int64_t lost_at_ns_ = 0;   // of the last worker lost, until a token comes again
+  int32_t crashes_ = 0;      // of these, workers that may have crashed because of it
+  int32_t refusals_ = 0;     // for reasons other than a full worker
   absl::Duration retry_wait_;
   std::optional<absl::Status> last_rejection_;
   std::vector<Choice> choices_;

@@ -18,7 +18,7 @@ constexpr double kComputeWeight = 2;
 RouteObstacle ObstacleOf(const RouteCandidate& candidate, const WorkerLoad& load,
                          const RouteRequest& request) {
   if (candidate.obstacle != RouteObstacle::kNone) return candidate.obstacle;
-  if (request.now_ns < load.avoid_until_ns) return RouteObstacle::kBusy;
+  if (request.now_ns < load.avoid_until_ns || load.suspects > 0) return RouteObstacle::kBusy;
   const bool fits = load.cost + request.cost <= candidate.credit;
   const bool alone = load.requests == 0 && candidate.credit > 0;
   return fits || alone ? RouteObstacle::kNone : RouteObstacle::kBusy;

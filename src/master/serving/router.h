@@ -60,6 +60,7 @@ struct WorkerLoad {
   int64_t cost = 0;  // tokens
   int32_t requests = 0;
   int64_t unreported_tokens = 0;  // to compute, sent since the last heartbeat
+  int32_t suspects = 0;           // 0 or 1: a request that may crash it; it gets nothing new then
   int64_t avoid_until_ns = 0;     // it refused work; monotonic
 };
 

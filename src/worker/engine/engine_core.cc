@@ -67,6 +67,7 @@ void EngineCore::Add(EngineRequest request) {
     s->prompt_len = static_cast<int32_t>(request.prompt.size());
     s->tokens.insert(s->tokens.end(), choice.tokens.begin(), choice.tokens.end());
     s->max_len = MaxLength(request, options_);
+    if (!choice.tokens.empty()) s->recovery_len = static_cast<int32_t>(s->tokens.size());
     s->wants_prompt_logprobs = request.logprobs.prompt.has_value() && s->prompt_len > 1 &&
                                choice.tokens.empty() && state->sequences.empty();
     state->sequences.push_back(std::move(s));

@@ -6,11 +6,19 @@
 
 namespace fathom::worker {
 
-void FairQueue::Push(RequestState* request, int32_t priority, uint64_t tenant, int64_t cost) {
+namespace {
+
+// Virtual time in parts of a token, so that weights divide it.
+constexpr int64_t kUnit = 1024;
+
+}  // namespace
+
+void FairQueue::Push(RequestState* request, int32_t priority, uint64_t tenant, int64_t cost,
+                     int32_t weight) {
   Lane& lane = lanes_[priority];
   int64_t& finish = lane.tenant_finish[tenant];
   const Entry entry{priority, std::max(lane.now, finish), arrivals_++, request};
-  finish = entry.start + cost;
+  finish = entry.start + cost * kUnit / std::max(1, weight);
   ++lane.size;
   entries_.insert(entry);
   const bool added = index_.emplace(request, entry).second;

@@ -16,8 +16,10 @@ struct RequestState;
 
 class FairQueue {
  public:
-  // `cost` in tokens. A request is in the queue once at most.
-  void Push(RequestState* request, int32_t priority, uint64_t tenant, int64_t cost);
+  // `cost` in tokens; a tenant of weight 2 gets twice the tokens of one of weight 1. A request is
+  // in the queue once at most.
+  void Push(RequestState* request, int32_t priority, uint64_t tenant, int64_t cost,
+            int32_t weight = 1);
   // nullptr when empty.
   RequestState* Pop();
   // Of what Pop would give; INT32_MAX when empty.

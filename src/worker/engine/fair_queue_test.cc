@@ -19,9 +19,9 @@ class FairQueueTest : public testing::Test {
     states_.back()->request.priority = priority;
     return states_.back().get();
   }
-  RequestState* Push(uint64_t tenant, int64_t cost, int32_t priority = 0) {
+  RequestState* Push(uint64_t tenant, int64_t cost, int32_t priority = 0, int32_t weight = 1) {
     RequestState* r = New(tenant, priority);
-    queue_.Push(r, priority, tenant, cost);
+    queue_.Push(r, priority, tenant, cost, weight);
     return r;
   }
   FairQueue queue_;
@@ -41,6 +41,15 @@ TEST_F(FairQueueTest, AFloodDelaysAnotherTenantByOneRequestAtMost) {
   EXPECT_EQ(queue_.Pop()->request.tenant_hash, 1U);
   RequestState* other = Push(2, 100);
   EXPECT_EQ(queue_.Pop(), other);
+}
+
+TEST_F(FairQueueTest, TenantsShareByWeight) {
+  for (int i = 0; i < 300; ++i) Push(1, 100, 0, 3);
+  for (int i = 0; i < 300; ++i) Push(2, 100, 0, 1);
+  int served[3] = {};
+  for (int i = 0; i < 200; ++i) ++served[queue_.Pop()->request.tenant_hash];
+  EXPECT_NEAR(served[1], 150, 2);
+  EXPECT_NEAR(served[2], 50, 2);
 }
 
 TEST_F(FairQueueTest, TenantsShareByCost) {

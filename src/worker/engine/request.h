@@ -30,8 +30,9 @@ struct EngineRequest {
   StopConditions stop;
   LogprobParams logprobs;
   std::optional<GrammarSpec> grammar;
-  int32_t priority = 0;      // 0 is the most urgent
-  uint64_t tenant_hash = 0;  // the inbox is fair between tenants
+  int32_t priority = 0;       // 0 is the most urgent
+  uint64_t tenant_hash = 0;   // the inbox is fair between tenants,
+  int32_t tenant_weight = 1;  // in proportion to this
   std::string cache_salt;   // requests with other salts never share prefix blocks; a 32-byte secret
   int64_t deadline_ns = 0;  // on the engine's monotonic clock; 0: none
   int32_t adapter_id = kNoAdapter;

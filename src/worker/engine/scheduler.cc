@@ -36,15 +36,23 @@ void Scheduler::Enqueue(RequestState* request) {
     BeginWait(s.get(), s->length() - cached);
     first = false;
   }
-  queue_.Push(request, r.priority, r.tenant_hash, cost);
+  queue_.Push(request, r.priority, r.tenant_hash, cost, r.tenant_weight);
 }
 
 void Scheduler::Plan(uint64_t serial, uint64_t retired, StepPlan* plan) {
   plan->Clear();
-  Step step{serial, retired, plan, limits_.max_step_tokens, limits_.max_logit_rows};
+  Step step{serial,          retired, plan, limits_.max_step_tokens, limits_.max_logit_rows,
+            RecoveryTokens()};
   PlanRunning(&step);
   if (!step.short_of_blocks) Admit(&step);
   CountPrefill();
+}
+
+int32_t Scheduler::RecoveryTokens() const {
+  const bool others = std::any_of(running_.begin(), running_.end(), [](const Sequence* s) {
+    return s->HasWork() && s->scheduled >= s->recovery_len;
+  });
+  return others ? std::max(1, limits_.max_step_tokens / 2) : limits_.max_step_tokens;
 }
 
 void Scheduler::CountPrefill() {
@@ -94,6 +102,8 @@ bool Scheduler::Schedule(Sequence* s, int32_t reserved, Step* step) {
   const int32_t rows_left = step->rows_left - reserved;
   int32_t count = std::min(s->length() - s->scheduled, step->tokens_left - reserved);
   if (s->wants_prompt_logprobs) count = std::min(count, rows_left);
+  const bool recovers = s->scheduled < s->recovery_len;
+  if (recovers) count = std::min(count, step->recovery_left);
   if (count <= 0 || rows_left <= 0) return false;
   if (!kv_->TryExtend(s, s->scheduled + count)) {
     step->short_of_blocks = true;
@@ -115,6 +125,7 @@ bool Scheduler::Schedule(Sequence* s, int32_t reserved, Step* step) {
   step->plan->num_tokens += count;
   step->plan->num_logit_rows += rows;
   step->tokens_left -= count;
+  if (recovers) step->recovery_left -= count;
   step->rows_left -= rows;
   return true;
 }
@@ -158,6 +169,7 @@ void Scheduler::Admit(Step* step) {
       }
       continue;
     }
+    if (s->recovery_len > 0 && step->recovery_left <= 0) return;
     if (!TryAdmit(s, fork_from, step)) return;
   }
 }

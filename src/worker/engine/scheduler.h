@@ -9,7 +9,9 @@
 // recomputed later; since the oldest can push all others aside and any request fits an empty pool,
 // the oldest always goes on. A sequence gives blocks back only when the last step it is part of has
 // retired, hence after at least one chunk. Choices of one request share the first one's prefill.
-// Thread safety: none; the engine thread owns it.
+// Sequences that come from a worker that was lost compute again what was computed there, with at
+// most half of a step's tokens while anyone else runs: the others' steps must not grow much. Thread
+// safety: none; the engine thread owns it.
 
 #include <cstdint>
 #include <functional>
@@ -94,6 +96,7 @@ class Scheduler {
     StepPlan* plan;
     int32_t tokens_left;
     int32_t rows_left;
+    int32_t recovery_left;  // of tokens_left, for those who recover
     bool short_of_blocks = false;
   };
 
@@ -108,6 +111,7 @@ class Scheduler {
   void BeginWait(Sequence* s, int32_t expected_tokens);
   void EndWait(Sequence* s);
   void CountPrefill();
+  int32_t RecoveryTokens() const;
   void GiveBack(Sequence* s);
 
   const SchedulerLimits limits_;

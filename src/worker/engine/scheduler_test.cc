@@ -158,6 +158,47 @@ TEST_F(SchedulerTest, AnOlderPrefillLeavesRoomForYoungerDecodes) {
   EXPECT_TRUE(decoding);
 }
 
+TEST_F(SchedulerTest, RecoveriesTakeHalfOfAStepWhileOthersRun) {
+  Start({.tokens = 16});
+  RequestState* other = Enqueue(Ask(4, 20));
+  Plan();
+  Retire();
+  for (int i = 0; i < 2; ++i) {
+    RequestState* lost = Ask(30, 20, 1, 1000 + 100 * i);
+    lost->sequences[0]->recovery_len = 30;
+    Enqueue(lost);
+  }
+  // One at a time, in their order, beside a decode that keeps its place.
+  int32_t computed[2] = {};
+  for (int step = 0; step < 8; ++step) {
+    const StepPlan& plan = Plan();
+    int32_t recovery = 0;
+    bool decodes = false;
+    for (const PlannedChunk& c : plan.chunks) {
+      if (c.sequence->request == other) {
+        decodes = true;
+      } else if (c.first < 30) {
+        recovery += c.count;
+        computed[c.sequence->tokens[0] == 1100] += c.count;
+      }
+    }
+    EXPECT_TRUE(decodes);
+    EXPECT_LE(recovery, 8);
+    EXPECT_TRUE(computed[0] == 30 || computed[1] == 0);
+    Retire();
+  }
+  EXPECT_EQ(computed[0], 30);
+  EXPECT_GT(computed[1], 0);
+}
+
+TEST_F(SchedulerTest, ARecoveryAloneTakesTheWholeStep) {
+  Start({.tokens = 16});
+  RequestState* lost = Ask(30, 20);
+  lost->sequences[0]->recovery_len = 30;
+  Enqueue(lost);
+  EXPECT_EQ(Plan().num_tokens, 16);
+}
+
 TEST_F(SchedulerTest, NothingIsPlannedBeyondTheLastToken) {
   Start({});
   Enqueue(Ask(2, 2));

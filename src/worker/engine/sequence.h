@@ -50,6 +50,9 @@ struct Sequence {
   std::vector<TokenId> tokens;
   int32_t prompt_len = 0;
   int32_t max_len = 0;  // tokens it may have in all
+  // Leading tokens that a worker which was lost had computed: computing them again is paced. 0: it
+  // began here.
+  int32_t recovery_len = 0;
   int32_t computed = 0;
   int32_t scheduled = 0;
   int32_t settled = 0;     // `scheduled` before the step that is being planned
