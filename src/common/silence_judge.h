@@ -2,7 +2,8 @@
 
 // Decides from heartbeats alone whether a peer is still there. What counts as silence adapts to how
 // regularly the peer was heard (mean and deviation of the gaps, as in RFC 6298), between a floor
-// and a ceiling. Thread safety: none.
+// and a ceiling; a peer that says when it will be heard next is held to that instead of the mean.
+// Thread safety: none.
 
 #include <algorithm>
 #include <cmath>
@@ -21,10 +22,14 @@ class SilenceJudge {
         last_beat_ns_(now_ns) {}
 
   // A heartbeat came: it counts for how regular the peer is.
-  void Beat(int64_t now_ns) {
+  // `next_ns`: in so long the next one is due; 0: not told.
+  void Beat(int64_t now_ns, int64_t next_ns = 0) {
     const double gap = static_cast<double>(now_ns - last_beat_ns_);
-    deviation_ns_ += (std::abs(gap - mean_ns_) - deviation_ns_) / 4;
+    // To come before its time is no irregularity.
+    const double off = next_ns_ > 0 ? std::max(0.0, gap - next_ns_) : std::abs(gap - mean_ns_);
+    deviation_ns_ += (off - deviation_ns_) / 4;
     mean_ns_ += (gap - mean_ns_) / 8;
+    next_ns_ = static_cast<double>(next_ns);
     last_beat_ns_ = now_ns;
     Heard(now_ns);
   }
@@ -36,7 +41,7 @@ class SilenceJudge {
   void Excuse(int64_t slept_ns) { last_heard_ns_ += slept_ns; }
 
   int64_t LimitNs() const {
-    const double limit = 2 * mean_ns_ + 4 * deviation_ns_;
+    const double limit = 2 * (next_ns_ > 0 ? next_ns_ : mean_ns_) + 4 * deviation_ns_;
     return static_cast<int64_t>(std::clamp(limit, floor_ns_, std::max(floor_ns_, kCeilingNs)));
   }
 
@@ -48,6 +53,7 @@ class SilenceJudge {
   const double floor_ns_;
   double mean_ns_;
   double deviation_ns_ = 0;
+  double next_ns_ = 0;
   int64_t last_heard_ns_;
   int64_t last_beat_ns_;
 };

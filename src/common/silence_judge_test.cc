@@ -42,6 +42,20 @@ TEST(SilenceJudgeTest, AnySignOfLifeCountsButTeachesNoRhythm) {
   EXPECT_EQ(judge.LimitNs(), 1000 * kMs);
 }
 
+TEST(SilenceJudgeTest, APeerIsHeldToWhatItSays) {
+  int64_t now = 0;
+  SilenceJudge judge(absl::Milliseconds(250), absl::Seconds(1), now);
+  for (int i = 0; i < 10; ++i) judge.Beat(now += 1000 * kMs, 1000 * kMs);
+  EXPECT_LT(judge.LimitNs(), 2200 * kMs);
+  EXPECT_FALSE(judge.Silent(now + 1900 * kMs));
+  EXPECT_TRUE(judge.Silent(now + 2300 * kMs));
+  // From one heartbeat on it is judged as one that is busy, whenever that comes.
+  judge.Beat(now += 100 * kMs, 250 * kMs);
+  EXPECT_LT(judge.LimitNs(), 1200 * kMs);
+  judge.Beat(now += 250 * kMs, 250 * kMs);
+  EXPECT_EQ(judge.LimitNs(), 1000 * kMs);
+}
+
 TEST(SilenceJudgeTest, TheJudgesOwnSleepIsExcused) {
   int64_t now = 0;
   SilenceJudge judge = Regular(250, 40, &now);

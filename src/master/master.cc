@@ -69,9 +69,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
                      .cpu_threads = settings_.cpu_threads,
                      .cpu_queue_max = static_cast<size_t>(settings_.requests)},
       fleet_.fleet.get(), &*catalog_, clock, Random::Real());
-  fleet_.fleet->OnChange([this] {
-    serving_->OnFleetChange();
-    UpdateReadiness();
+  fleet_.fleet->OnChange([this](FleetNews news) {
+    serving_->OnFleetChange(news);
+    if (news == FleetNews::kMembers) UpdateReadiness();
   });
   fleet_.fleet->OnCacheUpdate([this](const WorkerKey& worker, const CacheUpdate& update) {
     serving_->OnCacheUpdate(worker, update);

@@ -23,6 +23,8 @@ constexpr int64_t kWelcomeNs = 5'000'000'000;
 constexpr int64_t kFlushNs = 1'000'000'000;
 constexpr int64_t kBeatMinNs = 20'000'000;
 constexpr int64_t kBeatMaxNs = 10'000'000'000;
+// While it has nothing to do, a worker sends so many times fewer heartbeats.
+constexpr int64_t kIdleBeats = 4;
 constexpr int64_t kRetryAfterMs = 250;
 
 absl::Status CheckAddress(const std::string& address) {
@@ -369,6 +371,10 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
       rejected->set_retry_after_ms(kRetryAfterMs);
     }
   }
+  // Whoever waits for a worker that was idle is to know soon when it falls silent.
+  if (unfinished_ == 0) {
+    for (Peer& other : peers_) other.beat_at_ns = 0;
+  }
   unfinished_ = requests_.unfinished();
   SendData(peer.id, std::move(answer));
 }
@@ -434,6 +440,7 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
   if (!due) return;
 
   const EngineStats stats = engine_.stats();
+  const bool idle = requests_.unfinished() == 0 && stats.waiting + stats.running == 0;
   const std::vector<int64_t> credits =
       GrantCredits(options_.capacity, requests_.unowned_cost(), claims);
   v1::Heartbeat beat;
@@ -461,7 +468,9 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
   for (size_t i = 0; i < linked.size(); ++i) {
     Peer& peer = *linked[i];
     if (peer.beat_at_ns > now_ns) continue;
-    peer.beat_at_ns = now_ns + peer.beat_every_ns;
+    const int64_t next_ns = peer.beat_every_ns * (idle ? kIdleBeats : 1);
+    peer.beat_at_ns = now_ns + next_ns;
+    beat.set_next_ms(static_cast<int32_t>(next_ns / 1'000'000));
     beat.set_sequence(++peer.beats);
     beat.set_credit(credits[i]);
     v1::WorkerControl message;

@@ -125,7 +125,7 @@ class RecordingListener : public master::SubmissionListener, public Waitable {
 class FleetWatch : public Waitable {
  public:
   explicit FleetWatch(master::Fleet& fleet) : fleet_(fleet) {
-    fleet.OnChange([this] { With([] {}); });
+    fleet.OnChange([this](master::FleetNews) { With([] {}); });
   }
 
   // Waits for a worker that `condition(info)` holds for; nothing after the longest wait.

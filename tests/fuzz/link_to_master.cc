@@ -187,7 +187,7 @@ class Master {
     RETURN_IF_ERROR(CheckHello(hello));
     session_ = std::make_unique<WorkerSession>(
         hello, "session", absl::Milliseconds(250), absl::Seconds(3), now_ns_,
-        std::make_shared<OpenSink<v1::MasterControl>>(), [] {});
+        std::make_shared<OpenSink<v1::MasterControl>>(), [](FleetNews) {});
     FATHOM_CHECK(session_->BindData(std::make_shared<OpenSink<v1::MasterData>>()), "no data");
     for (int number = 1; number <= 3; ++number) {
       const Submission submission = MakeSubmission(number);

@@ -64,6 +64,10 @@ struct WorkerInfo {
   int64_t heard_ns = 0;  // when the last heartbeat came; monotonic
 };
 
+// What changed: who is there and whether they take work, or only how they fare, which is told by
+// some worker's heartbeat every moment in a large fleet.
+enum class FleetNews : uint8_t { kFigures, kMembers };
+
 // Immutable; a new one replaces it when anything changes.
 struct FleetSnapshot {
   uint64_t version = 0;
@@ -145,7 +149,7 @@ class Fleet {
   virtual std::shared_ptr<const FleetSnapshot> Snapshot() const = 0;
   // Called (on any thread, no lock held) after a worker came, went or told how it fares; a Submit
   // of the caller's own changes the snapshot without a call. Set once, before work starts.
-  virtual void OnChange(std::function<void()> callback) = 0;
+  virtual void OnChange(std::function<void(FleetNews)> callback) = 0;
   // UNAVAILABLE when that worker is gone, RESOURCE_EXHAUSTED when its outbox is full; then the
   // listener hears nothing. The listener is released after the last choice finished, a rejection, a
   // loss or Cancel of all choices.

@@ -13,6 +13,8 @@ namespace {
 constexpr size_t kControlOutboxBytes = size_t{4} << 20;
 constexpr size_t kBulkOutboxBytes = size_t{1} << 20;
 constexpr std::chrono::milliseconds kTick(50);
+// Idle workers hear of every so many heartbeats one.
+constexpr uint64_t kIdleBeats = 4;
 constexpr int64_t kOversleptNs = 500'000'000;
 // A stream that has not said who it is by then is cut.
 constexpr int64_t kGreetingNs = 5'000'000'000;
@@ -70,8 +72,9 @@ absl::Status LinkHub::Greet(Binding& binding, ControlStream& stream, const v1::H
   RETURN_IF_ERROR(CheckModels(hello));
   auto session = std::make_shared<WorkerSession>(
       hello, RandomHex(*options_.random, 16), options_.heartbeat, options_.silence_floor, NowNs(),
-      std::static_pointer_cast<ControlStream>(stream.shared_from_this()), [hub = weak_from_this()] {
-        if (const auto self = hub.lock()) self->registry_.Changed(true);
+      std::static_pointer_cast<ControlStream>(stream.shared_from_this()),
+      [hub = weak_from_this()](FleetNews news) {
+        if (const auto self = hub.lock()) self->registry_.Changed(news);
       });
   RETURN_IF_ERROR(registry_.Add(session));
   binding.set(session);
@@ -92,7 +95,7 @@ absl::Status LinkHub::Greet(Binding& binding, ControlStream& stream, const v1::H
     Kill(*session, {LossKind::kBroken, gone});
     return gone;
   }
-  registry_.Changed(true);
+  registry_.Changed(FleetNews::kMembers);
   return absl::OkStatus();
 }
 
@@ -164,7 +167,7 @@ void LinkHub::Kill(WorkerSession& session, const WorkerLoss& loss) {
       {{"labels.worker", last.key.id},
        {"labels.in_flight", int64_t{last.in_flight}},
        {"error.message", std::string(loss.reason.message())}});
-  registry_.Changed(true);
+  registry_.Changed(FleetNews::kMembers);
 }
 
 void LinkHub::Run() {
@@ -185,13 +188,16 @@ void LinkHub::Run() {
 
 void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
   v1::MasterControl message;
+  bool quiet = false;  // nothing that idle workers would have to know
   if (beat) {
+    const int64_t backlog = backlog_;
     message.mutable_heartbeat()->set_sequence(++beats_);
-    message.mutable_heartbeat()->set_backlog_cost(backlog_);
+    message.mutable_heartbeat()->set_backlog_cost(backlog);
+    quiet = backlog == std::exchange(told_backlog_, backlog) && beats_ % kIdleBeats != 0;
   }
   for (const auto& session : registry_.All()) {
     std::optional<WorkerLoss> verdict = session->Judge(now_ns, slept_ns);
-    if (!verdict && beat && !session->SendControl(message)) {
+    if (!verdict && beat && !(quiet && session->Idle()) && !session->SendControl(message)) {
       verdict = {LossKind::kSilent,
                  absl::UnavailableError("the control outbox to the worker is full")};
     }

@@ -182,7 +182,8 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const std::string incarnation_;  // hex
   Registry registry_;
   std::atomic<int64_t> backlog_{0};
-  std::atomic<uint64_t> beats_{0};
+  uint64_t beats_ = 0;        // the ticker's own
+  int64_t told_backlog_ = 0;  // likewise
   std::thread ticker_;
 
   std::mutex mutex_;

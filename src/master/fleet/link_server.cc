@@ -105,7 +105,7 @@ std::shared_ptr<const FleetSnapshot> LinkServer::Snapshot() const {
   return impl_->hub->registry().Snapshot();
 }
 
-void LinkServer::OnChange(std::function<void()> callback) {
+void LinkServer::OnChange(std::function<void(FleetNews)> callback) {
   impl_->hub->registry().OnChange(std::move(callback));
 }
 
@@ -120,7 +120,7 @@ absl::Status LinkServer::Submit(const WorkerKey& worker, Submission submission,
     return absl::UnavailableError(absl::StrCat("worker '", worker.id, "' is not linked"));
   }
   absl::Status status = session->Submit(std::move(submission), std::move(listener));
-  if (status.ok()) impl_->hub->registry().Changed(false);
+  if (status.ok()) impl_->hub->registry().Stale();
   return status;
 }
 

@@ -68,7 +68,7 @@ class LinkServer final : public Fleet {
   void Stop();
 
   std::shared_ptr<const FleetSnapshot> Snapshot() const override;
-  void OnChange(std::function<void()> callback) override;
+  void OnChange(std::function<void(FleetNews)> callback) override;
   void OnCacheUpdate(std::function<void(const WorkerKey&, const CacheUpdate&)> callback) override;
   absl::Status Submit(const WorkerKey& worker, Submission submission,
                       std::shared_ptr<SubmissionListener> listener) override;

@@ -75,20 +75,20 @@ std::shared_ptr<const FleetSnapshot> Registry::Snapshot() const {
   return snapshot_;
 }
 
-void Registry::OnChange(std::function<void()> callback) {
+void Registry::OnChange(std::function<void(FleetNews)> callback) {
   const std::lock_guard lock(mutex_);
-  callback_ = std::make_shared<const std::function<void()>>(std::move(callback));
+  callback_ = std::make_shared<const std::function<void(FleetNews)>>(std::move(callback));
 }
 
-void Registry::Changed(bool notify) {
+void Registry::Changed(FleetNews news) {
   stale_ = true;
-  if (!notify) return;
-  std::shared_ptr<const std::function<void()>> callback;
+  std::shared_ptr<const std::function<void(FleetNews)>> callback;
   {
     const std::lock_guard lock(mutex_);
+    if (news == FleetNews::kMembers) keep_until_ns_ = 0;  // never old news
     callback = callback_;
   }
-  if (callback != nullptr && *callback) (*callback)();
+  if (callback != nullptr && *callback) (*callback)(news);
 }
 
 void Registry::OnCacheUpdate(CacheCallback callback) {

@@ -36,9 +36,11 @@ class Registry {
   std::vector<std::shared_ptr<WorkerSession>> All() const;
 
   std::shared_ptr<const FleetSnapshot> Snapshot() const;
-  void OnChange(std::function<void()> callback);
-  // A session changed; `notify` runs the callback too.
-  void Changed(bool notify);
+  void OnChange(std::function<void(FleetNews)> callback);
+  // A session changed: the snapshot is stale, and the callback hears of it.
+  void Changed(FleetNews news);
+  // Likewise, of the caller's own doing.
+  void Stale() { stale_ = true; }
 
   using CacheCallback = std::function<void(const WorkerKey&, const CacheUpdate&)>;
   void OnCacheUpdate(CacheCallback callback);
@@ -59,7 +61,7 @@ class Registry {
   std::map<std::string, std::shared_ptr<WorkerSession>> by_id_;
   mutable std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
   mutable int64_t keep_until_ns_ = 0;
-  std::shared_ptr<const std::function<void()>> callback_;
+  std::shared_ptr<const std::function<void(FleetNews)>> callback_;
   std::shared_ptr<const CacheCallback> cache_callback_;
 };
 

@@ -15,6 +15,7 @@ namespace {
 // A worker may say anything; beyond this a deadline says nothing more.
 constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
+constexpr int32_t kNextBeatMsMax = 5000;
 constexpr int64_t kQueuedTokensMax = int64_t{1} << 40;
 constexpr float kRateMax = 1e9F;
 
@@ -72,7 +73,7 @@ bool WorkerSession::BindData(std::shared_ptr<DataSink> data) {
     if (dead_ || data_ != nullptr) return false;
     data_ = std::move(data);
   }
-  on_change_();
+  on_change_(FleetNews::kMembers);
   return true;
 }
 
@@ -158,7 +159,12 @@ void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
     if (!it->second.all_closed()) return;
     Erase(it);
   }
-  on_change_();
+  on_change_(FleetNews::kFigures);
+}
+
+bool WorkerSession::Idle() const {
+  const std::lock_guard lock(mutex_);
+  return active_.empty();
 }
 
 bool WorkerSession::SendControl(v1::MasterControl message) {
@@ -166,9 +172,10 @@ bool WorkerSession::SendControl(v1::MasterControl message) {
 }
 
 void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
+  bool members = false;
   {
     const std::lock_guard lock(mutex_);
-    judge_.Beat(now_ns);
+    judge_.Beat(now_ns, int64_t{std::clamp(heartbeat.next_ms(), 0, kNextBeatMsMax)} * 1'000'000);
     const int64_t deadline_ms = std::clamp(static_cast<int64_t>(heartbeat.step_deadline_ms()),
                                            -kStepDeadlineMsMax, kStepDeadlineMsMax);
     hang_at_ns_ = deadline_ms == 0 ? 0 : now_ns + deadline_ms * 1'000'000;
@@ -177,6 +184,8 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
                                   ? WorkerState::kDraining
                                   : WorkerState::kLoading;
     engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
+    // The first credit is what makes it take work.
+    members = state != info_.state || (info_.credit == 0) != (heartbeat.credit() == 0);
     info_.state = state;
     info_.credit = heartbeat.credit();
     info_.waiting = heartbeat.waiting();
@@ -190,7 +199,7 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
     info_.step_seconds = static_cast<float>(std::max(0, heartbeat.step_time_us())) * 1e-6F;
     info_.heard_ns = now_ns;
   }
-  on_change_();
+  on_change_(members ? FleetNews::kMembers : FleetNews::kFigures);
 }
 
 void WorkerSession::OnLeaving(const std::string& reason) {
@@ -200,7 +209,7 @@ void WorkerSession::OnLeaving(const std::string& reason) {
     const std::lock_guard lock(mutex_);
     leaving_ = true;
   }
-  on_change_();
+  on_change_(FleetNews::kMembers);
 }
 
 std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
@@ -287,7 +296,7 @@ void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {
       known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
   listener->OnRejected(rejected.attempt(), absl::Status(code, rejected.reason()),
                        absl::Milliseconds(std::max<int64_t>(0, rejected.retry_after_ms())));
-  on_change_();
+  on_change_(FleetNews::kFigures);
 }
 
 absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
@@ -312,7 +321,7 @@ absl::Status WorkerSession::DeliverOutput(const v1::StepOutput& message) {
     CancelChoice(message.request_id(), attempt, std::nullopt);
     delivery.listener->OnWorkerLost(attempt, {LossKind::kBroken, delivery.lost});
   }
-  if (delivery.closed) on_change_();
+  if (delivery.closed) on_change_(FleetNews::kFigures);
   return absl::OkStatus();
 }
 

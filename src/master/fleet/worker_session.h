@@ -38,7 +38,7 @@ using BulkSink = MessageSink<v1::MasterBulk>;
 class WorkerSession {
  public:
   // The worker came, went, told how it fares or gave up what it had.
-  using ChangeCallback = std::function<void()>;
+  using ChangeCallback = std::function<void(FleetNews)>;
 
   // `hello` has passed CheckHello. Sends nothing yet.
   WorkerSession(const v1::Hello& hello, std::string session_id, absl::Duration heartbeat,
@@ -61,6 +61,8 @@ class WorkerSession {
 
   absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener);
   void Cancel(const std::string& request_id, uint32_t attempt, std::vector<int32_t> choices);
+  // It runs nothing of this master's.
+  bool Idle() const;
   bool SendControl(v1::MasterControl message);
 
   void OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns);

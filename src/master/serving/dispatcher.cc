@@ -9,6 +9,7 @@
 namespace fathom::master {
 namespace {
 
+constexpr int64_t kIdleRefreshNs = 20'000'000;
 // Names taken in at a time: decisions wait no longer than that for a worker's long tale.
 constexpr size_t kNamesAtOnce = 256;
 
@@ -103,7 +104,14 @@ void Dispatcher::Pump() {
   GiveOut(std::move(grants));
 }
 
-void Dispatcher::OnFleetChange() {
+void Dispatcher::OnFleetChange(FleetNews news) {
+  if (news == FleetNews::kFigures) {
+    // While nothing waits, these may come a little later with the next worker's.
+    const std::lock_guard lock(mutex_);
+    const int64_t now_ns = clock_->MonotonicNs();
+    if (queue_.empty() && now_ns < refresh_at_ns_) return;
+    refresh_at_ns_ = now_ns + kIdleRefreshNs;
+  }
   std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
   Grants grants;
   {
@@ -119,7 +127,8 @@ void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& updat
     const std::lock_guard lock(mutex_);
     known = router_.SlotOf(worker).has_value();
   }
-  if (!known) OnFleetChange();  // news of a worker may come before that of its coming
+  if (!known)
+    OnFleetChange(FleetNews::kMembers);  // news of a worker may come before that of its coming
   // A number may pass to another worker between two locks.
   const auto with_slot = [&](auto act) {
     const std::lock_guard lock(mutex_);

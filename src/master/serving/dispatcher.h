@@ -90,7 +90,7 @@ class Dispatcher {
   void Pump();
   // Takes the fleet's news in, then looks again. The owner connects it to Fleet::OnChange:
   // decisions never wait for a snapshot to be made.
-  void OnFleetChange();
+  void OnFleetChange(FleetNews news);
   // A worker tells of its prefix cache.
   void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update);
 
@@ -115,6 +115,7 @@ class Dispatcher {
   FairQueue<Wanted> queue_;
   int64_t queued_cost_ = 0;
   FleetRouter router_;
+  int64_t refresh_at_ns_ = 0;  // not before, while nothing waits
 };
 
 }  // namespace fathom::master

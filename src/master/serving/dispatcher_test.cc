@@ -14,7 +14,7 @@ class DispatcherTest : public testing::Test {
     auto model = std::make_shared<ServedModelInfo>();
     model->name = "m";
     model_ = model;
-    fleet_.OnChange([this] { dispatcher_.OnFleetChange(); });
+    fleet_.OnChange([this](FleetNews news) { dispatcher_.OnFleetChange(news); });
   }
 
   Dispatcher::Handle Enqueue(int64_t cost, int name, uint64_t tenant = 1) {

@@ -35,7 +35,7 @@ class FakeFleet final : public Fleet {
     const std::lock_guard lock(mutex_);
     return snapshot_;
   }
-  void OnChange(std::function<void()> callback) override {
+  void OnChange(std::function<void(FleetNews)> callback) override {
     const std::lock_guard lock(mutex_);
     on_change_ = std::move(callback);
   }
@@ -74,7 +74,7 @@ class FakeFleet final : public Fleet {
     return worker;
   }
   void SetWorkers(std::vector<WorkerInfo> workers) {
-    std::function<void()> callback;
+    std::function<void(FleetNews)> callback;
     {
       const std::lock_guard lock(mutex_);
       auto next = std::make_shared<FleetSnapshot>();
@@ -83,7 +83,7 @@ class FakeFleet final : public Fleet {
       snapshot_ = std::move(next);
       callback = on_change_;
     }
-    if (callback) callback();
+    if (callback) callback(FleetNews::kMembers);
   }
   void SetScript(Script script) {
     const std::lock_guard lock(mutex_);
@@ -139,7 +139,7 @@ class FakeFleet final : public Fleet {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
-  std::function<void()> on_change_;
+  std::function<void(FleetNews)> on_change_;
   Script script_;
   absl::Status submit_error_;
   std::vector<Sent> sent_;

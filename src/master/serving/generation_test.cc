@@ -70,7 +70,7 @@ class GenerationTest : public testing::Test {
       : catalog_({TinyModel()}),
         serving_({.admission = limits_, .cpu_threads = 1}, &fleet_, &catalog_, Clock::Real(),
                  &random_) {
-    fleet_.OnChange([this] { serving_.OnFleetChange(); });
+    fleet_.OnChange([this](FleetNews news) { serving_.OnFleetChange(news); });
     fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
   }
   ~GenerationTest() override {

@@ -62,7 +62,7 @@ class Serving {
   void Stop() { pool_.Stop(); }
 
   // The fleet changed. The owner connects it to Fleet::OnChange.
-  void OnFleetChange() { dispatcher_.OnFleetChange(); }
+  void OnFleetChange(FleetNews news) { dispatcher_.OnFleetChange(news); }
   // Likewise, to Fleet::OnCacheUpdate.
   void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
     dispatcher_.OnCacheUpdate(worker, update);
