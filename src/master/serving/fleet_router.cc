@@ -127,7 +127,7 @@ void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& serv
                                      .block_tokens = served.kv_block_tokens,
                                      .prefill_tokens_per_second = worker.prefill_tokens_per_second,
                                      .tokens_per_second = worker.tokens_per_second,
-                                     .step_seconds = worker.step_seconds,
+                                     .step_seconds = worker.running > 0 ? worker.step_seconds : 0,
                                      .credit = worker.credit,
                                      .queued_tokens = worker.queued_tokens,
                                      .heard_ns = worker.heard_ns});
