@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -92,8 +93,6 @@ class Bench {
         std::abort();
       }
     }
-    tokens_.resize(200'000);
-    for (TokenId& token : tokens_) token = static_cast<TokenId>(random_.Next() % 100'000);
     shared_ = Chain(kSharedBlocks);
   }
 
@@ -144,7 +143,8 @@ class Bench {
   }
 
   // A third of the prompt's blocks is the common system prompt where it fits, a third a
-  // conversation that one worker holds, the rest is new.
+  // conversation that one worker holds, the rest is new. All prompts are made before the first is
+  // decided on, so that nothing of it is near at hand.
   void Decide(int32_t num_tokens) {
     Timer name;
     Timer look_up;
@@ -153,23 +153,33 @@ class Bench {
     const std::string salt(kCacheSaltBytes, 's');
     const BlockNaming naming{std::string(32, 'k'), kBlockTokens};
     const int rounds = num_tokens > 10'000 ? kRounds / 10 : kRounds;
-    int64_t cached = 0;
+    std::vector<PromptBlocks> prompts;
+    std::deque<std::vector<TokenId>> texts;
+    const size_t common =
+        std::min<size_t>(static_cast<size_t>(num_tokens / kBlockTokens / 3), kSharedBlocks);
     for (int round = 0; round < rounds; ++round) {
-      // Real names, of tokens that differ from round to round from the start on.
-      const std::span<const TokenId> tokens(
-          tokens_.data() + random_.Next() % (tokens_.size() - static_cast<size_t>(num_tokens)),
-          static_cast<size_t>(num_tokens));
-      PromptBlocks prompt(tokens, salt);
+      std::vector<TokenId>& tokens = texts.emplace_back(static_cast<size_t>(num_tokens));
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = i < common * kBlockTokens ? 7 : static_cast<TokenId>(random_.Next() % 100'000);
+      }
+      PromptBlocks& prompt = prompts.emplace_back(tokens, salt);
       std::span<const Hash128> names;
       name.Time([&] { names = prompt.Names(naming); });
-      const size_t third = names.size() / 3;
-      const auto common = names.first(std::min<size_t>(third, kSharedBlocks));
-      for (WorkerSlot w = 0; w < sessions_.size(); ++w) router_.index().Store(w, common);
-      const auto holder = static_cast<WorkerSlot>(random_.Next() % sessions_.size());
-      router_.index().Store(holder, names.first(2 * third));
-
-      std::vector<PrefixMatch> matches;
+      if (round == 0) {
+        for (WorkerSlot w = 0; w < sessions_.size(); ++w) {
+          router_.index().Store(w, names.first(common));
+        }
+      }
+      router_.index().Store(static_cast<WorkerSlot>(random_.Next() % sessions_.size()),
+                            names.first(names.size() / 3 * 2));
+    }
+    std::vector<PrefixMatch> matches;
+    for (PromptBlocks& prompt : prompts) {
+      const auto names = prompt.Names(naming);
       look_up.Time([&] { router_.index().Match(names, &matches); });
+    }
+    int64_t cached = 0;
+    for (PromptBlocks& prompt : prompts) {
       FleetRouter::Decision decision;
       pick.Time([&] { decision = router_.Pick(kModel, &prompt, kCost, now_ns_); });
       if (decision.obstacle != RouteObstacle::kNone) std::abort();
@@ -177,9 +187,6 @@ class Bench {
       assign.Time([&] { router_.Assign(decision, kModel, &prompt, kCost, now_ns_); });
       router_.Release(decision.slot, kCost);
       now_ns_ += 10'000'000;
-      for (WorkerSlot w = 0; w < sessions_.size(); ++w) router_.index().Evict(w, common);
-      router_.index().Evict(holder, names);
-      router_.index().Evict(decision.slot, names);
     }
     std::printf("prompt of %6d tokens (%.0f %% cached)\n", num_tokens,
                 100.0 * static_cast<double>(cached) / (static_cast<double>(num_tokens) * rounds));
@@ -195,7 +202,6 @@ class Bench {
   Registry registry_{&clock_};
   std::vector<std::shared_ptr<WorkerSession>> sessions_;
   FleetRouter router_{1};
-  std::vector<TokenId> tokens_;
   std::vector<Hash128> shared_;
   int64_t now_ns_ = 0;
 };

@@ -53,7 +53,8 @@ class Panel:
                     best = self.at(marks[i][k])
                     self.parts.append(line(left, best, left + width - 2, best, 'stroke="#b00" stroke-width="2"'))
             middle = self.x + (i + 0.5) * step
-            self.parts.append(text(middle, self.y + HEIGHT + 14, name, size=9))
+            for k, word in enumerate(name.split("-", 1)):
+                self.parts.append(text(middle, self.y + HEIGHT + 13 + 11 * k, word, size=9))
 
 
 def in_order(rows, key):

@@ -253,7 +253,9 @@ void PrefixIndex::Walk(std::span<const Hash128> chain, size_t first, size_t stri
                        Leave leave) const {
   // Names are spread at random: without asking ahead every one of them would wait for memory.
   constexpr size_t kAskPlace = 16;
-  constexpr size_t kAskBlock = 8;
+  constexpr size_t kAskBlock = 12;
+  constexpr size_t kAskSet = 8;
+  constexpr size_t kAskBits = 4;
   const size_t words = (workers_.size() + 63) / 64;
   const auto ahead = [&](size_t at, size_t steps) {
     return PlaceOf(chain[std::min(at + steps * stride, chain.size() - 1)].lo);
@@ -262,6 +264,14 @@ void PrefixIndex::Walk(std::span<const Hash128> chain, size_t first, size_t stri
   for (size_t at = first; at < chain.size();) {
     __builtin_prefetch(&places_[ahead(at, kAskPlace)]);
     __builtin_prefetch(&blocks_[places_[ahead(at, kAskBlock)]]);
+    if (const Block& soon = blocks_[places_[ahead(at, kAskSet)]]; soon.count == kWide) {
+      __builtin_prefetch(&wide_[WideIndex(soon)]);
+    }
+    if (const Block& soon = blocks_[places_[ahead(at, kAskBits)]]; soon.count == kWide) {
+      const WideSet& set = wide_[WideIndex(soon)];
+      __builtin_prefetch(set.bits.empty() ? static_cast<const void*>(set.list.data())
+                                          : set.bits.data());
+    }
     SetBits(blocks_[Find(chain[at].lo)], words, holders.data());  // block 0 has no holder
     uint64_t left = 0;
     for (size_t w = 0; w < words; ++w) {
