@@ -23,11 +23,8 @@ bool FleetRouter::Refresh(std::shared_ptr<const FleetSnapshot> fleet) {
   }
   fleet_ = std::move(fleet);
   slot_of_ = std::move(slot_of);
-  for (auto it = by_key_.begin(); it != by_key_.end();) {
-    const WorkerSlot slot = it->second;
-    const bool gone = !slots_[slot].present;
-    it = gone ? by_key_.erase(it) : std::next(it);
-    if (gone) Forget(slot);
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    if (slots_[slot].listed && !slots_[slot].present) Forget(static_cast<WorkerSlot>(slot));
   }
   for (size_t i = 0; i < slot_of_.size(); ++i) {
     if (slot_of_[i]) NoteHeartbeat(fleet_->workers[i], *slot_of_[i]);
@@ -53,7 +50,7 @@ std::optional<WorkerSlot> FleetRouter::SlotFor(const WorkerKey& key, size_t posi
   } else {
     return std::nullopt;
   }
-  slots_[slot] = {.key = key, .present = true};
+  slots_[slot] = {.key = key, .listed = true, .present = true};
   loads_[slot] = {};
   by_key_.emplace(key, slot);
   return slot;
@@ -65,6 +62,8 @@ std::optional<WorkerSlot> FleetRouter::SlotOf(const WorkerKey& worker) const {
 }
 
 void FleetRouter::Forget(WorkerSlot slot) {
+  slots_[slot].listed = false;
+  by_key_.erase(slots_[slot].key);
   index_.Drop(slot);
   FreeIfUnused(slot);
 }
@@ -128,7 +127,7 @@ void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& serv
                                      .block_tokens = served.kv_block_tokens,
                                      .prefill_tokens_per_second = worker.prefill_tokens_per_second,
                                      .tokens_per_second = worker.tokens_per_second,
-                                     .step_seconds = worker.step_seconds,
+                                     .step_seconds = worker.running > 0 ? worker.step_seconds : 0,
                                      .credit = worker.credit,
                                      .queued_tokens = worker.queued_tokens,
                                      .heard_ns = worker.heard_ns});

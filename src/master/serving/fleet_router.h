@@ -77,6 +77,7 @@ class FleetRouter {
   };
   struct Slot {
     WorkerKey key;
+    bool listed = false;   // in by_key_
     bool present = false;  // in the last snapshot
     int64_t heard_ns = 0;
     std::deque<Sent> unreported;

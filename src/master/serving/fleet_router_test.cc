@@ -93,6 +93,20 @@ TEST_F(FleetRouterTest, TheSamePromptGoesWhereItWas) {
   EXPECT_EQ(Send(tokens, 'x').second, 0) << "another tenant's";
 }
 
+TEST_F(FleetRouterTest, AnIdleWorkersLastStepsSayNothing) {
+  std::vector<WorkerInfo> workers = {Worker("a"), Worker("b")};
+  Set(workers);
+  const std::vector<TokenId> tokens = Prompt(0);
+  const std::string first = Send(tokens).first;
+  now_ns_ += 1000 * kMsNs;
+  for (WorkerInfo& worker : workers) {
+    worker.heard_ns = now_ns_;
+    if (worker.key.id == first) worker.step_seconds = 0.1F;  // it was a long prompt
+  }
+  Set(workers);
+  EXPECT_EQ(Send(tokens).first, first);
+}
+
 TEST_F(FleetRouterTest, ABurstIsSpreadBeforeAnyHeartbeat) {
   Set({Worker("a"), Worker("b"), Worker("c"), Worker("d")});
   std::map<std::string, int> sent;

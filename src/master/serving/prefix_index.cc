@@ -245,50 +245,79 @@ void PrefixIndex::SetBits(const Block& block, size_t words, uint64_t* bits) cons
   ForEachHolder(block, [bits](WorkerSlot w) { bits[w / 64] |= uint64_t{1} << (w % 64); });
 }
 
-void PrefixIndex::Match(std::span<const Hash128> chain, std::vector<PrefixMatch>* matches) const {
-  matches->clear();
+// Walks the blocks first, first + stride, ... and the one before `end`, while any worker of
+// `active`, all of which hold the one before, is left. Calls leave(word, workers, position) for
+// those that do not hold the block there.
+template <typename Leave>
+void PrefixIndex::Walk(std::span<const Hash128> chain, size_t first, size_t stride, Bits* active,
+                       Leave leave) const {
   // Names are spread at random: without asking ahead every one of them would wait for memory.
   constexpr size_t kAskPlace = 16;
-  constexpr size_t kAskBlock = 8;
+  constexpr size_t kAskBlock = 12;
+  constexpr size_t kAskSet = 8;
+  constexpr size_t kAskBits = 4;
   const size_t words = (workers_.size() + 63) / 64;
-  std::array<uint64_t, kWords> active;  // hold all blocks so far
-  std::array<uint64_t, kWords> holders;
-  const auto leave = [&](size_t w, uint64_t word, size_t length) {
+  const auto ahead = [&](size_t at, size_t steps) {
+    return PlaceOf(chain[std::min(at + steps * stride, chain.size() - 1)].lo);
+  };
+  Bits holders;
+  for (size_t at = first; at < chain.size();) {
+    __builtin_prefetch(&places_[ahead(at, kAskPlace)]);
+    __builtin_prefetch(&blocks_[places_[ahead(at, kAskBlock)]]);
+    if (const Block& soon = blocks_[places_[ahead(at, kAskSet)]]; soon.count == kWide) {
+      __builtin_prefetch(&wide_[WideIndex(soon)]);
+    }
+    if (const Block& soon = blocks_[places_[ahead(at, kAskBits)]]; soon.count == kWide) {
+      const WideSet& set = wide_[WideIndex(soon)];
+      __builtin_prefetch(set.bits.empty() ? static_cast<const void*>(set.list.data())
+                                          : set.bits.data());
+    }
+    SetBits(blocks_[Find(chain[at].lo)], words, holders.data());  // block 0 has no holder
+    uint64_t left = 0;
+    for (size_t w = 0; w < words; ++w) {
+      const uint64_t lost = (*active)[w] & ~holders[w];
+      if (lost != 0) leave(w, lost, at);
+      left |= (*active)[w] &= holders[w];
+    }
+    if (left == 0) return;
+    at = at + 1 < chain.size() ? std::min(at + stride, chain.size() - 1) : chain.size();
+  }
+}
+
+void PrefixIndex::Match(std::span<const Hash128> chain, std::vector<PrefixMatch>* matches) const {
+  matches->clear();
+  const BlockIndex head = chain.empty() ? 0 : Find(chain[0].lo);
+  if (head == 0) return;
+  const size_t words = (workers_.size() + 63) / 64;
+  const auto add = [&](size_t w, uint64_t word, size_t length) {
     for (; word != 0; word &= word - 1) {
       matches->push_back(
           {static_cast<WorkerSlot>(64 * w + std::countr_zero(word)), static_cast<int32_t>(length)});
     }
   };
-  for (size_t i = 0; i < std::min(kAskPlace, chain.size()); ++i) {
-    __builtin_prefetch(&places_[PlaceOf(chain[i].lo)]);
-  }
-  for (size_t i = 0; i < chain.size(); ++i) {
-    if (i + kAskPlace < chain.size()) {
-      __builtin_prefetch(&places_[PlaceOf(chain[i + kAskPlace].lo)]);
-    }
-    if (i + kAskBlock < chain.size()) {
-      __builtin_prefetch(&blocks_[places_[PlaceOf(chain[i + kAskBlock].lo)]]);
-    }
-    const BlockIndex index = Find(chain[i].lo);
-    if (i == 0) {
-      if (index == 0) return;
-      SetBits(blocks_[index], words, active.data());
-      continue;
-    }
-    if (index != 0) {
-      SetBits(blocks_[index], words, holders.data());
-    } else {
-      std::fill_n(holders.begin(), words, 0);
-    }
-    uint64_t left = 0;
-    for (size_t w = 0; w < words; ++w) {
-      if (const uint64_t lost = active[w] & ~holders[w]; lost != 0) leave(w, lost, i);
-      left |= active[w] &= holders[w];
-    }
-    if (left == 0) return;
-  }
-  if (chain.empty()) return;
-  for (size_t w = 0; w < words; ++w) leave(w, active[w], chain.size());
+  const size_t stride = (chain.size() + kLookUps - 1) / kLookUps;
+  Bits active;
+  SetBits(blocks_[head], words, active.data());
+  size_t walked = 0;  // where `lost` were lost
+  bool any_lost = false;
+  Bits lost;
+  std::fill_n(lost.begin(), words, 0);
+  // Those that were lost at `walked` hold the block looked at before it: between the two they are
+  // followed block by block.
+  const auto follow_lost = [&] {
+    if (!std::exchange(any_lost, false)) return;
+    const size_t from = (walked - 1) / stride * stride;
+    Walk(chain.first(walked), from + 1, 1, &lost, add);
+    for (size_t w = 0; w < words; ++w) add(w, std::exchange(lost[w], 0), walked);
+  };
+  Walk(chain, stride, stride, &active, [&](size_t w, uint64_t word, size_t at) {
+    if (at != walked) follow_lost();
+    walked = at;
+    any_lost = true;
+    lost[w] |= word;
+  });
+  follow_lost();
+  for (size_t w = 0; w < words; ++w) add(w, active[w], chain.size());
 }
 
 size_t PrefixIndex::MemoryBytes() const {

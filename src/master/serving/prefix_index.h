@@ -46,6 +46,8 @@ struct PrefixIndexLimits {
 
 class PrefixIndex {
  public:
+  static constexpr size_t kLookUps = 256;
+
   explicit PrefixIndex(const PrefixIndexLimits& limits = {});
 
   // The worker was sent a prompt of these blocks.
@@ -59,7 +61,10 @@ class PrefixIndex {
   // The worker is gone; its number is free.
   void Drop(WorkerSlot worker);
 
-  // For each worker that holds the first block: how many leading blocks it holds. In no order.
+  // For each worker that holds the first block: how many leading blocks it holds. In no order. Of
+  // chains longer than kLookUps not every block is looked at: engines free the tails of prefixes
+  // first, so a worker that lacks one in the middle and holds the rest is rare, and only costs a
+  // guess.
   void Match(std::span<const Hash128> chain, std::vector<PrefixMatch>* matches) const;
 
   size_t num_blocks() const { return num_blocks_; }
@@ -74,6 +79,7 @@ class PrefixIndex {
   static constexpr uint8_t kWide = UINT8_MAX;
   static constexpr size_t kListMax = 128;  // longer lists of holders are bitmaps
   static constexpr size_t kWords = kWorkerSlotsMax / 64;
+  using Bits = std::array<uint64_t, kWords>;  // a set of workers
 
   struct Block {
     uint64_t name = 0;
@@ -114,6 +120,9 @@ class PrefixIndex {
   void RemoveCopy(BlockIndex index, WorkerSlot worker);
   void MakeRoom();
   void Expire(uint32_t now);
+  template <typename Leave>
+  void Walk(std::span<const Hash128> chain, size_t first, size_t stride, Bits* active,
+            Leave leave) const;
   uint32_t WideIndex(const Block& block) const {
     return block.holders[0] | static_cast<uint32_t>(block.holders[1]) << 16;
   }

@@ -13,7 +13,12 @@ constexpr float kUnknownPrefillRate = 10'000;
 // Estimates closer than this are equal: they are not more exact.
 constexpr double kTieShare = 0.05;
 constexpr double kTieSeconds = 0.001;
+// A prompt holds up its own first token and whoever comes after it.
 constexpr double kComputeWeight = 2;
+// Every later token comes a step after the one before, and joining a worker makes its steps longer
+// for all that run there. So many tokens, no more, are in the reckoning: enough to spread decodes,
+// too little to leave a long prefix.
+constexpr double kStepsWeight = 32;
 
 RouteObstacle ObstacleOf(const RouteCandidate& candidate, const WorkerLoad& load,
                          const RouteRequest& request) {
@@ -52,7 +57,8 @@ double EstimateSeconds(const RouteCandidate& candidate, const WorkerLoad& load, 
   const double queued =
       std::max(0.0, static_cast<double>(candidate.queued_tokens + load.unreported_tokens) -
                         rate * since / 1e9);
-  double seconds = (queued + kComputeWeight * compute) / rate + candidate.step_seconds;
+  double seconds =
+      (queued + kComputeWeight * compute) / rate + kStepsWeight * candidate.step_seconds;
   if (candidate.total_blocks > 0) {
     // Where blocks are short, as many must come free, which running sequences do at the rate they
     // are produced.

@@ -4,12 +4,13 @@
 // sent where and of the prefixes that workers hold. It picks, within the credit each worker grants,
 // the one that is expected to give the first token soonest:
 //
-//   (tokens queued there + tokens to compute) / its prefill rate + a step + the wait for KV blocks
+//   (tokens queued there + tokens to compute) / its prefill rate + its steps + the wait for KV
+//   blocks
 //
-// where tokens of the prompt's cached prefix are not to be computed. Tokens to compute count twice:
-// they hold up this request, and whoever comes after it. Among workers that are about equal, as all
-// are where nothing is known, two are drawn and the less loaded one is taken: many masters with the
-// same news do not all pick the same worker.
+// where tokens of the prompt's cached prefix are not to be computed. What holds up others as well
+// counts more than once: tokens to compute, and the length of the worker's steps. Among workers
+// that are about equal, as all are where nothing is known, two are drawn and the less loaded one is
+// taken: many masters with the same news do not all pick the same worker.
 
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +44,7 @@ struct RouteCandidate {
   int32_t block_tokens = 0;
   float prefill_tokens_per_second = 0;  // 0: not known
   float tokens_per_second = 0;
-  float step_seconds = 0;
+  float step_seconds = 0;  // of steps that only decode; 0: nothing runs there
   int64_t credit = 0;
   int64_t queued_tokens = 0;
   int64_t heard_ns = 0;

@@ -183,6 +183,16 @@ TEST_F(RouterTest, ShortBlocksAreAWait) {
   EXPECT_EQ(Pick(), 1);
 }
 
+TEST_F(RouterTest, LongStepsOutweighAShortPrefixAndNoLongOne) {
+  Add(Candidate(0));
+  Add(Candidate(1));
+  table_.candidates[0].step_seconds = 0.008F;  // 128 ms more in the reckoning, as for 2560 tokens
+  const std::vector<PrefixMatch> small = {{.worker = 0, .blocks = 40}};
+  EXPECT_EQ(Pick({.prompt_tokens = 4000, .matches = small}), 1);
+  const std::vector<PrefixMatch> large = {{.worker = 0, .blocks = 200}};
+  EXPECT_EQ(Pick({.prompt_tokens = 4000, .matches = large}), 0);
+}
+
 TEST_F(RouterTest, AMatchOfAWorkerThatIsNoCandidateIsPassedOver) {
   Add(Candidate(0));
   const std::vector<PrefixMatch> matches = {{.worker = 4000, .blocks = 50}};

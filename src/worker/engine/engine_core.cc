@@ -220,7 +220,7 @@ void EngineCore::Publish(EngineState state) {
   stats_.preemptions = scheduler_.num_preemptions();
   stats_.queued_tokens = scheduler_.queued_tokens();
   stats_.prefill_tokens_per_second = prefill_meter_.TokensPerSecond();
-  stats_.step_ns = timer_.StepNs();
+  stats_.step_ns = decode_timer_.StepNs();
   board_->Publish(stats_);
 }
 

@@ -101,6 +101,7 @@ class EngineCore {
   uint64_t retired_ = 0;
   int64_t step_started_ns_ = 0;  // when the device began with in_flight_
   StepTimer timer_;
+  StepTimer decode_timer_;  // of steps that compute no prompt
   PrefillMeter prefill_meter_;
   int64_t device_ended_ns_ = 0;  // of the step before, by the device's clock; 0: not known
   prometheus::Histogram& mask_seconds_;

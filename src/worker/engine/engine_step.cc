@@ -103,7 +103,9 @@ absl::Status EngineCore::AwaitAndCommit(struct Step* step) {
   ASSIGN_OR_RETURN(const SampleOutput* output, executor_->Await(step->serial));
   const int64_t now = clock_->MonotonicNs();
   timer_.Observe(step->plan.num_tokens, now - step_started_ns_);
-  prefill_meter_.Observe(PromptTokens(step->plan), now - step_started_ns_);
+  const int64_t prompt_tokens = PromptTokens(step->plan);
+  prefill_meter_.Observe(prompt_tokens, now - step_started_ns_);
+  if (prompt_tokens == 0) decode_timer_.Observe(step->plan.num_tokens, now - step_started_ns_);
   step_started_ns_ = now;
   FATHOM_CHECK(output->rows.size() == step->sample.rows.size() &&
                    output->scores.size() == step->sample.scores.size(),

@@ -78,7 +78,7 @@ struct EngineStats {
   // Prompt tokens to compute of those who wait or have begun, without those the cache holds.
   int64_t queued_tokens = 0;
   double prefill_tokens_per_second = 0;  // while there are any, lately; 0: not known
-  int64_t step_ns = 0;                   // how long steps take, lately
+  int64_t step_ns = 0;                   // of steps that compute no prompt, lately
 };
 
 // Takes all outputs of one step at once. Called on the engine thread: waits only to slow down an
