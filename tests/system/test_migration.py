@@ -124,7 +124,9 @@ class Fleet:
     def add(self):
         name = f"w{self.lives}"
         self.lives += 1
-        self.workers[name] = Worker(self.folder, self.master.link_address, name=name, extra=["--batch-invariant", "--drain-seconds", 0])
+        self.workers[name] = Worker(
+            self.folder, self.master.link_address, name=name, extra=["--batch-invariant", "--drain-seconds", 0]
+        )
         return self.workers[name]
 
     def admin(self, *arguments):
