@@ -166,8 +166,8 @@ class Bench {
       std::span<const Hash128> names;
       name.Time([&] { names = prompt.Names(naming); });
       if (round == 0) {
-        for (WorkerSlot w = 0; w < sessions_.size(); ++w) {
-          router_.index().Store(w, names.first(common));
+        for (size_t w = 0; w < sessions_.size(); ++w) {
+          router_.index().Store(static_cast<WorkerSlot>(w), names.first(common));
         }
       }
       router_.index().Store(static_cast<WorkerSlot>(random_.Next() % sessions_.size()),

@@ -42,7 +42,7 @@ class LinkTlsTest : public ::testing::Test {
     const std::string at = absl::StrCat(folder_, "/", ++made_);
     std::filesystem::create_directories(at);
     const TlsIdentity identity = authority.Issue(name, now_, kDay).value();
-    const TlsFiles files{at + "/ca.pem", at + "/cert.pem", at + "/key.pem"};
+    TlsFiles files{at + "/ca.pem", at + "/cert.pem", at + "/key.pem"};
     EXPECT_TRUE(WriteFileAtomically(files.ca, authority.pem().certificate).ok());
     EXPECT_TRUE(WriteFileAtomically(files.certificate, identity.certificate).ok());
     EXPECT_TRUE(WriteFileAtomically(files.key, identity.key).ok());

@@ -39,8 +39,8 @@ worker:
 logging: {level: info}
 ```
 
-A keys file has one key a line, `name:sha256[:role[:tenant[:priority[:weight]]]]`; `fathom key --hash` prints the hash of the
-local key.
+A keys file has one key a line, `name:sha256[:role[:tenant[:priority[:weight]]]]`; `fathom key --hash` prints the hash
+of the local key.
 """
 
 

@@ -20,8 +20,6 @@
 namespace fathom {
 namespace {
 
-using openssl::LastError;
-
 constexpr size_t kPemBytesMax = size_t{1} << 20;
 constexpr unsigned kRefreshSeconds = 5;
 

@@ -26,7 +26,7 @@ class TlsTest : public ::testing::Test {
   ~TlsTest() override { std::filesystem::remove_all(folder_); }
 
   std::string Write(const std::string& name, const std::string& text) {
-    const std::string path = folder_ + "/" + name;
+    std::string path = folder_ + "/" + name;
     EXPECT_TRUE(WriteFileAtomically(path, text).ok());
     return path;
   }

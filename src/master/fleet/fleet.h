@@ -60,8 +60,8 @@ struct WorkerInfo {
   float saturation = 0;
   int64_t queued_tokens = 0;            // prompt tokens to compute, without cached ones
   float prefill_tokens_per_second = 0;  // 0: not known
-  float step_seconds = 0;  // of steps that only decode
-  int64_t heard_ns = 0;  // when the last heartbeat came; monotonic
+  float step_seconds = 0;               // of steps that only decode
+  int64_t heard_ns = 0;                 // when the last heartbeat came; monotonic
 };
 
 // What changed: who is there and whether they take work, or only how they fare, which is told by
