@@ -27,6 +27,8 @@ constexpr int32_t kLossesBeforeSuspicion = 1;
 constexpr int32_t kLossesMax = 16;
 constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
+// A worker that gave a request up does not get it back at once.
+constexpr absl::Duration kGivenUpPause = absl::Milliseconds(100);
 // Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
 // cost less than holding up an I/O thread.
 constexpr size_t kInlinePromptBytes = 2048;
@@ -232,7 +234,11 @@ void Generation::HandleRejected(const absl::Status& status, absl::Duration retry
   services_.dispatcher->Avoid(worker, wait);
   placement_.Reset();
   Enqueue();
-  // The worker may be free again with no other news.
+  LookAgainAfter(wait);
+}
+
+// A worker that is avoided may be free again with no other news.
+void Generation::LookAgainAfter(absl::Duration wait) {
   retry_timer_.expires_after(absl::ToChronoNanoseconds(wait));
   retry_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
     const std::shared_ptr<Generation> self = weak.lock();
@@ -310,7 +316,9 @@ void Generation::HandleOutput(SubmissionOutput output) {
     if (PastDeadline()) return End(FailureOf(output));
     // It stops, or had to choose; others may have room.
     services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
-    return HandleLost({LossKind::kLeft, absl::UnavailableError("the worker gave the request up")});
+    services_.dispatcher->Avoid(placement_.worker(), kGivenUpPause);
+    HandleLost({LossKind::kLeft, absl::UnavailableError("the worker gave the request up")});
+    return LookAgainAfter(kGivenUpPause);
   }
   if (absl::Status emitted = Emit(choice, std::move(output)); !emitted.ok()) return End(emitted);
   if (sink_ != nullptr && num_finished_ == request_.n) End(absl::OkStatus());

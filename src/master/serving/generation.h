@@ -85,6 +85,7 @@ class Generation final : public SubmissionListener,
   Submission MakeSubmission() const;
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
   void HandleLost(const WorkerLoss& loss);
+  void LookAgainAfter(absl::Duration wait);
   std::string Fingerprint() const;
   void Note(std::string_view what, std::string_view worker = {}, std::string_view detail = {});
   void HandleOutput(SubmissionOutput output);

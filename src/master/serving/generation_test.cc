@@ -269,6 +269,8 @@ TEST_F(GenerationTest, AStreamGoesOnWhereItsWorkerWasLost) {
 }
 
 TEST_F(GenerationTest, OnlyTheChoicesThatRunGoOnElsewhere) {
+  fleet_.SetWorkers(
+      {FakeFleet::ReadyWorker("a", *TinyModel()), FakeFleet::ReadyWorker("b", *TinyModel())});
   GenerationRequest request = Request();
   request.n = 3;
   request.logprobs = {.output = true, .prompt = 0};
@@ -292,6 +294,7 @@ TEST_F(GenerationTest, OnlyTheChoicesThatRunGoOnElsewhere) {
     first.listener->OnOutput(given_up);
   }
   const auto second = RunUntilSent(1);
+  EXPECT_NE(second.worker.id, first.worker.id);
   ASSERT_EQ(second.submission.choices.size(), 2u);
   EXPECT_EQ(second.submission.choices[0].index, 0);
   EXPECT_EQ(second.submission.choices[0].tokens, std::vector<TokenId>{300});
