@@ -15,8 +15,6 @@ namespace {
 constexpr size_t kPemBytesMax = size_t{1} << 16;
 constexpr mode_t kSecret = 0600;
 constexpr absl::Duration kAuthorityLifetime = absl::Hours(24 * 3650);
-// Longer than a cluster that `fathom up` starts will run.
-constexpr absl::Duration kPassingLifetime = absl::Hours(24 * 3650);
 
 absl::Status MakeFolder(const std::string& path) {
   std::error_code error;
@@ -78,10 +76,10 @@ absl::StatusOr<LinkCertificates> IssueLinkCertificates(const std::string& folder
 absl::StatusOr<LinkCertificates> IssuePassingCertificates(const std::string& folder,
                                                           absl::Time now) {
   RETURN_IF_ERROR(MakeFolder(folder));
-  ASSIGN_OR_RETURN(const Authority authority, Authority::Create(now, kPassingLifetime));
+  ASSIGN_OR_RETURN(const Authority authority, Authority::Create(now, kAuthorityLifetime));
   RETURN_IF_ERROR(
       WriteFileAtomically(absl::StrCat(folder, "/ca.pem"), authority.pem().certificate));
-  return IssueBoth(authority, folder, now, kPassingLifetime);
+  return IssueBoth(authority, folder, now, kAuthorityLifetime);
 }
 
 }  // namespace fathom::cli

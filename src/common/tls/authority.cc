@@ -84,14 +84,6 @@ absl::StatusOr<openssl::Certificate> Make(EVP_PKEY* key, X509* issuer, EVP_PKEY*
   return made;
 }
 
-absl::StatusOr<absl::Time> EndOf(const X509* certificate) {
-  std::tm parts{};
-  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &parts) != 1) {
-    return Failed("a certificate without an end");
-  }
-  return absl::FromTimeT(timegm(&parts));
-}
-
 }  // namespace
 
 absl::StatusOr<Authority> Authority::Create(absl::Time now, absl::Duration lifetime) {
@@ -131,7 +123,7 @@ absl::StatusOr<TlsIdentity> Authority::Issue(const std::string& dns_name, absl::
                                              absl::Duration lifetime) const {
   const openssl::Key key(EVP_EC_gen("P-256"));
   if (key == nullptr) return Failed("cannot draw a key");
-  ASSIGN_OR_RETURN(const absl::Time end, EndOf(certificate_.get()));
+  ASSIGN_OR_RETURN(const absl::Time end, openssl::EndOf(certificate_.get()));
   if (end <= now) return absl::FailedPreconditionError("the CA's certificate has expired");
   ASSIGN_OR_RETURN(const openssl::Certificate made,
                    Make(key.get(), certificate_.get(), key_.get(), dns_name, now - kClockSkew,

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <ctime>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +21,7 @@ namespace {
 
 constexpr size_t kPemBytesMax = size_t{1} << 20;
 constexpr unsigned kRefreshSeconds = 5;
+constexpr absl::Duration kEndsSoon = absl::Hours(7 * 24);
 
 absl::Status Bad(std::string_view file, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("TLS: ", ToAbsl(file), ": ", ToAbsl(what)));
@@ -38,12 +38,6 @@ absl::StatusOr<std::vector<openssl::Certificate>> ReadCertificates(const std::st
   ERR_clear_error();  // the end of the file is an error as well
   if (certificates.empty()) return Bad(path, "no certificate in PEM");
   return certificates;
-}
-
-absl::StatusOr<absl::Time> TimeOf(const ASN1_TIME* time) {
-  std::tm parts{};
-  if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InternalError("a time that is none");
-  return absl::FromTimeT(timegm(&parts));
 }
 
 // gRPC asks for the password of a key on the terminal otherwise.
@@ -116,12 +110,17 @@ absl::Status CheckTlsFiles(const TlsFiles& files, std::string_view name, absl::T
   if (X509_check_host(own, name.data(), name.size(), 0, nullptr) != 1) {
     return Bad(files.certificate, absl::StrCat("is not for the DNS name ", ToAbsl(name)));
   }
+  ASSIGN_OR_RETURN(const absl::Time end, openssl::EndOf(own));
+  if (end - now < kEndsSoon) {
+    LogWarn("link", "the certificate ends within a week: renew it",
+            {{"file.path", files.certificate}, {"labels.valid_until", absl::FormatTime(end)}});
+  }
   return absl::OkStatus();
 }
 
 absl::StatusOr<absl::Time> CertificateEnd(const TlsFiles& files) {
   ASSIGN_OR_RETURN(const auto certificates, ReadCertificates(files.certificate));
-  return TimeOf(X509_get0_notAfter(certificates[0].get()));
+  return openssl::EndOf(certificates[0].get());
 }
 
 std::shared_ptr<grpc::ServerCredentials> LinkServerCredentials(const TlsFiles& files) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Owners of what OpenSSL allocates, and its last error as text.
+// Owners of what OpenSSL allocates, its last error as text, and how long a certificate is valid.
 
 #include <openssl/bio.h>
 #include <openssl/err.h>
@@ -9,9 +9,13 @@
 #include <openssl/x509v3.h>
 
 #include <array>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <string_view>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace fathom::openssl {
 
@@ -46,6 +50,15 @@ inline std::string LastError() {
   ERR_error_string_n(ERR_peek_last_error(), text.data(), text.size());
   ERR_clear_error();
   return text.data();
+}
+
+// Until when a certificate is valid.
+inline absl::StatusOr<absl::Time> EndOf(const X509* certificate) {
+  std::tm parts{};
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &parts) != 1) {
+    return absl::InternalError("TLS: a certificate without an end");
+  }
+  return absl::FromTimeT(timegm(&parts));
 }
 
 }  // namespace fathom::openssl
