@@ -14,7 +14,7 @@
 
 namespace fathom::cli {
 
-// Ends with the first error, but not while watching: a master that restarts comes back.
+// Ends with the first error; while watching, a master that does not answer is none: it may restart.
 inline absl::Status Show(const std::function<absl::StatusOr<std::string>()>& text, bool watch,
                          ShutdownSignal& shutdown) {
   const auto print = [](const std::string& out) {

@@ -28,63 +28,62 @@ namespace {
   while (true) pause();
 }
 
-class FailingExecutor final : public Executor {
+// Does what another executor does.
+class PassingExecutor : public Executor {
  public:
-  FailingExecutor(std::unique_ptr<Executor> executor, bool hangs, uint64_t first_bad)
-      : executor_(std::move(executor)), hangs_(hangs), first_bad_(first_bad) {}
-  ~FailingExecutor() override {
-    if (hangs_) Hang();
-  }
+  explicit PassingExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
 
   void LaunchForward(const ForwardInput& input) override { executor_->LaunchForward(input); }
   void LaunchSample(uint64_t step, const SampleInput& input) override {
     executor_->LaunchSample(step, input);
   }
   absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
-    if (step < first_bad_) return executor_->Await(step);
+    return executor_->Await(step);
+  }
+
+ private:
+  const std::unique_ptr<Executor> executor_;
+};
+
+class FailingExecutor final : public PassingExecutor {
+ public:
+  FailingExecutor(std::unique_ptr<Executor> executor, bool hangs, uint64_t first_bad)
+      : PassingExecutor(std::move(executor)), hangs_(hangs), first_bad_(first_bad) {}
+  ~FailingExecutor() override {
+    if (hangs_) Hang();
+  }
+
+  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
+    if (step < first_bad_) return PassingExecutor::Await(step);
     if (hangs_) Hang();
     return absl::InternalError("the device fell off the bus");
   }
 
  private:
-  const std::unique_ptr<Executor> executor_;
   const bool hangs_;
   const uint64_t first_bad_;
 };
 
-class PoisonedExecutor final : public Executor {
+class PoisonedExecutor final : public PassingExecutor {
  public:
   PoisonedExecutor(std::unique_ptr<Executor> executor, TokenId poison)
-      : executor_(std::move(executor)), poison_(poison) {}
+      : PassingExecutor(std::move(executor)), poison_(poison) {}
 
   void LaunchForward(const ForwardInput& input) override {
     const auto& ids = input.token_ids;
     if (std::find(ids.begin(), ids.end(), poison_) != ids.end()) std::abort();
-    executor_->LaunchForward(input);
-  }
-  void LaunchSample(uint64_t step, const SampleInput& input) override {
-    executor_->LaunchSample(step, input);
-  }
-  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
-    return executor_->Await(step);
+    PassingExecutor::LaunchForward(input);
   }
 
  private:
-  const std::unique_ptr<Executor> executor_;
   const TokenId poison_;
 };
 
-class IdlyLostExecutor final : public Executor {
+class IdlyLostExecutor final : public PassingExecutor {
  public:
-  explicit IdlyLostExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
+  explicit IdlyLostExecutor(std::unique_ptr<Executor> executor)
+      : PassingExecutor(std::move(executor)) {}
 
-  void LaunchForward(const ForwardInput& input) override { executor_->LaunchForward(input); }
-  void LaunchSample(uint64_t step, const SampleInput& input) override {
-    executor_->LaunchSample(step, input);
-  }
-  absl::StatusOr<const SampleOutput*> Await(uint64_t step) override {
-    return executor_->Await(step);
-  }
   void WhenLost(std::function<void(const absl::Status&)> callback) override {
     if (loser_.joinable()) loser_.join();
     if (!callback) return;
@@ -95,7 +94,6 @@ class IdlyLostExecutor final : public Executor {
   }
 
  private:
-  const std::unique_ptr<Executor> executor_;
   std::thread loser_;
 };
 
