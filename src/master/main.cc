@@ -30,7 +30,7 @@ constexpr rlim_t kOtherDescriptors = 256;
 struct Flags {
   std::string config;
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
-  std::optional<std::string> link_ca, link_cert, link_key;
+  std::optional<std::string> link_ca, link_cert, link_key, cluster_secret_file;
   std::optional<std::string> reasoning_parser, tool_parser;
   std::optional<int32_t> http_port, grpc_port, admin_port, link_port, metrics_port;
   bool open = false;
@@ -59,6 +59,8 @@ void Declare(CLI::App& app, Flags& flags) {
                  "How the model marks reasoning: auto, none or think");
   app.add_option("--tool-parser", flags.tool_parser,
                  "How the model writes tool calls: auto, none or hermes");
+  app.add_option("--cluster-secret-file", flags.cluster_secret_file,
+                 "Secret that all masters of a cluster share (32 to 1,024 bytes)");
   app.add_option("--keys-file", flags.keys_file, "File of hashed API keys");
   app.add_option("--ports-file", flags.ports_file, "Write the ports that were bound here (JSON)");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn or error");
@@ -87,6 +89,7 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.model_name) master.set_model_name(*flags.model_name);
   if (flags.reasoning_parser) master.set_reasoning_parser(*flags.reasoning_parser);
   if (flags.tool_parser) master.set_tool_parser(*flags.tool_parser);
+  if (flags.cluster_secret_file) master.set_cluster_secret_file(*flags.cluster_secret_file);
   if (flags.keys_file) master.set_keys_file(*flags.keys_file);
   if (flags.ports_file) master.set_ports_file(*flags.ports_file);
   if (flags.open) master.set_open(true);

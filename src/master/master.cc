@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/fleet/link_server.h"
+#include "master/identity/cluster_secret.h"
 #include "text/text.h"
 
 namespace fathom::master {
@@ -61,13 +62,18 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
       LoadServedModel(settings_.model_path, settings_.model_name, clock->Now(),
                       {.reasoning = settings_.reasoning_parser, .tools = settings_.tool_parser}));
   catalog_.emplace(std::vector<ModelPtr>{model});
+  std::string cluster_secret;
+  if (!settings_.cluster_secret_file.empty()) {
+    ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));
+  }
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
   ASSIGN_OR_RETURN(fleet_, fleet(settings_, *model));
   ports_.link = fleet_.port;
   serving_ = std::make_unique<Serving>(
       ServingOptions{.admission = {.requests = settings_.requests},
                      .cpu_threads = settings_.cpu_threads,
-                     .cpu_queue_max = static_cast<size_t>(settings_.requests)},
+                     .cpu_queue_max = static_cast<size_t>(settings_.requests),
+                     .cluster_secret = std::move(cluster_secret)},
       fleet_.fleet.get(), &*catalog_, clock, Random::Real());
   fleet_.fleet->OnChange([this](FleetNews news) {
     serving_->OnFleetChange(news);

@@ -119,6 +119,7 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   if (out.open == !out.keys_file.empty()) {
     return Bad("keys_file", "give either a file of keys or `open`");
   }
+  out.cluster_secret_file = master.cluster_secret_file();
   out.model_path = master.model_path();
   if (out.model_path.empty()) return Bad("model_path", "is needed");
   out.model_name =

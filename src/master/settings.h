@@ -29,6 +29,7 @@ struct MasterSettings {
   bool insecure_link = false;
   bool open = false;
   std::string keys_file;
+  std::string cluster_secret_file;  // empty: a secret of its own
   std::string model_path;
   std::string model_name;
   std::string reasoning_parser;  // empty: auto

@@ -276,6 +276,8 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
     peer.backlog = message.heartbeat().backlog_cost();
   } else if (message.has_cancel()) {
     const v1::Cancel& cancel = message.cancel();
+    // It may have been claimed while this was under way.
+    if (requests_.IsOfAnother(cancel.request_id(), peer.id)) return;
     engine_.cancel(cancel.request_id(), cancel.attempt(),
                    {cancel.choices().begin(), cancel.choices().end()});
   } else if (message.has_drain()) {
@@ -405,6 +407,7 @@ void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {
     for (v1::StepOutput& output : handover.farewell) *farewell.add_outputs() = std::move(output);
     SendData(handover.previous, std::move(farewell));
   }
+  if (handover.given_up) CancelAll({*handover.given_up});
   v1::WorkerData answer;
   *answer.add_claimed() = std::move(handover.answer);
   SendData(peer.id, std::move(answer));

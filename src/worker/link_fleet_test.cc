@@ -308,7 +308,9 @@ class TwoMastersTest : public ::testing::Test {
   }
   std::shared_ptr<RecordingListener> Run(LinkServer& server, const std::string& id) {
     auto listener = std::make_shared<RecordingListener>();
-    EXPECT_TRUE(server.Submit(key_, TestSubmission(id), listener).ok());
+    master::Submission submission = TestSubmission(id);
+    submission.resume_context = "proof";
+    EXPECT_TRUE(server.Submit(key_, submission, listener).ok());
     EXPECT_TRUE(engine_.WaitUntil([&] {
       return std::any_of(engine_.submitted.begin(), engine_.submitted.end(),
                          [&](const EngineRequest& request) { return request.id == id; });
@@ -360,8 +362,7 @@ TEST_F(TwoMastersTest, ADeadMastersRequestsAreHeldThenCancelledAndOthersGoOn) {
   EXPECT_THAT(of_b->lost, IsEmpty());
 }
 
-// A master by hand on the other end would be needed to send Claim: LinkServer has no use for it
-// yet. The stream's service is small enough to play it.
+// A master by hand, which says what it likes and keeps what it hears.
 class ClaimingMaster final : public v1::Link::Service, public Waitable {
  public:
   ClaimingMaster() {
@@ -449,51 +450,75 @@ TEST(LinkEpochTest, OrdersOfAnOldLeaderAreRefused) {
   ASSERT_TRUE(engine.WaitUntil([&] { return engine.leaves == 3; }));
 }
 
-TEST(LinkClaimTest, AnotherMasterTakesOverAfterADeath) {
-  auto first = StartServer();
-  ClaimingMaster second;
-  std::optional<FleetWatch> watch(*first);
-  ScriptedEngine engine;
-  LinkClientOptions options = TestOptions({first->port(), second.port});
-  options.silence_floor = absl::Minutes(1);  // the second sends no heartbeats
-  const auto client = StartClient(options, engine);
-  const auto info = watch->WaitForReady();
-  ASSERT_TRUE(info.has_value());
-  auto listener = std::make_shared<RecordingListener>();
-  ASSERT_TRUE(first->Submit(info->key, TestSubmission("r1"), listener).ok());
-  ASSERT_TRUE(engine.WaitUntil([&] { return !engine.submitted.empty(); }));
-  client->OnStep({TestOutput("r1", 1, 0, {10, 11})});
-  ASSERT_TRUE(listener->WaitUntil([&] { return listener->tokens.size() == 2; }));
-  watch.reset();
-  first.reset();
-  ASSERT_TRUE(
-      second.WaitUntil([&] { return !second.received.empty(); }));  // its data stream stands
-
-  client->OnStep({TestOutput("r1", 1, 2, {12})});
-  v1::MasterControl claim;
-  claim.mutable_claim()->set_request_id("nobody");
-  claim.mutable_claim()->add_next_index(0);
-  second.Send(claim);
-  claim.mutable_claim()->set_request_id("r1");
-  claim.mutable_claim()->set_next_index(0, 1);
-  second.Send(claim);
-  const auto claims = [&](size_t count) {
-    size_t seen = 0;
-    for (const v1::WorkerData& data : second.received) seen += data.claimed_size();
-    return seen == count;
-  };
-  ASSERT_TRUE(second.WaitUntil([&] { return claims(2); }));
-  client->OnStep({TestOutput("r1", 1, 3, {13}, FinishReason::kStop)});
-  ASSERT_TRUE(second.WaitUntil([&] { return second.received.back().outputs_size() == 1; }));
-
-  std::vector<v1::Claimed> claimed;
-  for (const v1::WorkerData& data : second.received) {
-    claimed.insert(claimed.end(), data.claimed().begin(), data.claimed().end());
+// What a claim brought, once it is over.
+class Claimant : public Waitable {
+ public:
+  void Claim(LinkServer& master, const std::string& id, const std::string& context = "proof") {
+    master.Claim({.request_id = id, .resume_context = context, .cost = 10}, listener,
+                 [this](master::ClaimOutcome got) { With([&] { outcome = std::move(got); }); });
+    ASSERT_TRUE(WaitUntil([&] { return outcome.has_value(); }));
   }
-  EXPECT_FALSE(claimed[0].found());
-  ASSERT_TRUE(claimed[1].found());
-  EXPECT_THAT(claimed[1].outputs(0).tokens(), ElementsAre(11, 12));
-  EXPECT_THAT(second.received.back().outputs(0).tokens(), ElementsAre(13));
+
+  std::optional<master::ClaimOutcome> outcome;
+  const std::shared_ptr<RecordingListener> listener = std::make_shared<RecordingListener>();
+};
+
+TEST_F(TwoMastersTest, WhatADeadMasterHadIsClaimed) {
+  StartWorker(absl::Seconds(30));
+  Run(*master_a_, "r");
+  client_->OnStep({TestOutput("r", 1, 0, {10, 11})});
+  watch_a_.reset();
+  master_a_.reset();
+  client_->OnStep({TestOutput("r", 1, 2, {12})});
+  Claimant claimant;
+  claimant.Claim(*master_b_, "r");
+  ASSERT_EQ(claimant.outcome->found.size(), 1u);
+  const master::ClaimedWork& work = claimant.outcome->found[0];
+  EXPECT_EQ(work.worker, key_);
+  EXPECT_EQ(work.attempt, 1u);
+  EXPECT_THAT(work.choices[0].tokens, ElementsAre(10, 11, 12));
+  EXPECT_TRUE(watch_b_->WaitForWorker([](const WorkerInfo& info) { return info.in_flight == 1; }));
+  client_->OnStep({TestOutput("r", 1, 3, {13}, FinishReason::kStop)});
+  ASSERT_TRUE(claimant.listener->WaitUntil([&] { return !claimant.listener->finishes.empty(); }));
+  EXPECT_THAT(claimant.listener->tokens, ElementsAre(13));
+  EXPECT_THAT(engine_.cancelled, IsEmpty());
+}
+
+TEST_F(TwoMastersTest, WhatALivingMasterHasIsClaimedFromIt) {
+  StartWorker(absl::Seconds(30));
+  const auto of_a = Run(*master_a_, "r");
+  client_->OnStep({TestOutput("r", 1, 0, {10})});
+  Claimant claimant;
+  claimant.Claim(*master_b_, "r");
+  ASSERT_EQ(claimant.outcome->found.size(), 1u);
+  ASSERT_TRUE(of_a->WaitUntil([&] { return !of_a->finishes.empty(); }));
+  EXPECT_TRUE(of_a->outputs.back().taken_over);
+  // Its old owner can do nothing to it any more.
+  master_a_->Cancel(key_, "r", 1, {});
+  client_->OnStep({TestOutput("r", 1, 1, {11})});
+  ASSERT_TRUE(claimant.listener->WaitUntil([&] { return claimant.listener->tokens.size() == 1; }));
+  master_b_->Cancel(key_, "r", 1, {});
+  ASSERT_TRUE(engine_.WaitUntil([&] { return !engine_.cancelled.empty(); }));
+  EXPECT_EQ(engine_.cancelled.size(), 1u);
+}
+
+TEST_F(TwoMastersTest, NothingIsClaimedThatIsNotThereOrIsAnothers) {
+  StartWorker(absl::Seconds(30));
+  Run(*master_a_, "r");
+  Claimant nobody;
+  nobody.Claim(*master_b_, "nobody");
+  EXPECT_THAT(nobody.outcome->found, IsEmpty());
+  EXPECT_FALSE(nobody.outcome->other_context);
+  Claimant other;
+  other.Claim(*master_b_, "r", "another proof");
+  EXPECT_THAT(other.outcome->found, IsEmpty());
+  EXPECT_TRUE(other.outcome->other_context);
+  // Without a worker there is nobody to wait for.
+  client_.reset();
+  ASSERT_TRUE(watch_b_->WaitUntil([&] { return master_b_->Snapshot()->workers.empty(); }));
+  Claimant alone;
+  alone.Claim(*master_b_, "r");
+  EXPECT_THAT(alone.outcome->found, IsEmpty());
 }
 
 }  // namespace

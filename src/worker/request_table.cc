@@ -20,12 +20,10 @@ size_t RequestTable::Entry::bytes() const {
 }
 
 RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request) {
-  Brief brief{request.id, request.attempt, {}, false};
-  brief.with_logprobs = request.logprobs.output || request.logprobs.prompt.has_value();
-  for (const ChoiceStart& choice : request.choices) {
-    brief.choices.emplace_back(choice.index, static_cast<int32_t>(choice.tokens.size()));
-  }
-  return brief;
+  return {.id = request.id,
+          .attempt = request.attempt,
+          .choices = request.choices,
+          .with_logprobs = request.logprobs.output || request.logprobs.prompt.has_value()};
 }
 
 void RequestTable::Add(Brief request, LinkId owner, int64_t cost, std::string resume_context) {
@@ -37,10 +35,10 @@ void RequestTable::Add(Brief request, LinkId owner, int64_t cost, std::string re
   entry.cost = std::clamp<int64_t>(cost, 0, kCostMax);
   entry.resume_context = std::move(resume_context);
   entry.with_logprobs = request.with_logprobs;
-  for (const auto& [index, first_index] : request.choices) {
+  for (ChoiceStart& start : request.choices) {
     Choice choice;
-    choice.index = index;
-    choice.first_index = first_index;
+    choice.index = start.index;
+    choice.tokens = std::move(start.tokens);
     entry.choices.push_back(std::move(choice));
   }
   in_flight_[owner] += entry.cost;
@@ -58,6 +56,7 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
 
   const bool held = entry.owner == kNoLink;
   choice->tokens.insert(choice->tokens.end(), output.tokens.begin(), output.tokens.end());
+  choice->cached_tokens = std::max(choice->cached_tokens, output.cached_tokens);
   choice->finish = output.finish;
   choice->error = output.error;
   choice->bad_request = output.bad_request;
@@ -103,50 +102,52 @@ std::vector<RequestTable::Ref> RequestTable::ForsakenBy(const std::string& who) 
   return gone;
 }
 
+// What tells the master that owned it that each choice has ended for it.
+std::vector<v1::StepOutput> RequestTable::Farewell(const std::string& id, const Entry& entry) {
+  std::vector<v1::StepOutput> outputs;
+  for (const Choice& choice : entry.choices) {
+    if (entry.owner == kNoLink || choice.finish != FinishReason::kNone) continue;
+    v1::StepOutput& output = outputs.emplace_back();
+    output.set_request_id(id);
+    output.set_attempt(entry.attempt);
+    output.set_choice(choice.index);
+    output.set_first_index(static_cast<int32_t>(choice.tokens.size()));
+    output.set_finish(static_cast<int32_t>(FinishReason::kCancelled));
+    output.set_error("another master has taken the request over");
+    output.set_taken_over(true);
+  }
+  return outputs;
+}
+
 RequestTable::Handover RequestTable::Claim(const v1::Claim& claim, LinkId owner) {
   Handover handover;
   handover.answer.set_request_id(claim.request_id());
   const auto it = entries_.find(claim.request_id());
-  if (it == entries_.end()) return handover;
+  if (it == entries_.end() || it->second.owner == owner) return handover;
   Entry& entry = it->second;
-  if (entry.with_logprobs || entry.owner == owner ||
-      claim.next_index_size() != static_cast<int>(entry.choices.size())) {
+  if (entry.resume_context.empty() || entry.resume_context != claim.resume_context()) {
+    handover.answer.set_other_context(true);
     return handover;
   }
-  for (size_t i = 0; i < entry.choices.size(); ++i) {
-    const Choice& choice = entry.choices[i];
-    const int64_t end = int64_t{choice.first_index} + static_cast<int64_t>(choice.tokens.size());
-    const int64_t wanted = claim.next_index(static_cast<int>(i));
-    if (wanted < choice.first_index || wanted > end) return handover;
-  }
-
-  handover.answer.set_found(true);
-  handover.answer.set_resume_context(entry.resume_context);
   handover.answer.set_attempt(entry.attempt);
-  for (size_t i = 0; i < entry.choices.size(); ++i) {
-    const Choice& choice = entry.choices[i];
-    const int32_t wanted = claim.next_index(static_cast<int>(i));
+  handover.farewell = Farewell(claim.request_id(), entry);
+  handover.previous = entry.owner;
+  if (entry.with_logprobs) {
+    handover.given_up = Take(it);
+    return handover;
+  }
+  handover.answer.set_found(true);
+  for (const Choice& choice : entry.choices) {
     v1::StepOutput* output = handover.answer.add_outputs();
     output->set_request_id(claim.request_id());
     output->set_attempt(entry.attempt);
     output->set_choice(choice.index);
-    output->set_first_index(wanted);
-    const auto from = choice.tokens.begin() + (wanted - choice.first_index);
-    output->mutable_tokens()->Add(from, choice.tokens.end());
+    output->mutable_tokens()->Add(choice.tokens.begin(), choice.tokens.end());
     output->set_finish(static_cast<int32_t>(choice.finish));
     output->set_error(choice.error);
     output->set_bad_request(choice.bad_request);
-    if (entry.owner != kNoLink && choice.finish == FinishReason::kNone) {
-      v1::StepOutput& farewell = handover.farewell.emplace_back();
-      farewell.set_request_id(claim.request_id());
-      farewell.set_attempt(entry.attempt);
-      farewell.set_choice(choice.index);
-      farewell.set_first_index(choice.first_index + static_cast<int32_t>(choice.tokens.size()));
-      farewell.set_finish(static_cast<int32_t>(FinishReason::kCancelled));
-      farewell.set_error("another master has taken the request over");
-    }
+    output->set_cached_tokens(choice.cached_tokens);
   }
-  handover.previous = entry.owner;
   if (entry.owner == kNoLink) {
     held_bytes_ -= entry.bytes();
     held_.erase(entry.held);
@@ -158,6 +159,11 @@ RequestTable::Handover RequestTable::Claim(const v1::Claim& claim, LinkId owner)
   entry.owner = owner;
   if (entry.finished) entries_.erase(it);
   return handover;
+}
+
+bool RequestTable::IsOfAnother(const std::string& id, LinkId owner) const {
+  const auto it = entries_.find(id);
+  return it != entries_.end() && it->second.owner != owner;
 }
 
 int64_t RequestTable::in_flight(LinkId owner) const {

@@ -51,7 +51,7 @@ class RequestTable {
   struct Brief {
     std::string id;
     uint32_t attempt = 0;
-    std::vector<std::pair<int32_t, int32_t>> choices;  // index, tokens it has already
+    std::vector<ChoiceStart> choices;
     bool with_logprobs = false;
   };
   static Brief BriefOf(const EngineRequest& request);
@@ -72,15 +72,19 @@ class RequestTable {
   // The master's process `who` is back: it gave its requests up when the link broke. Taken out.
   std::vector<Ref> ForsakenBy(const std::string& who);
 
-  // Hands a request over to `owner`. `found` is false when it is not here, when the indices wanted
-  // are not there, or when its logprobs, which are not kept, would be missing. `previous` is the
-  // living owner it is taken from.
+  // Hands a request over to `owner`, unless it is not here, is the claimer's own or came with
+  // another context. One whose logprobs, which are not kept, would be missing is given up instead:
+  // its client is with a master that has to begin anew.
   struct Handover {
     v1::Claimed answer;
-    LinkId previous = kNoLink;
+    LinkId previous = kNoLink;             // the living owner it is taken from
     std::vector<v1::StepOutput> farewell;  // to the previous owner: its choices end as cancelled
+    std::optional<Ref> given_up;
   };
   Handover Claim(const v1::Claim& claim, LinkId owner);
+
+  // A request that is known to be another's.
+  bool IsOfAnother(const std::string& id, LinkId owner) const;
 
   int64_t in_flight(LinkId owner) const;
   int64_t unowned_cost() const { return in_flight(kNoLink); }
@@ -90,8 +94,8 @@ class RequestTable {
  private:
   struct Choice {
     int32_t index = 0;
-    int32_t first_index = 0;  // of tokens[0]
-    std::vector<TokenId> tokens;
+    std::vector<TokenId> tokens;  // from the first on
+    int32_t cached_tokens = 0;
     FinishReason finish = FinishReason::kNone;
     std::string error;
     bool bad_request = false;
@@ -112,6 +116,7 @@ class RequestTable {
   };
   using Map = std::unordered_map<std::string, Entry>;
 
+  static std::vector<v1::StepOutput> Farewell(const std::string& id, const Entry& entry);
   void Finish(Entry& entry);
   void Erase(Map::iterator it);
   Ref Take(Map::iterator it);

@@ -18,7 +18,10 @@ constexpr LinkId kA = 1;
 constexpr LinkId kB = 2;
 
 RequestTable::Brief Brief(const std::string& id, uint32_t attempt = 1) {
-  return {id, attempt, {{0, 0}}, false};
+  return {.id = id,
+          .attempt = attempt,
+          .choices = {{.index = 0, .tokens = {}}},
+          .with_logprobs = false};
 }
 
 SequenceOutput Output(const std::string& id, std::vector<TokenId> tokens,
@@ -31,10 +34,10 @@ SequenceOutput Output(const std::string& id, std::vector<TokenId> tokens,
   return output;
 }
 
-v1::Claim ClaimFrom(const std::string& id, int32_t next_index) {
+v1::Claim ClaimOf(const std::string& id, const std::string& context = "sealed") {
   v1::Claim claim;
   claim.set_request_id(id);
-  claim.add_next_index(next_index);
+  claim.set_resume_context(context);
   return claim;
 }
 
@@ -51,7 +54,7 @@ TEST(RequestTableTest, CostsBeyondMeasureDoNotOverflow) {
 TEST(RequestTableTest, OutputsGoToTheOwnerAndTheLastOneForgets) {
   RequestTable table({});
   RequestTable::Brief brief = Brief("r");
-  brief.choices = {{0, 0}, {1, 0}};
+  brief.choices = {{.index = 0, .tokens = {}}, {.index = 1, .tokens = {}}};
   table.Add(brief, kA, 30, "");
   EXPECT_EQ(table.in_flight(kA), 30);
 
@@ -108,18 +111,22 @@ TEST(RequestTableTest, WhatIsHeldIsBoundedInBytes) {
 
 TEST(RequestTableTest, AClaimHandsOverTheTokensAndWhatFollows) {
   RequestTable table({});
-  table.Add(Brief("r", 3), kA, 30, "sealed");
-  table.Record(Output("r", {10, 11}, FinishReason::kNone, 3));
+  RequestTable::Brief brief = Brief("r", 3);
+  brief.choices[0].tokens = {9};  // it has migrated
+  table.Add(brief, kA, 30, "sealed");
+  SequenceOutput first = Output("r", {10, 11}, FinishReason::kNone, 3);
+  first.cached_tokens = 16;
+  table.Record(first);
   table.Disown(kA, "master-a", 0);
   table.Record(Output("r", {12}, FinishReason::kNone, 3));
 
-  const auto handover = table.Claim(ClaimFrom("r", 1), kB);
+  const auto handover = table.Claim(ClaimOf("r"), kB);
   EXPECT_TRUE(handover.answer.found());
-  EXPECT_EQ(handover.answer.resume_context(), "sealed");
   EXPECT_EQ(handover.answer.attempt(), 3u);
   ASSERT_EQ(handover.answer.outputs_size(), 1);
-  EXPECT_EQ(handover.answer.outputs(0).first_index(), 1);
-  EXPECT_THAT(handover.answer.outputs(0).tokens(), ElementsAre(11, 12));
+  EXPECT_EQ(handover.answer.outputs(0).first_index(), 0);
+  EXPECT_THAT(handover.answer.outputs(0).tokens(), ElementsAre(9, 10, 11, 12));
+  EXPECT_EQ(handover.answer.outputs(0).cached_tokens(), 16);
   EXPECT_THAT(handover.farewell, IsEmpty());
   EXPECT_EQ(table.in_flight(kB), 30);
   EXPECT_EQ(table.unowned_cost(), 0);
@@ -130,42 +137,60 @@ TEST(RequestTableTest, AClaimHandsOverTheTokensAndWhatFollows) {
 
 TEST(RequestTableTest, ARequestThatFinishedUnownedCanStillBeClaimed) {
   RequestTable table({});
-  table.Add(Brief("r"), kA, 30, "");
+  table.Add(Brief("r"), kA, 30, "sealed");
   table.Disown(kA, "master-a", 0);
   table.Record(Output("r", {10}, FinishReason::kStop));
   EXPECT_EQ(table.unowned_cost(), 0);
   EXPECT_EQ(table.unfinished(), 0);
-  const auto handover = table.Claim(ClaimFrom("r", 0), kB);
+  const auto handover = table.Claim(ClaimOf("r"), kB);
   EXPECT_TRUE(handover.answer.found());
   EXPECT_EQ(handover.answer.outputs(0).finish(), static_cast<int>(FinishReason::kStop));
   EXPECT_EQ(table.in_flight(kB), 0);
-  EXPECT_FALSE(table.Claim(ClaimFrom("r", 0), kB).answer.found());
+  EXPECT_FALSE(table.Claim(ClaimOf("r"), kB).answer.found());
 }
 
 TEST(RequestTableTest, AClaimFromALivingOwnerSaysFarewell) {
   RequestTable table({});
-  table.Add(Brief("r"), kA, 30, "");
+  table.Add(Brief("r"), kA, 30, "sealed");
   table.Record(Output("r", {10}));
-  const auto handover = table.Claim(ClaimFrom("r", 1), kB);
+  const auto handover = table.Claim(ClaimOf("r"), kB);
   EXPECT_TRUE(handover.answer.found());
   EXPECT_EQ(handover.previous, kA);
   ASSERT_EQ(handover.farewell.size(), 1u);
   EXPECT_EQ(handover.farewell[0].finish(), static_cast<int>(FinishReason::kCancelled));
   EXPECT_EQ(handover.farewell[0].first_index(), 1);
+  EXPECT_TRUE(handover.farewell[0].taken_over());
+  EXPECT_FALSE(handover.given_up.has_value());
 }
 
-TEST(RequestTableTest, WhatIsNotHereIsNotFound) {
+TEST(RequestTableTest, WhatIsNotHereOrNotTheClaimersIsNotFound) {
   RequestTable table({});
-  EXPECT_FALSE(table.Claim(ClaimFrom("r", 0), kB).answer.found());
-  RequestTable::Brief brief = Brief("r");
-  brief.choices = {{0, 5}};
-  table.Add(brief, kA, 1, "");
-  EXPECT_FALSE(table.Claim(ClaimFrom("r", 4), kB).answer.found());  // never was here
-  EXPECT_FALSE(table.Claim(ClaimFrom("r", 6), kB).answer.found());  // is not there yet
-  brief = Brief("logprobs");
+  const auto claim = [&](const std::string& id, const std::string& context, LinkId owner) {
+    return table.Claim(ClaimOf(id, context), owner).answer;
+  };
+  EXPECT_FALSE(claim("r", "sealed", kB).found());
+  EXPECT_FALSE(claim("r", "sealed", kB).other_context());
+  table.Add(Brief("r"), kA, 1, "sealed");
+  EXPECT_FALSE(claim("r", "another", kB).found());
+  EXPECT_TRUE(claim("r", "another", kB).other_context());
+  EXPECT_FALSE(claim("r", "sealed", kA).found());  // it has it
+  table.Add(Brief("plain"), kA, 1, "");
+  EXPECT_FALSE(claim("plain", "", kB).found());
+  EXPECT_EQ(table.in_flight(kA), 2);
+}
+
+TEST(RequestTableTest, ARequestWithLogprobsIsGivenUpInsteadOfHandedOver) {
+  RequestTable table({});
+  RequestTable::Brief brief = Brief("r", 2);
   brief.with_logprobs = true;
-  table.Add(brief, kA, 1, "");
-  EXPECT_FALSE(table.Claim(ClaimFrom("logprobs", 0), kB).answer.found());
+  table.Add(brief, kA, 1, "sealed");
+  const auto handover = table.Claim(ClaimOf("r"), kB);
+  EXPECT_FALSE(handover.answer.found());
+  EXPECT_EQ(handover.answer.attempt(), 2u);
+  ASSERT_TRUE(handover.given_up.has_value());
+  EXPECT_EQ(handover.given_up->id, "r");
+  EXPECT_EQ(handover.farewell.size(), 1u);
+  EXPECT_EQ(table.unfinished(), 0);
 }
 
 TEST(RequestTableTest, AMasterThatComesBackHasGivenItsRequestsUp) {
@@ -206,7 +231,7 @@ TEST(RequestTableTest, TheBooksBalance) {
         table.Disown(owner, std::to_string(owner), now);
         break;
       case 6:
-        table.Claim(ClaimFrom(id, static_cast<int32_t>(pick(3))), owner);
+        table.Claim(ClaimOf(id, std::string(pick(50), 'x')), owner);
         break;
       default:
         now += static_cast<int64_t>(pick(20));

@@ -27,8 +27,8 @@ class GenerateCall final : public GenerationSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
   GenerateCall(boost::asio::any_io_executor strand, grpc::CallbackServerContext* context,
-               Serving& serving, GenerationRequest request, Principal principal,
-               size_t client_backlog_bytes)
+               Serving& serving, GenerationRequest request, const ResumePlan& resume,
+               Principal principal, size_t client_backlog_bytes)
       : strand_(std::move(strand)),
         context_(context),
         serving_(serving),
@@ -37,7 +37,9 @@ class GenerateCall final : public GenerationSink,
         peer_(context->peer()),
         id_(request_.id),
         model_(request_.model),
-        deltas_(client_backlog_bytes) {}
+        cursor_(resume, request_.n),
+        deltas_(client_backlog_bytes),
+        usage_told_(resume.usage_told) {}
 
   // Before Start; the reactor lives until Finish was called on it.
   void Bind(Reactor* reactor) { reactor_ = reactor; }
@@ -46,12 +48,13 @@ class GenerateCall final : public GenerationSink,
     // The generation may end before Generate returns.
     auto generation = serving_.Generate(std::move(request_), strand_, shared_from_this());
     if (!ended_) generation_ = std::move(generation);
-    if (cancelled_ && generation_ != nullptr) Cancel();
+    if (cancelled_ && generation_ != nullptr) HandleGone();
   }
 
   const boost::asio::any_io_executor& strand() const { return strand_; }
 
   absl::Status OnDelta(GenerationDelta delta) override {
+    if (cursor_.Knows(delta)) return absl::OkStatus();
     absl::Status pushed = deltas_.Push(std::move(delta));
     SchedulePump();
     return pushed;
@@ -66,13 +69,13 @@ class GenerateCall final : public GenerationSink,
 
   void HandleWritten(bool ok) {
     writing_ = false;
-    if (!ok) Cancel();
+    if (!ok) HandleGone();
     Pump();
   }
-  void Cancel() {
+  void HandleGone() {
     cancelled_ = true;
     if (const auto generation = generation_) {
-      generation->Cancel(absl::CancelledError("the client went away"));
+      generation->Leave(absl::CancelledError("the client went away"));
     }
   }
 
@@ -90,11 +93,18 @@ class GenerateCall final : public GenerationSink,
   void Pump() {
     if (writing_ || reactor_ == nullptr) return;
     if (!cancelled_) {
-      if (auto delta = deltas_.Pop()) {
-        message_ = ToProto(id_, *std::move(delta), *model_);
-        if (ended_ && status_.ok() && deltas_.empty()) {
+      auto delta = deltas_.Pop();
+      const bool last = ended_ && status_.ok() && deltas_.empty();
+      // A client that came back may have had all but the usage.
+      if (delta || (last && !usage_told_)) {
+        if (delta) cursor_.Advance(*delta);
+        message_ = delta ? ToProto(id_, *std::move(delta), *model_) : v1::GenerateResponse();
+        message_.set_id(id_);
+        if (last) {
           *message_.mutable_usage() = fathom::master::ToProto(usage_);
+          usage_told_ = true;
         }
+        cursor_.AppendToken(*message_.mutable_resume_token(), last);
         writing_ = true;
         reactor_->StartWrite(&message_);
         return;
@@ -119,6 +129,7 @@ class GenerateCall final : public GenerationSink,
   // State below is touched on the strand alone.
   Reactor* reactor_ = nullptr;
   std::shared_ptr<Generation> generation_;
+  ResumeCursor cursor_;
   DeltaBuffer deltas_;
   v1::GenerateResponse message_;  // of the write in flight
   int64_t started_ns_ = 0;
@@ -126,6 +137,7 @@ class GenerateCall final : public GenerationSink,
   bool pump_scheduled_ = false;
   bool cancelled_ = false;
   bool ended_ = false;
+  bool usage_told_;
   absl::Status status_;
   GenerationUsage usage_;
 };
@@ -135,7 +147,7 @@ void Reactor::OnWriteDone(bool ok) {
 }
 
 void Reactor::OnCancel() {
-  boost::asio::post(call_->strand(), [call = call_] { call->Cancel(); });
+  boost::asio::post(call_->strand(), [call = call_] { call->HandleGone(); });
 }
 
 class Refusal final : public GenerateReactor {
@@ -147,10 +159,12 @@ class Refusal final : public GenerateReactor {
 
 GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
                                    grpc::CallbackServerContext* context, Serving& serving,
-                                   GenerationRequest request, const Principal& principal,
-                                   size_t client_backlog_bytes, GrpcCalls& calls) {
-  auto call = std::make_shared<GenerateCall>(std::move(strand), context, serving,
-                                             std::move(request), principal, client_backlog_bytes);
+                                   GenerationRequest request, const ResumePlan& resume,
+                                   const Principal& principal, size_t client_backlog_bytes,
+                                   GrpcCalls& calls) {
+  auto call =
+      std::make_shared<GenerateCall>(std::move(strand), context, serving, std::move(request),
+                                     resume, principal, client_backlog_bytes);
   auto* reactor = new Reactor(call, calls);  // OnDone deletes it
   call->Bind(reactor);
   boost::asio::post(call->strand(), [call] { call->Start(); });

@@ -16,6 +16,7 @@
 #include "fathom/v1/inference.pb.h"
 #include "master/api/delta_buffer.h"
 #include "master/api/grpc_call.h"
+#include "master/api/resume.h"
 #include "master/identity/principal.h"
 #include "master/serving/serving.h"
 
@@ -26,8 +27,9 @@ using GenerateReactor = grpc::ServerWriteReactor<v1::GenerateResponse>;
 // Starts a generation and returns the reactor that carries its answer. `calls` outlives it.
 GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
                                    grpc::CallbackServerContext* context, Serving& serving,
-                                   GenerationRequest request, const Principal& principal,
-                                   size_t client_backlog_bytes, GrpcCalls& calls);
+                                   GenerationRequest request, const ResumePlan& resume,
+                                   const Principal& principal, size_t client_backlog_bytes,
+                                   GrpcCalls& calls);
 
 // A call that ends at once.
 GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,

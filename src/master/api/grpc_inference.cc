@@ -33,13 +33,37 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
   absl::StatusOr<GenerationRequest> parsed =
       FromProto(*request, serving_->catalog(), options_.bounds);
   if (!parsed.ok()) return refuse(parsed.status(), *principal);
-  parsed->id = serving_->NewId();
+  const absl::StatusOr<ResumePlan> resume = PlanResume(*request, *principal, parsed->n);
+  if (!resume.ok()) return refuse(resume.status(), *principal);
+  parsed->id = resume->id;
+  parsed->resumption = resume->For(0, parsed->n);
   parsed->tenant = principal->tenant;
   parsed->tenant_weight = principal->weight;
   parsed->priority = principal->priority_ceiling;
   parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
-                           *principal, options_.client_backlog_bytes, *calls_);
+                           *resume, *principal, options_.client_backlog_bytes, *calls_);
+}
+
+absl::StatusOr<ResumePlan> GrpcInference::PlanResume(const v1::GenerateRequest& request,
+                                                     const Principal& principal,
+                                                     int32_t num_choices) const {
+  v1::GenerateRequest bare = request;
+  bare.clear_idempotency_key();
+  bare.clear_resume_seconds();
+  bare.clear_resume_token();
+  bare.clear_first_try();
+  const std::string body = bare.SerializeAsString();
+  ResumeAsk ask{.idempotency_key = request.idempotency_key(),
+                .token = request.resume_token(),
+                .first_try = request.first_try(),
+                .body = body};
+  if (request.resume_seconds() != 0) {
+    ASSIGN_OR_RETURN(ask.hold, ParseHold(absl::StrCat(request.resume_seconds())));
+  }
+  return PlanResumption(ask, serving_->resume_keys(), principal, serving_->NewId(),
+                        absl::ToUnixSeconds(serving_->clock().Now()),
+                        static_cast<size_t>(num_choices));
 }
 
 grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext* context,

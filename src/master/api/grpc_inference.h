@@ -11,6 +11,7 @@
 #include "fathom/v1/inference.grpc.pb.h"
 #include "master/api/grpc_call.h"
 #include "master/api/grpc_convert.h"
+#include "master/api/resume.h"
 #include "master/identity/api_keys.h"
 #include "master/serving/serving.h"
 
@@ -41,6 +42,8 @@ class GrpcInference final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
+  absl::StatusOr<ResumePlan> PlanResume(const v1::GenerateRequest& request,
+                                        const Principal& principal, int32_t num_choices) const;
   // Runs `work`, whose status ends the call, on the CPU pool.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);

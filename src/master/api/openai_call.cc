@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/api/errors.h"
 #include "master/serving/failure.h"
@@ -59,15 +60,11 @@ void OpenAiCall::Start() {
     self->gone_ = true;
     // The first reason is the real one: a client that was given up is also too slow.
     if (self->exchange_->record().error.empty()) self->exchange_->record().error = Message(reason);
-    self->CancelAll(reason);
+    for (const auto& generation : self->generations_) generation->Leave(reason);
   });
-  if (call_.body.size() <= kInlineBodyBytes) {
-    HandleParsed(ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds));
-    return;
-  }
+  if (call_.body.size() <= kInlineBodyBytes) return HandleParsed(Parse());
   const bool accepted = serving_.pool().Submit([self = shared_from_this()] {
-    auto parsed = std::make_shared<absl::StatusOr<OpenAiRequest>>(ParseOpenAiRequest(
-        self->kind_, self->call_.body, self->serving_.catalog(), self->options_.bounds));
+    auto parsed = std::make_shared<absl::StatusOr<OpenAiRequest>>(self->Parse());
     boost::asio::post(self->exchange_->strand(),
                       [self, parsed] { self->HandleParsed(std::move(*parsed)); });
   });
@@ -75,6 +72,37 @@ void OpenAiCall::Start() {
     HandleParsed(WithRetryAfter(absl::ResourceExhaustedError("too many requests wait for parsing"),
                                 absl::Seconds(1)));
   }
+}
+
+absl::StatusOr<OpenAiRequest> OpenAiCall::Parse() const {
+  absl::StatusOr<OpenAiRequest> parsed =
+      ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds);
+  if (!parsed.ok()) return parsed;
+  ASSIGN_OR_RETURN(parsed->resume, PlanResume(*parsed));
+  return parsed;
+}
+
+absl::StatusOr<ResumePlan> OpenAiCall::PlanResume(const OpenAiRequest& request) const {
+  const auto header = [this](const char* name) {
+    const auto found = call_.headers.find(name);
+    return found == call_.headers.end()
+               ? std::string_view()
+               : std::string_view(found->value().data(), found->value().size());
+  };
+  ResumeAsk ask{.idempotency_key = header("Idempotency-Key"),
+                .token = header("Last-Event-ID"),
+                .first_try = header("X-Stainless-Retry-Count") == "0",
+                .body = call_.body};
+  if (const std::string_view hold = header("X-Fathom-Resume"); !hold.empty()) {
+    ASSIGN_OR_RETURN(ask.hold, ParseHold(hold));
+  }
+  const size_t num_choices = request.generations.size() * request.generations.front().n;
+  ASSIGN_OR_RETURN(ResumePlan plan,
+                   PlanResumption(ask, serving_.resume_keys(), call_.principal, serving_.NewId(),
+                                  absl::ToUnixSeconds(serving_.clock().Now()), num_choices));
+  // Whole answers are told from the start.
+  if (!request.stream) plan.resumes = false;
+  return plan;
 }
 
 void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
@@ -89,16 +117,17 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
   only_echo_ = parsed->only_echo;
   choices_a_prompt_ = parsed->generations.front().n;
   const size_t num_choices = parsed->generations.size() * choices_a_prompt_;
-  const std::string id = serving_.NewId();
+  const std::string id = parsed->resume.id;
   reply_.emplace(
       OpenAiReplyInfo{.kind = kind_,
                       .id = absl::StrCat(kind_ == OpenAiKind::kChat ? "chatcmpl-" : "cmpl-", id),
-                      .created = absl::ToUnixSeconds(serving_.clock().Now()),
+                      .created = parsed->resume.created,
                       .model = parsed->model,
                       .include_usage = parsed->include_usage,
                       .logprobs = parsed->logprobs,
                       .top_logprobs = parsed->top_logprobs,
-                      .prompt_logprobs = parsed->prompt_logprobs},
+                      .prompt_logprobs = parsed->prompt_logprobs,
+                      .resume = parsed->resume},
       num_choices);
   if (!stream_) choices_.resize(num_choices);
   for (const std::string& text : parsed->echo) echo_.insert(echo_.end(), choices_a_prompt_, text);
@@ -118,6 +147,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
     request.tenant = call_.principal.tenant;
     request.tenant_weight = call_.principal.weight;
     request.priority = call_.principal.priority_ceiling;
+    request.resumption = parsed->resume.For(i, choices_a_prompt_);
     auto sink = std::make_shared<PromptSink>(shared_from_this(), static_cast<int32_t>(i));
     auto generation = serving_.Generate(std::move(request), exchange_->strand(), std::move(sink));
     generations_.push_back(std::move(generation));
@@ -130,6 +160,7 @@ absl::Status OpenAiCall::OnDelta(int32_t prompt, GenerationDelta delta) {
   delta.choice += prompt * choices_a_prompt_;
   if (!echo_.empty()) Echo(prompt, delta);
   if (stream_) {
+    if (reply_->Knows(delta)) return absl::OkStatus();
     absl::Status pushed = deltas_.Push(std::move(delta));
     BeginStream();
     exchange_->Wake();
@@ -182,8 +213,9 @@ void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage)
   if (only_echo_) usage_.completion_tokens = 0;
   if (!status.ok() && failure_.ok()) {
     failure_ = status;
-    // One answer, one fate: the other prompts' work has no reader.
-    CancelAll(status);
+    // One answer, one fate: the other prompts' work has no reader. A client that is gone may come
+    // back for all of it.
+    if (!gone_) CancelAll(status);
   }
   if (--num_running_ == 0) Finish();
 }

@@ -95,6 +95,29 @@ OpenAiReply::OpenAiReply(OpenAiReplyInfo info, size_t num_choices)
   chunk_head_ = "data: ";
   AppendHead(chunk_head_,
              info_.kind == OpenAiKind::kChat ? "chat.completion.chunk" : "text_completion");
+  if (info_.resume.id.empty()) return;
+  cursor_.emplace(info_.resume, num_choices);
+  for (size_t i = 0; i < num_choices; ++i) {
+    progress_[i].begun = cursor_->Had(static_cast<int32_t>(i)).begun;
+  }
+}
+
+void OpenAiReply::AppendEventId(std::string& out, bool usage_told) {
+  if (!cursor_) return;
+  out += "id: ";
+  cursor_->AppendToken(out, usage_told);
+  out += '\n';
+}
+
+bool OpenAiReply::Knows(const GenerationDelta& delta) {
+  if (!cursor_ || !cursor_->Knows(delta)) return false;
+  Progress& progress = progress_[delta.choice];
+  progress.called = progress.called || !delta.tool_calls.empty();
+  for (const PositionLogprobs& position : delta.logprobs) {
+    progress.text_offset +=
+        CodePoints(ValidUtf8(info_.model->tokenizer->TokenBytes(position.chosen.token)));
+  }
+  return true;
 }
 
 void OpenAiReply::AppendHead(std::string& out, std::string_view object) const {
@@ -112,6 +135,8 @@ void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
   const std::string_view tail = info_.include_usage ? R"(],"usage":null})" : "]}";
   const bool chat = info_.kind == OpenAiKind::kChat;
   if (!std::exchange(progress.begun, true) && chat) {
+    if (cursor_) cursor_->Advance({.choice = delta.choice});
+    AppendEventId(out);
     out += chunk_head_;
     out += absl::StrCat(R"({"index":)", delta.choice,
                         R"(,"delta":{"role":"assistant","content":""},)"
@@ -119,9 +144,11 @@ void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
     out += tail;
     out += "\n\n";
   }
+  if (cursor_) cursor_->Advance(delta);
   const bool empty = delta.text.empty() && delta.reasoning.empty() && delta.tool_calls.empty() &&
                      delta.logprobs.empty();
   if (empty && delta.finish == FinishReason::kNone) return;
+  AppendEventId(out);
   out += chunk_head_;
   out += absl::StrCat(R"({"index":)", delta.choice);
   if (chat) {
@@ -142,7 +169,9 @@ void OpenAiReply::AppendChunk(std::string& out, const GenerationDelta& delta) {
   out += "\n\n";
 }
 
-void OpenAiReply::AppendUsageChunk(std::string& out, const GenerationUsage& usage) const {
+void OpenAiReply::AppendUsageChunk(std::string& out, const GenerationUsage& usage) {
+  if (info_.resume.usage_told) return;
+  AppendEventId(out, /*usage_told=*/true);
   out += chunk_head_;
   out += R"(],"usage":)";
   AppendUsage(out, usage);

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "master/api/openai_request.h"
+#include "master/api/resume.h"
 #include "master/serving/generation_request.h"
 
 namespace fathom::master {
@@ -25,6 +26,7 @@ struct OpenAiReplyInfo {
   bool logprobs = false;
   int32_t top_logprobs = 0;
   bool prompt_logprobs = false;
+  ResumePlan resume;  // without an id the stream's events have none
 };
 
 // One choice of a whole answer.
@@ -42,10 +44,13 @@ class OpenAiReply {
  public:
   explicit OpenAiReply(OpenAiReplyInfo info, size_t num_choices);
 
+  // True when a client that came back has had this delta: nothing is to be told of it. Deltas in
+  // order, before AppendChunk of any later one.
+  bool Knows(const GenerationDelta& delta);
   // One server-sent event for a delta; on a chat's first one, before it, the one with the role.
   void AppendChunk(std::string& out, const GenerationDelta& delta);
   // The last chunk of a stream that asked for the usage.
-  void AppendUsageChunk(std::string& out, const GenerationUsage& usage) const;
+  void AppendUsageChunk(std::string& out, const GenerationUsage& usage);
   static void AppendDone(std::string& out) { out += "data: [DONE]\n\n"; }
   // In mid-stream: after it comes the end, without [DONE].
   static void AppendError(std::string& out, const absl::Status& status);
@@ -62,6 +67,7 @@ class OpenAiReply {
   };
 
   void AppendHead(std::string& out, std::string_view object) const;
+  void AppendEventId(std::string& out, bool usage_told = false);
   void AppendLogprobs(std::string& out, std::optional<TokenId> first,
                       const std::vector<PositionLogprobs>& positions, Progress& progress) const;
   void AppendUsage(std::string& out, const GenerationUsage& usage) const;
@@ -72,6 +78,7 @@ class OpenAiReply {
   const OpenAiReplyInfo info_;
   std::string chunk_head_;  // up to "choices":[
   std::vector<Progress> progress_;
+  std::optional<ResumeCursor> cursor_;
 };
 
 }  // namespace fathom::master

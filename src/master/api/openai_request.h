@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "master/api/fields.h"
+#include "master/api/resume.h"
 #include "master/models/catalog.h"
 #include "master/serving/generation_request.h"
 
@@ -38,6 +39,7 @@ struct OpenAiRequest {
   std::vector<std::string> echo;
   // max_tokens was 0: only the prompt is wanted, and what is generated is dropped.
   bool only_echo = false;
+  ResumePlan resume;  // set by the call
 };
 
 // Reads "model". NOT_FOUND for one that is not served.

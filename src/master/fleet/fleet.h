@@ -96,7 +96,8 @@ struct Submission {
   int32_t tenant_weight = 1;
   int64_t cost = 0;  // in tokens
   absl::Duration remaining = absl::InfiniteDuration();
-  std::string cache_salt;  // 32 bytes, secret
+  std::string cache_salt;      // 32 bytes, secret
+  std::string resume_context;  // what a claim by another master must carry; empty: none may
   std::vector<TokenId> prompt;
   std::vector<SubmissionChoice> choices;
   SamplingParams sampling;
@@ -115,6 +116,7 @@ struct SubmissionOutput {
   FinishReason finish = FinishReason::kNone;
   std::string error;
   bool bad_request = false;  // with kError: it would fail on any worker
+  bool taken_over = false;   // with kCancelled: another master has claimed the request
   int32_t cached_tokens = 0;
 };
 
@@ -143,6 +145,26 @@ class SubmissionListener {
   virtual void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) = 0;
 };
 
+// A request that other masters may have on some worker, to be taken over.
+struct ClaimRequest {
+  std::string request_id;
+  std::string resume_context;
+  int64_t cost = 0;  // in tokens
+};
+
+// A request that a worker has handed over.
+struct ClaimedWork {
+  WorkerKey worker;
+  uint32_t attempt = 0;
+  std::vector<SubmissionOutput> choices;  // all tokens of each so far
+};
+
+struct ClaimOutcome {
+  std::vector<ClaimedWork> found;  // several only where a master and a worker lost each other
+  uint32_t attempt = 0;            // the highest that was seen
+  bool other_context = false;      // a request of this id is another one
+};
+
 class Fleet {
  public:
   virtual ~Fleet() = default;
@@ -159,6 +181,11 @@ class Fleet {
   // arrive.
   virtual void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
                       std::vector<int32_t> choices) = 0;
+  // Asks every worker for a request. `done` is called once, on any thread, when all have answered
+  // or a moment is over; the listener may hear of what was found before. What was found is this
+  // master's from then on, as if it had submitted it.
+  virtual void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+                     std::function<void(ClaimOutcome)> done) = 0;
   // Asks a worker, whichever life of it is linked, to leave. NOT_FOUND when none is.
   virtual absl::Status Drain(const std::string& worker_id) = 0;
   // Called (on any thread, no lock held), one at a time for one worker, with news of its prefix

@@ -170,6 +170,26 @@ void LinkHub::Kill(WorkerSession& session, const WorkerLoss& loss) {
   registry_.Changed(FleetNews::kMembers);
 }
 
+void LinkHub::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+                    std::function<void(ClaimOutcome)> done) {
+  const std::vector<std::shared_ptr<WorkerSession>> sessions = registry_.All();
+  auto round = std::make_shared<ClaimRound>(sessions.size(), NowNs(), std::move(done));
+  for (const std::shared_ptr<WorkerSession>& session : sessions) {
+    const std::weak_ptr<WorkerSession> weak = session;
+    session->Claim(request, listener,
+                   [round, weak, id = request.request_id](WorkerSession::ClaimAnswer answer) {
+                     const uint32_t attempt = answer.attempt;
+                     const bool found = answer.work.has_value();
+                     if (round->Answer(std::move(answer)) || !found) return;
+                     // Its listener goes on without it.
+                     if (const auto late = weak.lock()) late->Cancel(id, attempt, {});
+                   });
+  }
+  if (round->over()) return;
+  const std::lock_guard lock(mutex_);
+  rounds_.push_back(round);
+}
+
 void LinkHub::Run() {
   int64_t last_ns = NowNs();
   int64_t last_beat_ns = last_ns - absl::ToInt64Nanoseconds(options_.heartbeat);
@@ -205,8 +225,16 @@ void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
   }
 
   std::vector<Guest> late;
+  std::vector<std::shared_ptr<ClaimRound>> rounds;
   {
     const std::lock_guard lock(mutex_);
+    std::erase_if(rounds_, [&](const std::weak_ptr<ClaimRound>& weak) {
+      auto round = weak.lock();
+      if (round == nullptr || round->over()) return true;
+      if (!round->Late(now_ns)) return false;
+      rounds.push_back(std::move(round));
+      return true;
+    });
     std::erase_if(guests_, [&](Guest& guest) {
       if (guest.alive.expired()) return true;
       if (now_ns - guest.since_ns < kGreetingNs) return false;
@@ -215,6 +243,7 @@ void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
     });
   }
   for (const Guest& guest : late) guest.cut();
+  for (const auto& round : rounds) round->End();
 }
 
 }  // namespace fathom::master

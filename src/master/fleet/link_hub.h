@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "common/logging.h"
 #include "fathom/v1/link.grpc.pb.h"
+#include "master/fleet/claim_round.h"
 #include "master/fleet/link_server.h"
 #include "master/fleet/registry.h"
 #include "master/fleet/server_stream.h"
@@ -54,6 +55,9 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
       grpc::CallbackServerContext* context);
   grpc::ServerBidiReactor<v1::WorkerBulk, v1::MasterBulk>* OpenBulk(
       grpc::CallbackServerContext* context);
+
+  void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+             std::function<void(ClaimOutcome)> done);
 
   void StartTicking() {
     ticker_ = std::thread([this] { Run(); });
@@ -192,6 +196,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   bool stopping_ = false;
   size_t open_streams_ = 0;
   std::vector<Guest> guests_;
+  std::vector<std::weak_ptr<ClaimRound>> rounds_;  // claims that wait for answers
 };
 
 }  // namespace fathom::master

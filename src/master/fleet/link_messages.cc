@@ -76,6 +76,7 @@ v1::Submit ToMessage(const Submission& submission) {
     message.set_remaining_ms(std::max<int64_t>(1, absl::ToInt64Milliseconds(submission.remaining)));
   }
   message.set_cache_salt(submission.cache_salt);
+  message.set_resume_context(submission.resume_context);
 
   v1::GenerateWork* work = message.mutable_generate();
   Append(submission.prompt, work->mutable_prompt());
@@ -112,6 +113,7 @@ absl::StatusOr<SubmissionOutput> FromMessage(const v1::StepOutput& message) {
   output.finish = static_cast<FinishReason>(message.finish());
   output.error = message.error();
   output.bad_request = message.bad_request();
+  output.taken_over = message.taken_over();
   output.cached_tokens = message.cached_tokens();
   if (message.has_logprobs()) {
     ASSIGN_OR_RETURN(output.logprobs, Positions(message.logprobs(), &output.tokens));

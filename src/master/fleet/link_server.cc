@@ -130,6 +130,11 @@ void LinkServer::Cancel(const WorkerKey& worker, const std::string& request_id, 
   if (session != nullptr) session->Cancel(request_id, attempt, std::move(choices));
 }
 
+void LinkServer::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+                       std::function<void(ClaimOutcome)> done) {
+  impl_->hub->Claim(request, std::move(listener), std::move(done));
+}
+
 absl::Status LinkServer::Drain(const std::string& worker_id) {
   const auto session = impl_->hub->registry().FindById(worker_id);
   v1::MasterControl message;

@@ -74,6 +74,8 @@ class LinkServer final : public Fleet {
                       std::shared_ptr<SubmissionListener> listener) override;
   void Cancel(const WorkerKey& worker, const std::string& request_id, uint32_t attempt,
               std::vector<int32_t> choices) override;
+  void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+             std::function<void(ClaimOutcome)> done) override;
   absl::Status Drain(const std::string& worker_id) override;
   void ReportBacklog(int64_t cost) override;
 

@@ -162,6 +162,22 @@ void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
   on_change_(FleetNews::kFigures);
 }
 
+void WorkerSession::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+                          OnClaimed answered) {
+  v1::MasterControl message;
+  message.mutable_claim()->set_request_id(request.request_id);
+  message.mutable_claim()->set_resume_context(request.resume_context);
+  {
+    const std::lock_guard lock(mutex_);
+    if (!dead_ && data_ != nullptr && control_->Send(std::move(message))) {
+      claims_.emplace(request.request_id,
+                      PendingClaim{request.cost, std::move(listener), std::move(answered)});
+      return;
+    }
+  }
+  answered({});
+}
+
 bool WorkerSession::Idle() const {
   const std::lock_guard lock(mutex_);
   return active_.empty();
@@ -236,12 +252,14 @@ std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns)
 
 bool WorkerSession::Die(const WorkerLoss& loss) {
   ActiveMap lost;
+  PendingClaims unanswered;
   std::shared_ptr<DataSink> data;
   std::shared_ptr<BulkSink> bulk;
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(dead_, true)) return false;
     lost.swap(active_);
+    unanswered.swap(claims_);
     data = std::move(data_);
     bulk = std::move(bulk_);
     info_.in_flight_cost = 0;
@@ -251,6 +269,7 @@ bool WorkerSession::Die(const WorkerLoss& loss) {
   if (data != nullptr) data->Abort();
   if (bulk != nullptr) bulk->Abort();
   const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
+  for (auto& [id, claim] : unanswered) claim.answered({});
   for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, loss);
   return true;
 }
@@ -264,10 +283,41 @@ absl::Status WorkerSession::OnData(const v1::WorkerData& message, int64_t now_ns
   }
   for (const v1::Accepted& accepted : message.accepted()) DeliverAccepted(accepted);
   for (const v1::Rejected& rejected : message.rejected()) DeliverRejected(rejected);
-  for (const v1::StepOutput& output : message.outputs()) {
-    absl::Status status = DeliverOutput(output);
-    if (!status.ok()) return status;
+  for (const v1::Claimed& claimed : message.claimed()) RETURN_IF_ERROR(DeliverClaimed(claimed));
+  for (const v1::StepOutput& output : message.outputs()) RETURN_IF_ERROR(DeliverOutput(output));
+  return absl::OkStatus();
+}
+
+absl::Status WorkerSession::DeliverClaimed(const v1::Claimed& claimed) {
+  ClaimAnswer answer{.attempt = claimed.attempt(), .other_context = claimed.other_context()};
+  if (claimed.found()) {
+    answer.work = ClaimedWork{.worker = key_, .attempt = claimed.attempt()};
+    for (const v1::StepOutput& output : claimed.outputs()) {
+      ASSIGN_OR_RETURN(answer.work->choices.emplace_back(), FromMessage(output));
+    }
   }
+  PendingClaim claim;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto pending = claims_.find(claimed.request_id());
+    if (pending == claims_.end()) return absl::InvalidArgumentError("an answer to no claim");
+    claim = std::move(pending->second);
+    claims_.erase(pending);
+    if (answer.work) {
+      Active active{.attempt = claimed.attempt(), .cost = claim.cost, .listener = claim.listener};
+      for (const SubmissionOutput& output : answer.work->choices) {
+        active.choices.push_back({output.choice, static_cast<int32_t>(output.tokens.size()),
+                                  output.finish == FinishReason::kNone});
+      }
+      const auto old = active_.find(claimed.request_id());
+      if (old != active_.end()) Erase(old);
+      if (!active.all_closed()) {
+        info_.in_flight_cost += active.cost;
+        active_.emplace(claimed.request_id(), std::move(active));
+      }
+    }
+  }
+  claim.answered(std::move(answer));
   return absl::OkStatus();
 }
 

@@ -61,6 +61,16 @@ class WorkerSession {
 
   absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener);
   void Cancel(const std::string& request_id, uint32_t attempt, std::vector<int32_t> choices);
+  // Asks for a request that another master has, or had. `answered` is called once, with what the
+  // worker handed over, if anything; it may be called before Claim returns.
+  struct ClaimAnswer {
+    std::optional<ClaimedWork> work;
+    uint32_t attempt = 0;
+    bool other_context = false;
+  };
+  using OnClaimed = std::function<void(ClaimAnswer)>;
+  void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+             OnClaimed answered);
   // It runs nothing of this master's.
   bool Idle() const;
   bool SendControl(v1::MasterControl message);
@@ -94,6 +104,12 @@ class WorkerSession {
     bool all_closed() const;
   };
   using ActiveMap = std::unordered_map<std::string, Active>;
+  struct PendingClaim {
+    int64_t cost = 0;
+    std::shared_ptr<SubmissionListener> listener;
+    OnClaimed answered;
+  };
+  using PendingClaims = std::unordered_multimap<std::string, PendingClaim>;
   struct Delivery {
     std::shared_ptr<SubmissionListener> listener;  // empty: nothing to deliver
     std::optional<SubmissionOutput> output;
@@ -105,6 +121,7 @@ class WorkerSession {
   void DeliverAccepted(const v1::Accepted& accepted);
   void DeliverRejected(const v1::Rejected& rejected);
   absl::Status DeliverOutput(const v1::StepOutput& message);
+  absl::Status DeliverClaimed(const v1::Claimed& claimed);
   void CancelChoice(const std::string& request_id, uint32_t attempt, std::optional<int32_t> choice);
   // mutex_ is held.
   Delivery TakeOutput(const std::string& request_id, SubmissionOutput output);
@@ -125,6 +142,7 @@ class WorkerSession {
   std::shared_ptr<BulkSink> bulk_;
   CacheFollower cache_;
   ActiveMap active_;
+  PendingClaims claims_;  // answers come in the order of the questions
   SilenceJudge judge_;
   int64_t hang_at_ns_ = 0;  // 0: no step is running
   bool leaving_ = false;

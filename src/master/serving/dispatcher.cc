@@ -121,14 +121,30 @@ void Dispatcher::OnFleetChange(FleetNews news) {
   GiveOut(std::move(grants));
 }
 
-void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
-  bool known = false;
+// News of a worker may come before that of its coming.
+std::optional<WorkerSlot> Dispatcher::SlotOf(const WorkerKey& worker) {
   {
     const std::lock_guard lock(mutex_);
-    known = router_.SlotOf(worker).has_value();
+    if (const auto slot = router_.SlotOf(worker)) return slot;
   }
-  if (!known)
-    OnFleetChange(FleetNews::kMembers);  // news of a worker may come before that of its coming
+  OnFleetChange(FleetNews::kMembers);
+  const std::lock_guard lock(mutex_);
+  return router_.SlotOf(worker);
+}
+
+Placement Dispatcher::Adopt(const WorkerKey& worker, int64_t cost) {
+  if (!SlotOf(worker)) return {};
+  const std::lock_guard lock(mutex_);
+  const std::optional<WorkerSlot> slot = router_.SlotOf(worker);  // as it is under this lock
+  if (!slot) return {};
+  router_.Adopt(*slot, cost);
+  FleetRouter::Decision decision;
+  decision.slot = *slot;
+  return {this, worker, decision, cost, /*suspect=*/false};
+}
+
+void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
+  if (!SlotOf(worker)) return;
   // A number may pass to another worker between two locks.
   const auto with_slot = [&](auto act) {
     const std::lock_guard lock(mutex_);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,6 +83,9 @@ class Dispatcher {
   // thread: 0.1 us a token.
   Handle Enqueue(Wanted wanted);
   void Remove(Handle handle);
+  // A place for a request that was claimed from that worker, without waiting. Empty when the worker
+  // is not there any more.
+  Placement Adopt(const WorkerKey& worker, int64_t cost);
   // Of what was charged when it was enqueued, so much was not used.
   void Refund(uint64_t tenant_hash, int32_t tenant_weight, int32_t priority, int64_t cost);
   // That worker refused: no work for it until then. Call Pump when the time is over.
@@ -102,6 +106,7 @@ class Dispatcher {
   friend class Placement;
   using Grants = std::vector<std::pair<Grant, Placement>>;
 
+  std::optional<WorkerSlot> SlotOf(const WorkerKey& worker);
   void Release(WorkerSlot slot, int64_t cost, bool suspect);
   void ClearSuspect(WorkerSlot slot);
   // mutex_ is held. What can be placed now; given out by GiveOut without it.

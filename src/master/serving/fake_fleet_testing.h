@@ -30,6 +30,8 @@ class FakeFleet final : public Fleet {
   };
   // Runs in Submit, on the caller's thread.
   using Script = std::function<void(const Submission&, SubmissionListener&)>;
+  // Runs in Claim; may tell the listener what comes before the answer is known.
+  using ClaimScript = std::function<ClaimOutcome(SubmissionListener&)>;
 
   std::shared_ptr<const FleetSnapshot> Snapshot() const override {
     const std::lock_guard lock(mutex_);
@@ -51,6 +53,18 @@ class FakeFleet final : public Fleet {
     }
     if (script) script(submission, *listener);
     return absl::OkStatus();
+  }
+  void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
+             std::function<void(ClaimOutcome)> done) override {
+    ClaimScript script;
+    {
+      const std::lock_guard lock(mutex_);
+      claims_.push_back(request);
+      script = claim_script_;
+    }
+    ClaimOutcome outcome;
+    if (script) outcome = script(*listener);
+    done(std::move(outcome));
   }
   absl::Status Drain(const std::string& worker_id) override {
     const std::lock_guard lock(mutex_);
@@ -88,6 +102,14 @@ class FakeFleet final : public Fleet {
   void SetScript(Script script) {
     const std::lock_guard lock(mutex_);
     script_ = std::move(script);
+  }
+  void SetClaimScript(ClaimScript script) {
+    const std::lock_guard lock(mutex_);
+    claim_script_ = std::move(script);
+  }
+  std::vector<ClaimRequest> claims() const {
+    const std::lock_guard lock(mutex_);
+    return claims_;
   }
   void FailNextSubmit(absl::Status status) {
     const std::lock_guard lock(mutex_);
@@ -141,6 +163,8 @@ class FakeFleet final : public Fleet {
   std::shared_ptr<const FleetSnapshot> snapshot_ = std::make_shared<FleetSnapshot>();
   std::function<void(FleetNews)> on_change_;
   Script script_;
+  ClaimScript claim_script_;
+  std::vector<ClaimRequest> claims_;
   absl::Status submit_error_;
   std::vector<Sent> sent_;
   std::vector<Cancelled> cancelled_;

@@ -187,6 +187,11 @@ void FleetRouter::Assign(const Decision& decision, const ModelWanted& wanted, Pr
   if (naming != kUnnamed) index_.Expect(slot, prompt->Names(model.namings[naming]), now_ns);
 }
 
+void FleetRouter::Adopt(WorkerSlot slot, int64_t cost) {
+  loads_[slot].cost += cost;
+  loads_[slot].requests += 1;
+}
+
 void FleetRouter::Release(WorkerSlot slot, int64_t cost) {
   loads_[slot].cost -= cost;
   loads_[slot].requests -= 1;

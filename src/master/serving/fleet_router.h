@@ -58,6 +58,8 @@ class FleetRouter {
   // The request goes where Pick, called just before, has said; given back by Release.
   void Assign(const Decision& decision, const ModelWanted& model, PromptBlocks* prompt,
               int64_t cost, int64_t now_ns);
+  // A request that runs there already is this master's now; given back by Release.
+  void Adopt(WorkerSlot slot, int64_t cost);
   void Release(WorkerSlot slot, int64_t cost);
   // The worker runs a request that may crash it, and gets nothing new until ClearSuspect.
   void SetSuspect(WorkerSlot slot) { ++loads_[slot].suspects; }

@@ -74,11 +74,14 @@ Generation::Generation(const GenerationServices& services, asio::any_io_executor
       tenant_(DeriveTenantKeys(services.cluster_secret, request_.tenant)),
       sink_(std::move(sink)),
       deadline_timer_(strand_),
-      retry_timer_(strand_) {}
+      retry_timer_(strand_),
+      hold_timer_(strand_) {}
 
 Generation::~Generation() = default;
 
-void Generation::Start() {
+void Generation::Start(std::shared_ptr<Generation> predecessor) {
+  predecessor_ = std::move(predecessor);
+  attempt_ = request_.resumption.attempt;
   started_ns_ = services_.clock->MonotonicNs();
   page_ = services_.book->Open(request_.id, request_.model->name, request_.tenant);
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
@@ -133,6 +136,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
                                   request_.stop.min_tokens,
                                   MakeOutputParsers(request_, prompt_.reasoning_start, i))});
   }
+  if (request_.resumption.look) return LookForRunning();
   Enqueue();
 }
 
@@ -188,9 +192,10 @@ Submission Generation::MakeSubmission() const {
   submission.cost = prompt_.cost;
   submission.remaining = absl::Nanoseconds(deadline_ns_ - services_.clock->MonotonicNs());
   submission.cache_salt = tenant_.cache_salt;
+  submission.resume_context = request_.resumption.context;
   submission.prompt = prompt_.tokens;
   for (size_t i = 0; i < choices_.size(); ++i) {
-    if (choices_[i].finished) continue;
+    if (choices_[i].finished()) continue;
     submission.choices.push_back({.index = static_cast<int32_t>(i), .tokens = choices_[i].tokens});
   }
   submission.sampling = request_.sampling;
@@ -207,6 +212,7 @@ void Generation::OnAccepted(uint32_t /*attempt*/) { Note("accepted"); }
 void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
                             absl::Duration retry_after) {
   asio::post(strand_, [self = shared_from_this(), attempt, status, retry_after] {
+    if (self->heir_) return self->heir_->OnRejected(attempt, status, retry_after);
     if (self->sink_ != nullptr && attempt == self->attempt_) {
       self->HandleRejected(status, retry_after);
     }
@@ -248,6 +254,10 @@ void Generation::LookAgainAfter(absl::Duration wait) {
 
 void Generation::OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) {
   asio::post(strand_, [self = shared_from_this(), attempt, loss] {
+    if (self->heir_) return self->heir_->OnWorkerLost(attempt, loss);
+    if (self->looking_) {
+      return self->early_.push_back({.output = {}, .attempt = attempt, .loss = loss});
+    }
     if (self->sink_ != nullptr && attempt == self->attempt_) self->HandleLost(loss);
   });
 }
@@ -295,11 +305,16 @@ void Generation::Note(std::string_view what, std::string_view worker, std::strin
 
 void Generation::OnOutput(SubmissionOutput output) {
   asio::post(strand_, [self = shared_from_this(), output = std::move(output)]() mutable {
+    if (self->heir_) return self->heir_->OnOutput(std::move(output));
     self->HandleOutput(std::move(output));
   });
 }
 
 void Generation::HandleOutput(SubmissionOutput output) {
+  if (looking_) {
+    const uint32_t attempt = output.attempt;
+    return early_.push_back({.output = std::move(output), .attempt = attempt, .loss = {}});
+  }
   // Of an attempt that was given up.
   if (sink_ == nullptr || !placement_ || output.attempt != attempt_) return;
   if (absl::Status checked = CheckOutput(output); !checked.ok()) {
@@ -310,9 +325,14 @@ void Generation::HandleOutput(SubmissionOutput output) {
     return End(checked);
   }
   Choice& choice = choices_[output.choice];
-  if (choice.finished) return;  // overshot a stop string; dropped and not billed
+  if (choice.finished()) return;  // overshot a stop string; dropped and not billed
   if (output.finish == FinishReason::kError) return End(FailureOf(output));
   if (output.finish == FinishReason::kCancelled) {
+    if (output.taken_over) {
+      taken_over_ = true;
+      placement_.Reset();  // first: it is not ours to cancel any more
+      return End(absl::CancelledError("another master has taken the request over"));
+    }
     if (PastDeadline()) return End(FailureOf(output));
     // It stops, or had to choose; others may have room.
     services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
@@ -329,7 +349,7 @@ absl::Status Generation::CheckOutput(const SubmissionOutput& output) const {
     return absl::InternalError(absl::StrCat("a worker sent choice ", output.choice));
   }
   const Choice& choice = choices_[output.choice];
-  if (choice.finished) return absl::OkStatus();
+  if (choice.finished()) return absl::OkStatus();
   if (output.first_index != static_cast<int32_t>(choice.tokens.size())) {
     return absl::InternalError(absl::StrCat("a worker sent token ", output.first_index, " where ",
                                             choice.tokens.size(), " was next"));
@@ -343,8 +363,35 @@ absl::Status Generation::CheckOutput(const SubmissionOutput& output) const {
   return absl::OkStatus();
 }
 
+// Where the client's tokens end a delta ends too.
 absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
-  GenerationDelta delta{.choice = output.choice, .finish = output.finish};
+  const std::vector<int32_t>& have = request_.resumption.have;
+  const int64_t mark = static_cast<size_t>(output.choice) < have.size()
+                           ? have[output.choice] - static_cast<int64_t>(choice.tokens.size())
+                           : 0;
+  const auto num_tokens = static_cast<int64_t>(output.tokens.size());
+  if (mark <= 0 || mark > num_tokens ||
+      (mark == num_tokens && output.finish == FinishReason::kNone)) {
+    return EmitPart(choice, std::move(output));
+  }
+  SubmissionOutput rest = output;
+  rest.first_index += static_cast<int32_t>(mark);
+  rest.tokens.erase(rest.tokens.begin(), rest.tokens.begin() + mark);
+  rest.prompt_logprobs.clear();
+  if (!rest.logprobs.empty()) {
+    rest.logprobs.erase(rest.logprobs.begin(), rest.logprobs.begin() + mark);
+  }
+  output.finish = FinishReason::kNone;
+  output.tokens.resize(mark);
+  if (!output.logprobs.empty()) output.logprobs.resize(mark);
+  RETURN_IF_ERROR(EmitPart(choice, std::move(output)));
+  // It may have met a stop string already.
+  return choice.finished() ? absl::OkStatus() : EmitPart(choice, std::move(rest));
+}
+
+absl::Status Generation::EmitPart(Choice& choice, SubmissionOutput output) {
+  GenerationDelta delta{
+      .choice = output.choice, .attempt = output.attempt, .finish = output.finish};
   if (!output.prompt_logprobs.empty() && !std::exchange(prompt_logprobs_sent_, true)) {
     delta.prompt_logprobs = std::move(output.prompt_logprobs);
   }
@@ -360,7 +407,7 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   if (output.logprobs.size() > num_used) output.logprobs.resize(num_used);
   if (choice.text.stopped()) {
     delta.finish = FinishReason::kStop;
-    if (output.finish == FinishReason::kNone) {
+    if (output.finish == FinishReason::kNone && placement_) {
       services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {output.choice});
     }
   }
@@ -373,9 +420,9 @@ absl::Status Generation::Emit(Choice& choice, SubmissionOutput output) {
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
   tokens_here_ += static_cast<int32_t>(num_used);
   if (tokens_here_ >= kTokensToClear) placement_.ClearSuspect();
-  Measure(choice, num_used);
+  if (!replaying_) Measure(choice, num_used);
   if (delta.finish != FinishReason::kNone) {
-    choice.finished = true;
+    choice.finish = delta.finish;
     ++num_finished_;
   }
   return sink_->OnDelta(std::move(delta));
@@ -451,7 +498,7 @@ void Generation::End(const absl::Status& status) {
     }
     placement_.Reset();
   }
-  if (attempt_ > 0) {
+  if (attempt_ > 0 && !taken_over_) {
     const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
     services_.dispatcher->Refund(tenant_.hash, request_.tenant_weight, request_.priority,
                                  prompt_.cost - used);
@@ -465,13 +512,16 @@ void Generation::End(const absl::Status& status) {
   services_.book->Close(page_, state, std::string(Message(status)));
   ServingMetrics& metrics = ServingMetrics::Get();
   RecordTimes(status.ok());
-  metrics.prompt_tokens.Increment(usage_.prompt_tokens);
-  metrics.cached_tokens.Increment(usage_.cached_tokens);
-  metrics.predicted_cached_tokens.Increment(predicted_cached_tokens_);
-  metrics.completion_tokens.Increment(usage_.completion_tokens);
+  if (!taken_over_) {  // whoever goes on counts all
+    metrics.prompt_tokens.Increment(usage_.prompt_tokens);
+    metrics.cached_tokens.Increment(usage_.cached_tokens);
+    metrics.predicted_cached_tokens.Increment(predicted_cached_tokens_);
+    metrics.completion_tokens.Increment(usage_.completion_tokens);
+  }
   metrics.generations->End(status.ok()                 ? GenerationOutcome::kOk
                            : absl::IsCancelled(status) ? GenerationOutcome::kCancelled
                                                        : GenerationOutcome::kError);
+  if (held_) end_ = status;
   std::exchange(sink_, nullptr)->OnEnd(status, usage_);
 }
 

@@ -11,6 +11,8 @@
 //   4. It outlives its workers: when one is lost or gives up, prompt and tokens so far go to
 //   another,
 //      and the sink sees nothing of it but time. Only a request that seems to be the cause ends.
+//   5. Of a request only one generation goes on: one that comes for a client that comes back takes
+//      over what another has, here or at a worker, or begins anew and computes the same.
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -29,6 +31,7 @@
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation_request.h"
+#include "master/serving/hold_budget.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/prompt.h"
 #include "master/serving/request_book.h"
@@ -45,6 +48,7 @@ struct GenerationServices {
   StatisticsBook* statistics = nullptr;
   RequestBook* book = nullptr;
   Condemned* condemned = nullptr;
+  HoldBudget* holds = nullptr;
   const Clock* clock = nullptr;
   std::string_view cluster_secret;
 };
@@ -56,10 +60,14 @@ class Generation final : public SubmissionListener,
              GenerationRequest request, std::shared_ptr<GenerationSink> sink);
   ~Generation() override;
 
-  // Once, on the strand. The sink may hear OnEnd before it returns.
-  void Start();
+  // Once, on the strand. The sink may hear OnEnd before it returns. `predecessor` is the last
+  // generation of this id here, if it is known; looked at when the request says so.
+  void Start(std::shared_ptr<Generation> predecessor = nullptr);
   // On the strand. Ends it with this status, unless it has ended.
   void Cancel(const absl::Status& status);
+  // On the strand. Its client is gone: it goes on without one for the time that the request wants,
+  // or ends with this status. The sink hears of its end either way.
+  void Leave(const absl::Status& status);
 
   const boost::asio::any_io_executor& strand() const { return strand_; }
   const std::string& id() const { return request_.id; }
@@ -74,12 +82,39 @@ class Generation final : public SubmissionListener,
   struct Choice {
     ChoiceText text;
     std::vector<TokenId> tokens;  // so far; what another worker would need to go on
-    bool finished = false;
+    FinishReason finish = FinishReason::kNone;
+    bool finished() const { return finish != FinishReason::kNone; }
     int64_t last_output_ns = 0;
+  };
+
+  // What another generation of the same request goes on from.
+  struct Takeover {
+    uint32_t attempt = 0;
+    Placement placement;                    // empty: it runs nowhere
+    std::vector<SubmissionOutput> choices;  // all tokens of each so far
+    int32_t losses = 0;
+    int32_t crashes = 0;
+    int32_t migrations = 0;
+    absl::Status status;  // not OK: it has ended so
+  };
+  // News that came while it was not known yet what they belong to.
+  struct EarlyNews {
+    std::optional<SubmissionOutput> output;  // nothing: the worker of that attempt was lost
+    uint32_t attempt = 0;
+    WorkerLoss loss;
   };
 
   void ArmDeadline();
   void HandlePrepared(absl::StatusOr<PreparedPrompt> prepared);
+  void LookForRunning();
+  void AskWorkers();
+  std::optional<Takeover> HandOver(const std::shared_ptr<Generation>& heir);
+  void HandleHandover(uint32_t attempt, std::optional<Takeover> takeover);
+  void HandleClaimed(ClaimOutcome outcome);
+  void Adopt(Takeover takeover);
+  void ReplayEarlyNews();
+  void ReleaseHold();
+  int64_t HeldBytes() const;
   void Enqueue();
   void HandleGrant(Placement placement);
   Submission MakeSubmission() const;
@@ -91,6 +126,7 @@ class Generation final : public SubmissionListener,
   void HandleOutput(SubmissionOutput output);
   absl::Status CheckOutput(const SubmissionOutput& output) const;
   absl::Status Emit(Choice& choice, SubmissionOutput output);
+  absl::Status EmitPart(Choice& choice, SubmissionOutput output);
   bool PastDeadline() const;
   absl::Status FailureOf(const SubmissionOutput& output) const;
   void Measure(Choice& choice, size_t num_tokens);
@@ -132,6 +168,17 @@ class Generation final : public SubmissionListener,
   bool prompt_logprobs_sent_ = false;
   std::shared_ptr<RequestPage> page_;
   GenerationUsage usage_;
+
+  // Of resuming.
+  std::shared_ptr<Generation> predecessor_;  // until it was looked at
+  bool looking_ = false;                     // for where it runs already
+  bool replaying_ = false;                   // tokens that were there before
+  std::vector<EarlyNews> early_;             // while looking_
+  std::shared_ptr<Generation> heir_;         // goes on instead; hears what comes here
+  bool taken_over_ = false;                  // by another generation, here or at another master
+  boost::asio::steady_timer hold_timer_;
+  bool held_ = false;                // without a client, until hold_timer_ ends it
+  std::optional<absl::Status> end_;  // while held_, once it has ended
 };
 
 }  // namespace fathom::master

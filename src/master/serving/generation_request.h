@@ -45,6 +45,17 @@ struct ToolUse {
   std::vector<Tool> tools;  // that may be called
 };
 
+// How a request outlives the connection of its client, and its master.
+struct Resumption {
+  std::string context;   // its proof, the same at every master; empty: it cannot be resumed
+  bool look = false;     // it may run somewhere already
+  uint32_t attempt = 0;  // the last that the client has heard of
+  // Tokens of each choice that the client has. Deltas end there, so that the text up to there is
+  // what it has. Empty: none.
+  std::vector<int32_t> have;
+  absl::Duration hold;  // how long it goes on without a client
+};
+
 struct GenerationRequest {
   std::string id;  // unique in the cluster
   ModelPtr model;
@@ -62,6 +73,7 @@ struct GenerationRequest {
   int32_t n = 1;
   bool include_raw_output = false;  // neither reasoning nor tool calls are split off
   absl::Duration timeout = absl::Minutes(10);
+  Resumption resumption;
 };
 
 struct GenerationUsage {
@@ -83,6 +95,7 @@ struct ToolCallDelta {
 // held back.
 struct GenerationDelta {
   int32_t choice = 0;
+  uint32_t attempt = 0;  // of the submission that brought it
   std::string text;
   std::string reasoning;
   std::vector<ToolCallDelta> tool_calls;

@@ -25,10 +25,12 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
       clock_(clock),
       cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
                                                      : options.cluster_secret),
+      resume_keys_(cluster_secret_),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock, random->Next()),
       book_(clock),
       condemned_(clock),
+      holds_(options.held_bytes),
       random_(random),
       sweep_at_(kSweepMin),
       pool_(options.cpu_threads, options.cpu_queue_max) {}
@@ -45,21 +47,25 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .statistics = &statistics_,
                                     .book = &book_,
                                     .condemned = &condemned_,
+                                    .holds = &holds_,
                                     .clock = clock_,
                                     .cluster_secret = cluster_secret_};
-  std::shared_ptr<Generation> generation;
+  request.sampling.seed = request.seed ? *request.seed : resume_keys_.SeedOf(request.id);
+  const bool look = request.resumption.look;
+  const auto generation =
+      std::make_shared<Generation>(services, strand, std::move(request), std::move(sink));
+  std::shared_ptr<Generation> predecessor;
   {
     const std::lock_guard lock(mutex_);
-    request.sampling.seed = request.seed ? *request.seed : random_->Next();
-    generation =
-        std::make_shared<Generation>(services, strand, std::move(request), std::move(sink));
-    live_[generation->id()] = generation;
+    std::weak_ptr<Generation>& last = live_[generation->id()];
+    if (look) predecessor = last.lock();
+    last = generation;
     if (live_.size() > sweep_at_) {
       std::erase_if(live_, [](const auto& entry) { return entry.second.expired(); });
       sweep_at_ = std::max(kSweepMin, 2 * live_.size());
     }
   }
-  generation->Start();
+  generation->Start(std::move(predecessor));
   return generation;
 }
 

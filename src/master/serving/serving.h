@@ -22,6 +22,7 @@
 #include "master/serving/generation.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/request_book.h"
+#include "master/serving/resume_keys.h"
 
 namespace fathom::master {
 
@@ -29,7 +30,9 @@ struct ServingOptions {
   AdmissionLimits admission;
   int cpu_threads = 2;
   size_t cpu_queue_max = 4096;
-  std::string cluster_secret;  // keys what workers learn of tenants; empty: one is drawn
+  // Keys what workers learn of tenants and what resuming clients show; empty: one is drawn.
+  std::string cluster_secret;
+  int64_t held_bytes = int64_t{64} << 20;  // of requests that wait for their client to come back
 };
 
 class Serving {
@@ -39,7 +42,8 @@ class Serving {
           Random* random);
   ~Serving();
 
-  // On `strand`, on which the sink will hear of it. Draws a seed where the client gave none.
+  // On `strand`, on which the sink will hear of it. Where the client gave no seed, it gets the one
+  // that belongs to its id, so that any master would give it the same.
   std::shared_ptr<Generation> Generate(GenerationRequest request,
                                        const boost::asio::any_io_executor& strand,
                                        std::shared_ptr<GenerationSink> sink);
@@ -74,6 +78,7 @@ class Serving {
   CpuPool& pool() { return pool_; }
   const StatisticsBook& statistics() const { return statistics_; }
   const RequestBook& book() const { return book_; }
+  const ResumeKeys& resume_keys() const { return resume_keys_; }
   Fleet& fleet() const { return *fleet_; }
   const Clock& clock() const { return *clock_; }
 
@@ -82,12 +87,14 @@ class Serving {
   Fleet* const fleet_;
   const Clock* const clock_;
   const std::string cluster_secret_;
+  const ResumeKeys resume_keys_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;
   StatisticsBook statistics_;
   RequestBook book_;
   Condemned condemned_;
+  HoldBudget holds_;
   std::mutex mutex_;
   Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_

@@ -23,6 +23,13 @@ std::shared_ptr<GenerationTally> AddTally() {
   return tally;
 }
 
+prometheus::Counter& AddResumed(const char* from) {
+  return AddCounter("fathom_master_resumed_total",
+                    "Requests that went on for a client that came back: found here, found at a "
+                    "worker, or run anew",
+                    {{"from", from}});
+}
+
 }  // namespace
 
 ServingMetrics::ServingMetrics()
@@ -54,6 +61,9 @@ ServingMetrics::ServingMetrics()
       migration_stall_seconds(AddHistogram("fathom_master_migration_stall_seconds",
                                            "From the loss of a worker to the next token",
                                            FirstTokenBuckets())),
+      resumed_here(AddResumed("here")),
+      resumed_at_worker(AddResumed("worker")),
+      resumed_anew(AddResumed("anew")),
       rejections(AddCounter("fathom_master_attempts_rejected_total",
                             "Attempts that a worker did not take on")),
       queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")) {}

@@ -26,6 +26,9 @@ class ServingMetrics {
   prometheus::Counter& workers_lost;
   prometheus::Counter& migrations;
   prometheus::Histogram& migration_stall_seconds;
+  prometheus::Counter& resumed_here;
+  prometheus::Counter& resumed_at_worker;
+  prometheus::Counter& resumed_anew;
   prometheus::Counter& rejections;
   prometheus::Gauge& queue_length;
 };
