@@ -31,10 +31,12 @@ std::string Age(double seconds) {
 
 std::string WorkersTable(const v1::ListWorkersResponse& response) {
   if (response.workers().empty()) return "no worker is linked\n";
-  Table table({"WORKER", "STATE", "DEVICE", "MODELS", "RUNNING", "WAITING", "KV", "TOKENS/S",
-               "OURS", "LINKED", "BUILD"});
+  Table table({"WORKER", "STATE", "POOL", "DEVICE", "MODELS", "RUNNING", "WAITING", "KV",
+               "TOKENS/S", "OURS", "LINKED", "BUILD"});
   for (const v1::WorkerStatus& w : response.workers()) {
-    table.Add({Printable(w.id()), w.state(), Printable(w.device()),
+    const auto pool = w.labels().find("pool");
+    table.Add({Printable(w.id()), w.state(),
+               pool == w.labels().end() ? "-" : Printable(pool->second), Printable(w.device()),
                Printable(absl::StrJoin(w.models(), ",")), absl::StrCat(w.running()),
                absl::StrCat(w.waiting()), absl::StrFormat("%.0f%%", w.saturation() * 100),
                absl::StrFormat("%.0f", w.tokens_per_second()), absl::StrCat(w.in_flight()),

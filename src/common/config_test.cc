@@ -52,7 +52,8 @@ TEST(ConfigTest, WrongTypesAreErrors) {
 TEST(ConfigTest, DumpReadsBackTheSame) {
   config::Config config;
   config.mutable_master()->set_http_port(0);
-  config.mutable_master()->set_model_name("a \"quoted\": name\n");
+  config.mutable_master()->add_models()->set_name("a \"quoted\": name\n");
+  config.mutable_master()->add_models()->set_pool("cv");
   config.mutable_master()->mutable_limits()->set_body_bytes(int64_t{1} << 40);
   config.mutable_worker()->add_masters("h:1");
   (*config.mutable_worker()->mutable_labels())["zone"] = "true";

@@ -31,7 +31,7 @@ struct Flags {
   std::string config;
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
   std::optional<std::string> link_ca, link_cert, link_key, cluster_secret_file;
-  std::optional<std::string> reasoning_parser, tool_parser;
+  std::optional<std::string> pool, reasoning_parser, tool_parser;
   std::optional<int32_t> http_port, grpc_port, admin_port, link_port, metrics_port;
   bool open = false;
   bool insecure_listen = false;
@@ -53,8 +53,10 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--link-cert", flags.link_cert, "The link's own certificate (PEM)");
   app.add_option("--link-key", flags.link_key, "Its private key (PEM)");
   app.add_option("--metrics-port", flags.metrics_port, "Health, metrics (9090); 0 any, -1 off");
-  app.add_option("--model", flags.model, "Model directory in Hugging Face layout");
+  app.add_option("--model", flags.model,
+                 "Model directory in Hugging Face layout (several: in the configuration file)");
   app.add_option("--model-name", flags.model_name, "Name clients use (the directory's name)");
+  app.add_option("--pool", flags.pool, "Pool of workers that run the model (all that have it)");
   app.add_option("--reasoning-parser", flags.reasoning_parser,
                  "How the model marks reasoning: auto, none or think");
   app.add_option("--tool-parser", flags.tool_parser,
@@ -72,6 +74,20 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_flag("--dump-config", flags.dump_config, "Print the configuration in effect and exit");
 }
 
+// Flags speak of one model: the only one, or the first of a file.
+void OverrideModel(const Flags& flags, config::Master& master) {
+  if (!flags.model && !flags.model_name && !flags.pool && !flags.reasoning_parser &&
+      !flags.tool_parser) {
+    return;
+  }
+  config::Model& model = master.models().empty() ? *master.add_models() : *master.mutable_models(0);
+  if (flags.model) model.set_path(*flags.model);
+  if (flags.model_name) model.set_name(*flags.model_name);
+  if (flags.pool) model.set_pool(*flags.pool);
+  if (flags.reasoning_parser) model.set_reasoning_parser(*flags.reasoning_parser);
+  if (flags.tool_parser) model.set_tool_parser(*flags.tool_parser);
+}
+
 void Override(const Flags& flags, config::Config& config) {
   config::Master& master = *config.mutable_master();
   if (flags.id) master.set_id(*flags.id);
@@ -85,10 +101,7 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.link_key) master.mutable_link_tls()->set_key(*flags.link_key);
   if (flags.insecure_link) master.set_insecure_link(true);
   if (flags.metrics_port) master.set_metrics_port(*flags.metrics_port);
-  if (flags.model) master.set_model_path(*flags.model);
-  if (flags.model_name) master.set_model_name(*flags.model_name);
-  if (flags.reasoning_parser) master.set_reasoning_parser(*flags.reasoning_parser);
-  if (flags.tool_parser) master.set_tool_parser(*flags.tool_parser);
+  OverrideModel(flags, master);
   if (flags.cluster_secret_file) master.set_cluster_secret_file(*flags.cluster_secret_file);
   if (flags.keys_file) master.set_keys_file(*flags.keys_file);
   if (flags.ports_file) master.set_ports_file(*flags.ports_file);

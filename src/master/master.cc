@@ -24,16 +24,18 @@ constexpr absl::Duration kCloseGrace = absl::Seconds(3);
 }  // namespace
 
 absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
-                                            const ServedModelInfo& model) {
+                                            const Catalog& catalog) {
   LinkServerOptions options;
   options.master_id = settings.id;
   options.bind = settings.bind;
   options.port = settings.link_port;
   options.tls = settings.link_tls;
   options.insecure = settings.insecure_link;
-  options.expected_model = ExpectedModel{.name = model.name,
-                                         .config_digest = model.config_digest,
-                                         .tokenizer_digest = model.tokenizer_digest};
+  for (const ModelPtr& model : catalog.models()) {
+    options.expected_models.push_back({.name = model->name,
+                                       .config_digest = model->config_digest,
+                                       .tokenizer_digest = model->tokenizer_digest});
+  }
   ASSIGN_OR_RETURN(std::unique_ptr<LinkServer> server, LinkServer::Start(std::move(options)));
   LinkServer* const link = server.get();
   return StartedFleet{.fleet = std::move(server),
@@ -57,17 +59,20 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   } else {
     ASSIGN_OR_RETURN(keys_, ApiKeys::FromFile(settings_.keys_file));
   }
-  ASSIGN_OR_RETURN(
-      ModelPtr model,
-      LoadServedModel(settings_.model_path, settings_.model_name, clock->Now(),
-                      {.reasoning = settings_.reasoning_parser, .tools = settings_.tool_parser}));
-  catalog_.emplace(std::vector<ModelPtr>{model});
+  std::vector<ModelPtr> models;
+  for (const ModelSettings& model : settings_.models) {
+    ASSIGN_OR_RETURN(models.emplace_back(), LoadServedModel(model.path, model.name, clock->Now(),
+                                                            {.reasoning = model.reasoning_parser,
+                                                             .tools = model.tool_parser},
+                                                            model.pool));
+  }
+  catalog_.emplace(std::move(models));
   std::string cluster_secret;
   if (!settings_.cluster_secret_file.empty()) {
     ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));
   }
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
-  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *model));
+  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_));
   ports_.link = fleet_.port;
   serving_ = std::make_unique<Serving>(
       ServingOptions{.admission = {.requests = settings_.requests},
@@ -90,7 +95,10 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   RETURN_IF_ERROR(StartListeners());
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",
-          {{"labels.model", settings_.model_name},
+          {{"labels.models", absl::StrJoin(settings_.models, ",",
+                                           [](std::string* out, const ModelSettings& model) {
+                                             out->append(model.name);
+                                           })},
            {"labels.http_port", int64_t{ports_.http.value_or(0)}},
            {"labels.grpc_port", int64_t{ports_.grpc.value_or(0)}},
            {"labels.link_port", int64_t{ports_.link}},

@@ -44,11 +44,10 @@ struct StartedFleet {
   std::function<void()> stop;
 };
 
-// Makes the fleet once the model is known: the link, or a scripted one in tests.
+// Makes the fleet once the models are known: the link, or a scripted one in tests.
 using FleetFactory =
-    std::function<absl::StatusOr<StartedFleet>(const MasterSettings&, const ServedModelInfo&)>;
-absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
-                                            const ServedModelInfo& model);
+    std::function<absl::StatusOr<StartedFleet>(const MasterSettings&, const Catalog&)>;
+absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings, const Catalog& catalog);
 
 struct MasterPorts {
   std::optional<uint16_t> http;

@@ -40,7 +40,7 @@ class MasterTest : public testing::Test {
     config.set_link_port(0);
     config.set_insecure_link(true);
     config.set_metrics_port(0);
-    config.set_model_path(TinyPath());
+    config.add_models()->set_path(TinyPath());
     config.set_keys_file(File("keys"));
     config.set_ports_file(File("ports.json"));
     config.set_grpc_reflection(true);
@@ -48,8 +48,8 @@ class MasterTest : public testing::Test {
     ASSERT_TRUE(settings.ok()) << settings.status();
     auto master = Master::Start(
         *settings,
-        [this](const MasterSettings&,
-               const ServedModelInfo& model) -> absl::StatusOr<StartedFleet> {
+        [this](const MasterSettings&, const Catalog& catalog) -> absl::StatusOr<StartedFleet> {
+          const ServedModelInfo& model = *catalog.models().front();
           model_ = model;
           auto fleet = std::make_unique<FakeFleet>();
           fleet_ = fleet.get();

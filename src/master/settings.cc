@@ -18,6 +18,7 @@ namespace {
 constexpr int32_t kPortMax = 65535;
 constexpr int kThreadsMax = 8;
 constexpr int32_t kSecondsMax = 86400;
+constexpr int kModelsMax = 64;
 
 absl::Status Bad(const char* name, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat("master.", name, ": ", why));
@@ -76,6 +77,29 @@ absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
                    int64_t{1} << 30, out.client_backlog_bytes);
 }
 
+absl::Status ReadModels(const config::Master& master, std::vector<ModelSettings>& models) {
+  if (master.models().empty()) return Bad("models", "at least one is needed (--model DIR)");
+  if (master.models_size() > kModelsMax) {
+    return Bad("models", absl::StrCat("at most ", kModelsMax, " are served"));
+  }
+  for (const config::Model& in : master.models()) {
+    ModelSettings model{.path = in.path(),
+                        .name = in.name().empty() ? DirectoryName(in.path()) : in.name(),
+                        .pool = in.pool(),
+                        .reasoning_parser = in.reasoning_parser(),
+                        .tool_parser = in.tool_parser()};
+    if (model.path.empty()) return Bad("models.path", "is needed");
+    if (model.name.empty()) return Bad("models.name", "is needed");
+    for (const ModelSettings& other : models) {
+      if (other.name == model.name) {
+        return Bad("models.name", absl::StrCat("'", model.name, "' is there twice"));
+      }
+    }
+    models.push_back(std::move(model));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
@@ -120,13 +144,7 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
     return Bad("keys_file", "give either a file of keys or `open`");
   }
   out.cluster_secret_file = master.cluster_secret_file();
-  out.model_path = master.model_path();
-  if (out.model_path.empty()) return Bad("model_path", "is needed");
-  out.model_name =
-      master.model_name().empty() ? DirectoryName(out.model_path) : master.model_name();
-  if (out.model_name.empty()) return Bad("model_name", "is needed");
-  out.reasoning_parser = master.reasoning_parser();
-  out.tool_parser = master.tool_parser();
+  RETURN_IF_ERROR(ReadModels(master, out.models));
   out.ports_file = master.ports_file();
   out.grpc_reflection = master.grpc_reflection();
   RETURN_IF_ERROR(ReadLimits(master.limits(), out));

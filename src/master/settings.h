@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -13,6 +14,14 @@
 #include "master/api/http_limits.h"
 
 namespace fathom::master {
+
+struct ModelSettings {
+  std::string path;
+  std::string name;
+  std::string pool;              // empty: any worker that has it
+  std::string reasoning_parser;  // empty: auto
+  std::string tool_parser;
+};
 
 struct MasterSettings {
   std::string id;
@@ -29,11 +38,8 @@ struct MasterSettings {
   bool insecure_link = false;
   bool open = false;
   std::string keys_file;
-  std::string cluster_secret_file;  // empty: a secret of its own
-  std::string model_path;
-  std::string model_name;
-  std::string reasoning_parser;  // empty: auto
-  std::string tool_parser;
+  std::string cluster_secret_file;    // empty: a secret of its own
+  std::vector<ModelSettings> models;  // at least one; names are unique
   std::string ports_file;
   bool grpc_reflection = false;
   int io_threads = 2;

@@ -9,7 +9,7 @@ namespace {
 
 config::Master Good() {
   config::Master config;
-  config.set_model_path("/models/tiny/");
+  config.add_models()->set_path("/models/tiny/");
   config.set_open(true);
   config.mutable_link_tls()->set_ca("ca.pem");
   return config;
@@ -32,6 +32,24 @@ TEST(SettingsTest, DefaultsAreThoseOfTheSchema) {
   EXPECT_EQ(settings->request_time, absl::Seconds(600));
   EXPECT_EQ(settings->http.body_bytes, 32u << 20);
   EXPECT_FALSE(settings->id.empty());
+}
+
+TEST(SettingsTest, ModelsHaveNamesOfTheirOwn) {
+  config::Master config = Good();
+  config::Model* second = config.add_models();
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "models.path"));
+  second->set_path("/elsewhere/tiny");
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "twice"));
+  second->set_name("other");
+  second->set_pool("cv");
+  const auto settings = ResolveSettings(config);
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  ASSERT_EQ(settings->models.size(), 2u);
+  EXPECT_EQ(settings->models[0].name, "tiny");
+  EXPECT_EQ(settings->models[1].name, "other");
+  EXPECT_EQ(settings->models[1].pool, "cv");
+  config.clear_models();
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "--model"));
 }
 
 TEST(SettingsTest, MinusOneTurnsAListenerOff) {

@@ -26,8 +26,8 @@ constexpr char kFooter[] =
 struct Flags {
   std::string config_path;
   std::vector<std::string> masters;
-  std::optional<std::string> dummy_weights, model, model_name, id, device, backend, dtype, bind,
-      ports_file, link_ca, link_cert, link_key, log_level, log_format;
+  std::optional<std::string> dummy_weights, model, model_name, id, pool, device, backend, dtype,
+      bind, ports_file, link_ca, link_cert, link_key, log_level, log_format;
   std::optional<int64_t> kv_cache_bytes;
   std::optional<int32_t> max_context, max_sequences, step_tokens, threads, metrics_port,
       drain_seconds;
@@ -48,6 +48,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model-name", flags.model_name,
                  "Name it is served under (default: the folder's)");
   app.add_option("--id", flags.id, "Stable name of this worker (default: the host's)");
+  app.add_option("--pool", flags.pool, "Pool of this worker: models of that pool run here");
   app.add_option("--device", flags.device, "cpu (default), cuda or cuda:N, the Nth GPU");
   app.add_option("--backend", flags.backend, "fast (default) or ref, the naive oracle");
   app.add_option("--dtype", flags.dtype, "bf16, f16 (on a GPU), f32 or auto (default: as stored)");
@@ -97,6 +98,7 @@ void Override(const Flags& flags, config::Config& config) {
   Apply(flags.dummy_weights, [&](const auto& v) { worker.set_dummy_weights(v); });
   Apply(flags.model_name, [&](const auto& v) { worker.set_model_name(v); });
   Apply(flags.id, [&](const auto& v) { worker.set_id(v); });
+  Apply(flags.pool, [&](const auto& v) { (*worker.mutable_labels())["pool"] = v; });
   Apply(flags.device, [&](const auto& v) { worker.set_device(v); });
   Apply(flags.backend, [&](const auto& v) { worker.set_backend(v); });
   Apply(flags.dtype, [&](const auto& v) { worker.set_dtype(v); });

@@ -138,8 +138,7 @@ TEST(LinkFleetTest, ASecondLivingWorkerOfOneIdWaitsUntilTheFirstIsDead) {
 }
 
 TEST(LinkFleetTest, OtherDigestsAreRefusedAndNamed) {
-  const auto server =
-      StartServer({.expected_model = master::ExpectedModel{"tiny", "c0ffee", "other"}});
+  const auto server = StartServer({.expected_models = {{"tiny", "c0ffee", "other"}}});
   RawWorker worker(server->port());
   EXPECT_FALSE(worker.Greet(RawHello()).has_value());
   const grpc::Status status = worker.End();
@@ -148,8 +147,7 @@ TEST(LinkFleetTest, OtherDigestsAreRefusedAndNamed) {
   EXPECT_THAT(status.error_message(), HasSubstr("beef"));
   EXPECT_THAT(server->Snapshot()->workers, IsEmpty());
 
-  const auto right =
-      StartServer({.expected_model = master::ExpectedModel{"tiny", "c0ffee", "beef"}});
+  const auto right = StartServer({.expected_models = {{"tiny", "c0ffee", "beef"}}});
   RawWorker welcome(right->port());
   EXPECT_TRUE(welcome.Greet(RawHello()).has_value());
 }
@@ -332,7 +330,7 @@ TEST_F(TwoMastersTest, OneAddressFindsBothAndCreditIsShared) {
   const auto shared = [](const WorkerInfo& info) { return info.credit == 500; };
   EXPECT_TRUE(watch_a_->WaitForWorker(shared));
   EXPECT_TRUE(watch_b_->WaitForWorker(shared));
-  master_a_->ReportBacklog(5000);
+  master_a_->ReportBacklog("tiny", 5000);
   EXPECT_TRUE(watch_a_->WaitForWorker([](const WorkerInfo& info) { return info.credit == 875; }));
 }
 

@@ -15,7 +15,13 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 # Where the flags of each program are declared, and the parts of the file that it reads.
 FLAGS = {"master": ROOT / "src/master/main.cc", "worker": ROOT / "src/worker/command_line.cc"}
-READERS = {"Master": ["master"], "Worker": ["worker"], "Logging": ["master", "worker"], "Tls": ["master", "worker"]}
+READERS = {
+    "Master": ["master"],
+    "Model": ["master"],
+    "Worker": ["worker"],
+    "Logging": ["master", "worker"],
+    "Tls": ["master", "worker"],
+}
 TYPES = {"string": "text", "bool": "true or false", "int32": "number", "int64": "number", "double": "number"}
 
 HEAD = """# Configuration
@@ -31,7 +37,8 @@ read, file and flags together.
 master:
   bind: 127.0.0.1
   keys_file: /etc/fathom/keys
-  model_path: /models/tiny
+  models:
+    - {path: /models/tiny}
   limits: {requests: 256}
 worker:
   masters: ["127.0.0.1:5000"]
@@ -67,7 +74,7 @@ def read_schema(text):
 def read_flags(text):
     """{field: flag}: each field is set from the flag that stands last before it in Override."""
     declared = {v: flag for flag, v in re.findall(r'add_(?:option|flag)\(\s*"(--[\w-]+)",\s*flags\.(\w+)', text)}
-    body = re.search(r"^void Override\(.*?^\}", text, re.DOTALL | re.MULTILINE)[0]
+    body = "\n".join(re.findall(r"^void Override\w*\(.*?^\}", text, re.DOTALL | re.MULTILINE))
     fields, flag = {}, None
     for variable, field in re.findall(r"\bflags\.(\w+)|\b(?:set|add)_(\w+)\(", body):
         if variable:
@@ -119,10 +126,12 @@ def render(schema, flags):
         out.append(f"## {path}\n\n{comment}{also}\n")
         out.append("| key | type | default | meaning | flag or variable |\n|---|---|---|---|---|")
         for name, kind, said in fields:
-            if kind in schema:
-                target = next(paths_of(schema, kind))
+            part = kind.removeprefix("list of ")
+            if part in schema:
+                target = next(paths_of(schema, part))
                 link = f"[{target}](#{target.replace('.', '')})"
-                out.append(f"| `{name}` | a part | | {cell(said)} See {link}. | |")
+                what = "a part" if part == kind else "list of parts"
+                out.append(f"| `{name}` | {what} | | {cell(said)} See {link}. | |")
                 continue
             default, meaning = default_of(said, kind)
             given = given_by(message, name, said, flags)
@@ -135,7 +144,7 @@ def paths_of(schema, message, prefix=""):
     """Where a message stands in the file: "master.limits"."""
     for name, (_, fields) in schema.items():
         for field, kind, _ in fields:
-            if kind == message:
+            if kind.removeprefix("list of ") == message:
                 above = "" if name == "Config" else f"{next(paths_of(schema, name))}."
                 yield above + field
 

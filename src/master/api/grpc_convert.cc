@@ -168,6 +168,8 @@ absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const C
   if (logprobs.has_prompt()) out.logprobs.prompt = logprobs.prompt();
   RETURN_IF_ERROR(InRange("n", request.n(), 0, bounds.choices));
   out.n = std::max(request.n(), 1);
+  RETURN_IF_ERROR(InRange("priority", request.priority(), 0, kPriorityMax));
+  out.priority = request.priority();
   out.include_raw_output = request.include_raw_output();
   if (request.timeout_ms() < 0) return BadField("timeout_ms", "must not be negative");
   out.timeout = bounds.timeout_max;

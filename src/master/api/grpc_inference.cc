@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "master/api/caller.h"
 #include "master/api/grpc_generate.h"
 #include "master/serving/failure.h"
 #include "master/serving/prompt.h"
@@ -37,9 +38,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
   if (!resume.ok()) return refuse(resume.status(), *principal);
   parsed->id = resume->id;
   parsed->resumption = resume->For(0, parsed->n);
-  parsed->tenant = principal->tenant;
-  parsed->tenant_weight = principal->weight;
-  parsed->priority = principal->priority_ceiling;
+  BelongTo(*principal, *parsed);
   parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
                            *resume, *principal, options_.client_backlog_bytes, *calls_);

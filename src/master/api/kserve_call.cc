@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "master/api/caller.h"
 #include "master/api/kserve_json.h"
 #include "master/serving/failure.h"
 
@@ -99,9 +100,7 @@ void KserveCall::HandleParsed(absl::StatusOr<KserveRequest> parsed) {
     });
   }
   request.id = serving_.NewId();
-  request.tenant = call_.principal.tenant;
-  request.tenant_weight = call_.principal.weight;
-  request.priority = call_.principal.priority_ceiling;
+  BelongTo(call_.principal, request);
   // The generation may end before Generate returns.
   auto generation = serving_.Generate(std::move(request), exchange_->strand(), shared_from_this());
   if (!ended_) generation_ = std::move(generation);

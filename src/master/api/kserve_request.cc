@@ -35,6 +35,10 @@ absl::StatusOr<json::value> ValueOf(const std::string& name,
     case inference::InferParameter::kInt64Param:
       return json::value(parameter.int64_param());
     case inference::InferParameter::kUint64Param:
+      // As JSON's parser would have it: what fits a signed number is one.
+      if (std::in_range<int64_t>(parameter.uint64_param())) {
+        return json::value(static_cast<int64_t>(parameter.uint64_param()));
+      }
       return json::value(parameter.uint64_param());
     case inference::InferParameter::kDoubleParam:
       return json::value(parameter.double_param());
@@ -190,8 +194,10 @@ absl::StatusOr<KserveRequest> ReadKserveRequest(inference::ModelInferRequest req
   fields.Read("triton_enable_empty_final_response", out.empty_final_response);
   bool binary_default = false;
   fields.Read("binary_data_output", binary_default);
-  // The key alone sets the priority.
-  fields.Ignore({"priority"});
+  // Triton's levels count from 1, and 0 is the default.
+  if (int32_t level = 0; fields.Read("priority", int64_t{0}, int64_t{kPriorityMax} + 1, level)) {
+    generation.priority = std::max(level, 1) - 1;
+  }
   for (const std::string_view name : {"sequence_id", "sequence_start", "sequence_end"}) {
     fields.Refuse(name, "is for models that keep a state between requests");
   }

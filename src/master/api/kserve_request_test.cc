@@ -72,7 +72,7 @@ TEST(KserveRequestTest, ParametersSetTheSampling) {
   Parameter(message, "seed").set_uint64_param(~uint64_t{0});
   Parameter(message, "stop").set_string_param("end");
   Parameter(message, "timeout").set_int64_param(2'000'000);
-  Parameter(message, "priority").set_uint64_param(1);
+  Parameter(message, "priority").set_uint64_param(3);
   AddStop(message, 0);
   ExpectBad(Read(message).status(), "comes as an input and as a parameter");
   message.mutable_inputs()->RemoveLast();
@@ -84,7 +84,7 @@ TEST(KserveRequestTest, ParametersSetTheSampling) {
   EXPECT_EQ(request->generation.seed, ~uint64_t{0});
   EXPECT_EQ(request->generation.stop_strings, std::vector<std::string>{"end"});
   EXPECT_EQ(request->generation.timeout, absl::Seconds(2));
-  EXPECT_EQ(request->generation.priority, 0) << "the key alone sets it";
+  EXPECT_EQ(request->generation.priority, 2) << "Triton's levels count from 1";
 }
 
 TEST(KserveRequestTest, TimeoutsAreBounded) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/status_macros.h"
+#include "master/api/caller.h"
 #include "master/api/grpc_call.h"
 #include "master/api/kserve_infer.h"
 #include "master/api/kserve_model.h"
@@ -140,9 +141,7 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
   }
   GenerationRequest& generation = parsed->generation;
   generation.id = serving_->NewId();
-  generation.tenant = principal->tenant;
-  generation.tenant_weight = principal->weight;
-  generation.priority = principal->priority_ceiling;
+  BelongTo(*principal, generation);
   generation.timeout = WithinDeadline(*context, generation.timeout);
   return StartKserveInfer(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
                           *principal, response, *calls_);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "master/api/caller.h"
 #include "master/api/delta_buffer.h"
 #include "master/api/kserve_reply.h"
 #include "master/api/kserve_request.h"
@@ -166,9 +167,7 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
     request.empty_final = parsed.empty_final_response;
     GenerationRequest generation = std::move(parsed.generation);
     generation.id = request.id;
-    generation.tenant = principal_.tenant;
-    generation.tenant_weight = principal_.weight;
-    generation.priority = principal_.priority_ceiling;
+    BelongTo(principal_, generation);
     generation.timeout = WithinDeadline(*context_, generation.timeout);
     return generation;
   }

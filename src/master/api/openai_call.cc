@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "master/api/caller.h"
 #include "master/api/errors.h"
 #include "master/serving/failure.h"
 
@@ -144,9 +145,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
   for (size_t i = 0; i < parsed->generations.size(); ++i) {
     GenerationRequest& request = parsed->generations[i];
     request.id = i == 0 ? id : absl::StrCat(id, "-", i);
-    request.tenant = call_.principal.tenant;
-    request.tenant_weight = call_.principal.weight;
-    request.priority = call_.principal.priority_ceiling;
+    BelongTo(call_.principal, request);
     request.resumption = parsed->resume.For(i, choices_a_prompt_);
     auto sink = std::make_shared<PromptSink>(shared_from_this(), static_cast<int32_t>(i));
     auto generation = serving_.Generate(std::move(request), exchange_->strand(), std::move(sink));

@@ -255,6 +255,7 @@ absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_vi
   ReadLogprobs(fields, echo, out, request.logprobs);
   ReadConstraint(fields, body, request);
   fields.Read("n", int64_t{1}, int64_t{bounds.choices}, request.n);
+  fields.Read("priority", int64_t{0}, int64_t{kPriorityMax}, request.priority);
   if (kind == OpenAiKind::kCompletion) {
     int32_t best_of = request.n;
     fields.Read("best_of", int64_t{1}, int64_t{bounds.choices}, best_of);

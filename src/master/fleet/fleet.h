@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -63,6 +64,13 @@ struct WorkerInfo {
   float step_seconds = 0;               // of steps that only decode
   int64_t heard_ns = 0;                 // when the last heartbeat came; monotonic
 };
+
+// Requests for a model of that pool may run there.
+inline bool IsOfPool(const WorkerInfo& worker, std::string_view pool) {
+  if (pool.empty()) return true;
+  const auto label = worker.labels.find("pool");
+  return label != worker.labels.end() && label->second == pool;
+}
 
 // What changed: who is there and whether they take work, or only how they fare, which is told by
 // some worker's heartbeat every moment in a large fleet.
@@ -192,8 +200,9 @@ class Fleet {
   // cache. Set once, before work starts.
   virtual void OnCacheUpdate(
       std::function<void(const WorkerKey&, const CacheUpdate&)> /*callback*/) {}
-  // Token cost that waits for a worker: workers share their credit among masters in proportion.
-  virtual void ReportBacklog(int64_t /*cost*/) {}
+  // Token cost that waits for workers of this model: workers share their credit among masters in
+  // proportion.
+  virtual void ReportBacklog(const std::string& /*model*/, int64_t /*cost*/) {}
 };
 
 }  // namespace fathom::master

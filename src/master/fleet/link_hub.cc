@@ -49,10 +49,12 @@ grpc::ServerBidiReactor<v1::WorkerBulk, v1::MasterBulk>* LinkHub::OpenBulk(
 }
 
 absl::Status LinkHub::CheckModels(const v1::Hello& hello) const {
-  if (!options_.expected_model) return absl::OkStatus();
-  const ExpectedModel& expected = *options_.expected_model;
   for (const v1::LoadedModel& model : hello.models()) {
-    if (model.name() != expected.name) continue;
+    const auto found =
+        std::find_if(options_.expected_models.begin(), options_.expected_models.end(),
+                     [&](const ExpectedModel& e) { return e.name == model.name(); });
+    if (found == options_.expected_models.end()) continue;
+    const ExpectedModel& expected = *found;
     if (model.config_digest() == expected.config_digest &&
         model.tokenizer_digest() == expected.tokenizer_digest) {
       continue;
@@ -190,6 +192,15 @@ void LinkHub::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListe
   rounds_.push_back(round);
 }
 
+void LinkHub::ReportBacklog(const std::string& model, int64_t cost) {
+  const std::lock_guard lock(mutex_);
+  if (cost > 0) {
+    backlog_[model] = cost;
+  } else {
+    backlog_.erase(model);
+  }
+}
+
 void LinkHub::Run() {
   int64_t last_ns = NowNs();
   int64_t last_beat_ns = last_ns - absl::ToInt64Nanoseconds(options_.heartbeat);
@@ -208,15 +219,19 @@ void LinkHub::Run() {
 
 void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
   v1::MasterControl message;
+  Backlog backlog;
   bool quiet = false;  // nothing that idle workers would have to know
   if (beat) {
-    const int64_t backlog = backlog_;
+    {
+      const std::lock_guard lock(mutex_);
+      backlog = backlog_;
+    }
     message.mutable_heartbeat()->set_sequence(++beats_);
-    message.mutable_heartbeat()->set_backlog_cost(backlog);
     quiet = backlog == std::exchange(told_backlog_, backlog) && beats_ % kIdleBeats != 0;
   }
   for (const auto& session : registry_.All()) {
     std::optional<WorkerLoss> verdict = session->Judge(now_ns, slept_ns);
+    if (beat) message.mutable_heartbeat()->set_backlog_cost(session->ShareOf(backlog));
     if (!verdict && beat && !(quiet && session->Idle()) && !session->SendControl(message)) {
       verdict = {LossKind::kSilent,
                  absl::UnavailableError("the control outbox to the worker is full")};

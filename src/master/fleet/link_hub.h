@@ -47,7 +47,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
 
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
-  void ReportBacklog(int64_t cost) { backlog_ = std::max<int64_t>(0, cost); }
+  void ReportBacklog(const std::string& model, int64_t cost);
 
   grpc::ServerBidiReactor<v1::WorkerControl, v1::MasterControl>* OpenControl(
       grpc::CallbackServerContext* context);
@@ -185,9 +185,8 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const LinkServerOptions options_;
   const std::string incarnation_;  // hex
   Registry registry_;
-  std::atomic<int64_t> backlog_{0};
-  uint64_t beats_ = 0;        // the ticker's own
-  int64_t told_backlog_ = 0;  // likewise
+  uint64_t beats_ = 0;    // the ticker's own
+  Backlog told_backlog_;  // likewise
   std::thread ticker_;
 
   std::mutex mutex_;
@@ -197,6 +196,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   size_t open_streams_ = 0;
   std::vector<Guest> guests_;
   std::vector<std::weak_ptr<ClaimRound>> rounds_;  // claims that wait for answers
+  Backlog backlog_;
 };
 
 }  // namespace fathom::master

@@ -146,6 +146,8 @@ absl::Status LinkServer::Drain(const std::string& worker_id) {
   return absl::OkStatus();
 }
 
-void LinkServer::ReportBacklog(int64_t cost) { impl_->hub->ReportBacklog(cost); }
+void LinkServer::ReportBacklog(const std::string& model, int64_t cost) {
+  impl_->hub->ReportBacklog(model, cost);
+}
 
 }  // namespace fathom::master

@@ -31,7 +31,8 @@
 
 namespace fathom::master {
 
-// What this master serves; workers whose loaded model of that name has other digests are refused.
+// A model this master serves; workers whose loaded model of that name has other digests are
+// refused.
 struct ExpectedModel {
   std::string name;
   std::string config_digest;     // SHA-256 in hex
@@ -45,7 +46,7 @@ struct LinkServerOptions {
   TlsFiles tls;                      // ours; workers show a certificate of the same CA
   bool insecure = false;             // without TLS: whoever reaches the port may be a worker
   std::vector<std::string> masters;  // host:port of every master's link, told to workers
-  std::optional<ExpectedModel> expected_model;
+  std::vector<ExpectedModel> expected_models;
   size_t outbox_bytes = size_t{64} << 20;  // per worker
   absl::Duration heartbeat = absl::Milliseconds(250);
   absl::Duration silence_floor = absl::Seconds(1);  // shorter silences are never a death
@@ -77,7 +78,7 @@ class LinkServer final : public Fleet {
   void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
              std::function<void(ClaimOutcome)> done) override;
   absl::Status Drain(const std::string& worker_id) override;
-  void ReportBacklog(int64_t cost) override;
+  void ReportBacklog(const std::string& model, int64_t cost) override;
 
  private:
   struct Impl;

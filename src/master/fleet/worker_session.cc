@@ -187,6 +187,17 @@ bool WorkerSession::SendControl(v1::MasterControl message) {
   return control_->Send(std::move(message));
 }
 
+int64_t WorkerSession::ShareOf(const Backlog& backlog) const {
+  if (backlog.empty()) return 0;
+  const std::lock_guard lock(mutex_);
+  int64_t cost = 0;
+  for (const ServedModel& model : info_.models) {
+    const auto waiting = backlog.find(model.name);
+    if (waiting != backlog.end()) cost += waiting->second;
+  }
+  return cost;
+}
+
 void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
   bool members = false;
   {

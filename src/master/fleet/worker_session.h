@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -34,6 +35,9 @@ namespace fathom::master {
 using ControlSink = MessageSink<v1::MasterControl>;
 using DataSink = MessageSink<v1::MasterData>;
 using BulkSink = MessageSink<v1::MasterBulk>;
+
+// Token cost that waits, by model; models without any are left out.
+using Backlog = std::map<std::string, int64_t>;
 
 class WorkerSession {
  public:
@@ -74,6 +78,8 @@ class WorkerSession {
   // It runs nothing of this master's.
   bool Idle() const;
   bool SendControl(v1::MasterControl message);
+  // What of it waits for this worker's models.
+  int64_t ShareOf(const Backlog& backlog) const;
 
   void OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns);
   void OnLeaving(const std::string& reason);

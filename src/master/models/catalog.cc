@@ -91,9 +91,11 @@ TemplateTraits ProbeTemplate(const text::ChatTemplate& chat_template) {
 }  // namespace
 
 absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
-                                         absl::Time now, const OutputFormatChoice& format) {
+                                         absl::Time now, const OutputFormatChoice& format,
+                                         const std::string& pool) {
   auto model = std::make_shared<ServedModelInfo>();
   model->name = name;
+  model->pool = pool;
   model->created = now;
 
   const std::string config_path = absl::StrCat(directory, "/config.json");

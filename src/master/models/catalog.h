@@ -47,6 +47,7 @@ struct ServedModelInfo {
   std::string config_digest;     // SHA-256 of config.json, hex
   std::string tokenizer_digest;  // SHA-256 of tokenizer.json, hex
   absl::Time created;
+  std::string pool;  // of workers that may run it; empty: any that have it
 };
 
 using ModelPtr = std::shared_ptr<const ServedModelInfo>;
@@ -54,7 +55,8 @@ using ModelPtr = std::shared_ptr<const ServedModelInfo>;
 // Reads a directory in Hugging Face layout. Errors name the file. `do_sample: false` in
 // generation_config.json counts as temperature 0.
 absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
-                                         absl::Time now, const OutputFormatChoice& format = {});
+                                         absl::Time now, const OutputFormatChoice& format = {},
+                                         const std::string& pool = {});
 
 class Catalog {
  public:

@@ -16,7 +16,8 @@ constexpr size_t kNamesAtOnce = 256;
 ModelWanted WantedOf(const ServedModelInfo& model) {
   return {.name = model.name,
           .config_digest = model.config_digest,
-          .tokenizer_digest = model.tokenizer_digest};
+          .tokenizer_digest = model.tokenizer_digest,
+          .pool = model.pool};
 }
 
 }  // namespace
@@ -56,7 +57,7 @@ Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
     namings = router_.NamingsOf(WantedOf(*wanted.model));
   }
   for (const BlockNaming& naming : namings) static_cast<void>(wanted.prompt.Names(naming));
-  Handle handle = 0;
+  Handle handle;
   Grants grants;
   {
     const std::lock_guard lock(mutex_);
@@ -64,10 +65,13 @@ Dispatcher::Handle Dispatcher::Enqueue(Wanted wanted) {
     const int32_t weight = wanted.tenant_weight;
     const int32_t priority = wanted.priority;
     const int64_t cost = wanted.cost;
-    queued_cost_ += cost;
-    handle = wanted.again ? queue_.PushAgain(priority, std::move(wanted))
-                          : queue_.Push(tenant, weight, priority, cost, std::move(wanted));
-    grants = Place();
+    const auto lane = lanes_.try_emplace(wanted.model->name).first;
+    lane->second.cost += cost;
+    FairQueue<Wanted>& queue = lane->second.queue;
+    handle.lane = &lane->second;
+    handle.entry = wanted.again ? queue.PushAgain(priority, std::move(wanted))
+                                : queue.Push(tenant, weight, priority, cost, std::move(wanted));
+    PlaceFrom(lane->first, lane->second, grants);
   }
   GiveOut(std::move(grants));
   return handle;
@@ -77,17 +81,20 @@ void Dispatcher::Remove(Handle handle) {
   std::optional<Wanted> removed;  // goes after the lock: its grant may own the last reference
   {
     const std::lock_guard lock(mutex_);
-    removed = queue_.Remove(handle);
-    if (removed) queued_cost_ -= removed->cost;
+    removed = handle.lane->queue.Remove(handle.entry);
+    if (removed) handle.lane->cost -= removed->cost;
   }
   // It may have been the front that nothing could pass.
   if (removed) Pump();
 }
 
-void Dispatcher::Refund(uint64_t tenant_hash, int32_t tenant_weight, int32_t priority,
-                        int64_t cost) {
+void Dispatcher::Refund(const std::string& model, uint64_t tenant_hash, int32_t tenant_weight,
+                        int32_t priority, int64_t cost) {
   const std::lock_guard lock(mutex_);
-  queue_.Refund(tenant_hash, tenant_weight, priority, cost);
+  const auto lane = lanes_.find(model);
+  if (lane != lanes_.end()) {
+    lane->second.queue.Refund(tenant_hash, tenant_weight, priority, cost);
+  }
 }
 
 void Dispatcher::Avoid(const WorkerKey& worker, absl::Duration duration) {
@@ -109,7 +116,9 @@ void Dispatcher::OnFleetChange(FleetNews news) {
     // While nothing waits, these may come a little later with the next worker's.
     const std::lock_guard lock(mutex_);
     const int64_t now_ns = clock_->MonotonicNs();
-    if (queue_.empty() && now_ns < refresh_at_ns_) return;
+    const bool waiting = std::any_of(lanes_.begin(), lanes_.end(),
+                                     [](const auto& lane) { return !lane.second.queue.empty(); });
+    if (!waiting && now_ns < refresh_at_ns_) return;
     refresh_at_ns_ = now_ns + kIdleRefreshNs;
   }
   std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
@@ -172,9 +181,14 @@ void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& updat
 
 Dispatcher::Grants Dispatcher::Place() {
   Grants grants;
+  for (auto& [name, lane] : lanes_) PlaceFrom(name, lane, grants);
+  return grants;
+}
+
+void Dispatcher::PlaceFrom(const std::string& name, Lane& lane, Grants& grants) {
   // Only the front is looked at: letting small requests pass a large one would starve it.
-  while (!queue_.empty()) {
-    Wanted& front = queue_.Front();
+  while (!lane.queue.empty()) {
+    Wanted& front = lane.queue.Front();
     const ModelWanted model = WantedOf(*front.model);
     const int64_t now_ns = clock_->MonotonicNs();
     const FleetRouter::Decision decision = router_.Pick(model, &front.prompt, front.cost, now_ns);
@@ -183,13 +197,12 @@ Dispatcher::Grants Dispatcher::Place() {
     if (decision.obstacle != RouteObstacle::kNone) break;
     router_.Assign(decision, model, &front.prompt, front.cost, now_ns);
     if (front.suspect) router_.SetSuspect(decision.slot);
-    Wanted wanted = queue_.Pop();
-    queued_cost_ -= wanted.cost;
+    Wanted wanted = lane.queue.Pop();
+    lane.cost -= wanted.cost;
     grants.emplace_back(std::move(wanted.grant), Placement(this, router_.KeyOf(decision.slot),
                                                            decision, wanted.cost, wanted.suspect));
   }
-  fleet_->ReportBacklog(queued_cost_);
-  return grants;
+  if (std::exchange(lane.told_cost, lane.cost) != lane.cost) fleet_->ReportBacklog(name, lane.cost);
 }
 
 void Dispatcher::GiveOut(Grants grants) {
@@ -206,7 +219,9 @@ RouteObstacle Dispatcher::Obstacle(const ServedModelInfo& model) {
 
 size_t Dispatcher::queue_length() const {
   const std::lock_guard lock(mutex_);
-  return queue_.size();
+  size_t length = 0;
+  for (const auto& [name, lane] : lanes_) length += lane.queue.size();
+  return length;
 }
 
 void Dispatcher::ClearSuspect(WorkerSlot slot) {

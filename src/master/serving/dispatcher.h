@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -61,7 +62,6 @@ class Placement {
 class Dispatcher {
  public:
   using Grant = std::function<void(Placement)>;
-  using Handle = uint64_t;
   struct Wanted {
     ModelPtr model;
     uint64_t tenant_hash = 0;
@@ -72,6 +72,21 @@ class Dispatcher {
     bool suspect = false;  // it may crash its worker, which gets nothing new while it does not
     PromptBlocks prompt;   // its tokens outlive the wait
     Grant grant;
+  };
+
+ private:
+  // Requests for one model: they wait for each other's workers, and for nobody else's.
+  struct Lane {
+    FairQueue<Wanted> queue;
+    int64_t cost = 0;
+    int64_t told_cost = 0;  // to the fleet
+  };
+
+ public:
+  // Names what waits until it leaves.
+  struct Handle {
+    Lane* lane = nullptr;
+    FairQueue<Wanted>::Handle entry = 0;
   };
 
   // `seed` is for the draws between equal workers.
@@ -87,7 +102,8 @@ class Dispatcher {
   // is not there any more.
   Placement Adopt(const WorkerKey& worker, int64_t cost);
   // Of what was charged when it was enqueued, so much was not used.
-  void Refund(uint64_t tenant_hash, int32_t tenant_weight, int32_t priority, int64_t cost);
+  void Refund(const std::string& model, uint64_t tenant_hash, int32_t tenant_weight,
+              int32_t priority, int64_t cost);
   // That worker refused: no work for it until then. Call Pump when the time is over.
   void Avoid(const WorkerKey& worker, absl::Duration duration);
   // A worker refused or time has passed: look again.
@@ -111,14 +127,14 @@ class Dispatcher {
   void ClearSuspect(WorkerSlot slot);
   // mutex_ is held. What can be placed now; given out by GiveOut without it.
   Grants Place();
+  void PlaceFrom(const std::string& name, Lane& lane, Grants& grants);
   static void GiveOut(Grants grants);
 
   Fleet* const fleet_;
   const Clock* const clock_;
   mutable std::mutex mutex_;
   // State below is protected by mutex_.
-  FairQueue<Wanted> queue_;
-  int64_t queued_cost_ = 0;
+  std::map<std::string, Lane> lanes_;  // by model; a lane stays
   FleetRouter router_;
   int64_t refresh_at_ns_ = 0;  // not before, while nothing waits
 };

@@ -54,6 +54,31 @@ TEST_F(DispatcherTest, CreditIsNeverExceededAndComesBack) {
   EXPECT_EQ(granted_, (std::vector<int>{1, 2, 3}));
 }
 
+TEST_F(DispatcherTest, ModelsWaitForTheirOwnWorkersAlone) {
+  auto other = std::make_shared<ServedModelInfo>();
+  other->name = "other";
+  other->pool = "cv";
+  const auto enqueue = [&](const ModelPtr& model, int name) {
+    dispatcher_.Enqueue({.model = model, .cost = 10, .grant = [this, name](Placement placement) {
+                           granted_.push_back(name);
+                           placements_.push_back(std::move(placement));
+                         }});
+  };
+  WorkerInfo stray = FakeFleet::ReadyWorker("b", *other);  // has the model and is of no pool
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_), stray});
+  enqueue(other, 1);
+  enqueue(model_, 2);
+  EXPECT_EQ(granted_, (std::vector<int>{2}));
+  EXPECT_EQ(dispatcher_.Obstacle(*other), RouteObstacle::kNoWorker);
+  EXPECT_EQ(fleet_.backlog("other"), 10);
+  EXPECT_EQ(fleet_.backlog("m"), 0);
+  stray.labels["pool"] = "cv";
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_), stray});
+  EXPECT_EQ(granted_, (std::vector<int>{2, 1}));
+  EXPECT_EQ(placements_.back().worker().id, "b");
+  EXPECT_EQ(fleet_.backlog("other"), 0);
+}
+
 TEST_F(DispatcherTest, ASuspectHasAWorkerThatGetsNothingNew) {
   fleet_.SetWorkers({FakeFleet::ReadyWorker("a", *model_), FakeFleet::ReadyWorker("b", *model_)});
   const auto enqueue = [&](int name, bool suspect) {

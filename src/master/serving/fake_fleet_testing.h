@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -78,7 +79,17 @@ class FakeFleet final : public Fleet {
     changed_.notify_all();
   }
 
+  void ReportBacklog(const std::string& model, int64_t cost) override {
+    const std::lock_guard lock(mutex_);
+    backlog_[model] = cost;
+  }
+
   // ---- for the test ----
+  int64_t backlog(const std::string& model) const {
+    const std::lock_guard lock(mutex_);
+    const auto it = backlog_.find(model);
+    return it == backlog_.end() ? 0 : it->second;
+  }
   static WorkerInfo ReadyWorker(const std::string& id, const ServedModelInfo& model,
                                 int64_t credit = 1 << 20) {
     WorkerInfo worker{.key = {id, "1"}, .state = WorkerState::kReady, .credit = credit};
@@ -165,6 +176,7 @@ class FakeFleet final : public Fleet {
   Script script_;
   ClaimScript claim_script_;
   std::vector<ClaimRequest> claims_;
+  std::map<std::string, int64_t> backlog_;
   absl::Status submit_error_;
   std::vector<Sent> sent_;
   std::vector<Cancelled> cancelled_;

@@ -88,11 +88,13 @@ FleetRouter::Model& FleetRouter::ModelFor(const ModelWanted& wanted) {
   if (it == models_.end()) {
     it = models_.emplace(wanted.name, Model{}).first;
   } else if (it->second.config_digest == wanted.config_digest &&
-             it->second.tokenizer_digest == wanted.tokenizer_digest) {
+             it->second.tokenizer_digest == wanted.tokenizer_digest &&
+             it->second.pool == wanted.pool) {
     return it->second;
   }
   it->second.config_digest = wanted.config_digest;
   it->second.tokenizer_digest = wanted.tokenizer_digest;
+  it->second.pool = wanted.pool;
   Fill(it->first, &it->second);
   return it->second;
 }
@@ -101,15 +103,17 @@ void FleetRouter::Fill(std::string_view name, Model* model) const {
   model->table.candidates.clear();
   model->naming_of.clear();
   model->namings.clear();
+  bool any = false;
   for (size_t i = 0; i < slot_of_.size(); ++i) {
     if (!slot_of_[i]) continue;
     const WorkerInfo& worker = fleet_->workers[i];
+    if (!IsOfPool(worker, model->pool)) continue;
+    any = true;
     const auto served = std::find_if(worker.models.begin(), worker.models.end(),
                                      [&](const ServedModel& m) { return m.name == name; });
     if (served != worker.models.end()) AddCandidate(worker, *served, *slot_of_[i], model);
   }
-  model->table.nothing =
-      slot_of_.empty() ? RouteObstacle::kNoWorker : RouteObstacle::kModelNotLoaded;
+  model->table.nothing = any ? RouteObstacle::kModelNotLoaded : RouteObstacle::kNoWorker;
 }
 
 void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& served, WorkerSlot slot,

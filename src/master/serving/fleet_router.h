@@ -35,6 +35,7 @@ struct ModelWanted {
   std::string_view name;
   std::string_view config_digest;     // of the master's model; empty: any
   std::string_view tokenizer_digest;  // likewise
+  std::string_view pool;              // the label of its workers; empty: any
 };
 
 class FleetRouter {
@@ -87,6 +88,7 @@ class FleetRouter {
   struct Model {
     std::string config_digest;
     std::string tokenizer_digest;
+    std::string pool;
     RouteTable table;
     std::vector<BlockNaming> namings;  // of `table`, each once
     std::vector<uint8_t> naming_of;    // by candidate: index into namings, or kUnnamed

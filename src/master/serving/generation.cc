@@ -500,8 +500,8 @@ void Generation::End(const absl::Status& status) {
   }
   if (attempt_ > 0 && !taken_over_) {
     const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
-    services_.dispatcher->Refund(tenant_.hash, request_.tenant_weight, request_.priority,
-                                 prompt_.cost - used);
+    services_.dispatcher->Refund(request_.model->name, tenant_.hash, request_.tenant_weight,
+                                 request_.priority, prompt_.cost - used);
   }
   ticket_.Reset();
   deadline_timer_.cancel();

@@ -56,12 +56,14 @@ struct Resumption {
   absl::Duration hold;  // how long it goes on without a client
 };
 
+inline constexpr int32_t kPriorityMax = 9;
+
 struct GenerationRequest {
   std::string id;  // unique in the cluster
   ModelPtr model;
   std::string tenant;
   int32_t tenant_weight = 1;  // its share, relative to other tenants
-  int32_t priority = 0;       // 0 is the most urgent
+  int32_t priority = 0;       // 0 is the most urgent, kPriorityMax the least
   PromptInput prompt;
   SamplingParams sampling;
   std::optional<uint64_t> seed;  // one is drawn when the client gave none

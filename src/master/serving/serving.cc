@@ -78,7 +78,7 @@ int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
   const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
   return static_cast<int32_t>(
       std::count_if(fleet->workers.begin(), fleet->workers.end(), [&](const WorkerInfo& worker) {
-        return worker.state == WorkerState::kReady &&
+        return worker.state == WorkerState::kReady && IsOfPool(worker, model.pool) &&
                std::any_of(worker.models.begin(), worker.models.end(),
                            [&](const ServedModel& served) { return served.name == model.name; });
       }));
