@@ -134,6 +134,7 @@ absl::Status Master::StartListeners() {
                                                .message_bytes = settings_.http.body_bytes,
                                                .connections = settings_.http.connections,
                                                .handshake = settings_.http.header,
+                                               .connection_age = settings_.http.age,
                                                .reflection = settings_.grpc_reflection,
                                                .health_names = {"fathom.v1.Inference",
                                                                 "inference.GRPCInferenceService"}},

@@ -73,6 +73,8 @@ absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
   RETURN_IF_ERROR(ReadTime("limits.header_seconds", in.header_seconds(), out.http.header));
   RETURN_IF_ERROR(ReadTime("limits.body_seconds", in.body_seconds(), out.http.body));
   RETURN_IF_ERROR(ReadTime("limits.write_seconds", in.write_seconds(), out.http.write));
+  RETURN_IF_ERROR(
+      ReadTime("limits.connection_age_seconds", in.connection_age_seconds(), out.http.age));
   return ReadLimit("limits.client_backlog_bytes", int64_t{in.client_backlog_bytes()},
                    int64_t{1} << 30, out.client_backlog_bytes);
 }

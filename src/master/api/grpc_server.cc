@@ -36,6 +36,7 @@ void BoundConnections(const GrpcServerOptions& options, grpc::ServerBuilder& bui
   set(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   set_time(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingsEvery);
   set_time(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdle);
+  set_time(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.connection_age);
 }
 
 // Plugins are global to gRPC: they are chosen before the first server is built.

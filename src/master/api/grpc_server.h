@@ -21,6 +21,8 @@ struct GrpcServerOptions {
   int connections = 4096;
   // A new connection may take so long to say that it speaks HTTP/2.
   std::chrono::milliseconds handshake{10'000};
+  // A connection that is older is told to begin no further call; those that run end undisturbed.
+  std::chrono::milliseconds connection_age{300'000};
   bool reflection = false;
   // That grpc.health.v1 knows by name; SetReady speaks for all of them.
   std::vector<std::string> health_names;

@@ -20,6 +20,7 @@ struct HttpLimits {
   std::chrono::milliseconds body{60'000};    // all of it
   std::chrono::milliseconds write{30'000};   // one piece of an answer
   std::chrono::milliseconds linger{1'000};   // for the client to close, after the last answer
+  std::chrono::milliseconds age{300'000};    // of a connection: then it takes no further request
   std::chrono::milliseconds ping{15'000};    // silence in a stream before a comment is sent
 };
 

@@ -140,6 +140,19 @@ TEST_F(HttpServerTest, KeepsAConnectionForManyRequests) {
   }
 }
 
+TEST_F(HttpServerTest, AnOldConnectionTakesNoFurtherRequest) {
+  Start({.age = std::chrono::milliseconds(50)});
+  SocketClient client(port());
+  const std::string request = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n";
+  client.Send(request + "1");
+  EXPECT_FALSE(absl::StrContains(client.ReadAnswer(), "Connection: close"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  client.Send(request + "2");
+  const std::string last = client.ReadAll();
+  EXPECT_TRUE(absl::StrContains(last, "Connection: close"));
+  EXPECT_TRUE(absl::EndsWith(last, "<2>"));
+}
+
 TEST_F(HttpServerTest, AnswersPipelinedRequestsInOrder) {
   Start();
   SocketClient client(port());

@@ -275,7 +275,7 @@ class HttpSession final : public HttpSessionBase,
       co_return sent ? exchange.reply()->status : 499;
     }
     const HttpReply& reply = *exchange.reply();
-    keep_alive_ = keep_alive_ && !draining_;
+    keep_alive_ = keep_alive_ && MayGoOn();
     std::string text = FormatHead(reply, call.request_id, BodyFraming::kLength, reply.body.size(),
                                   keep_alive_, http_10_, clock_.Now());
     // Both state the length of what they leave out.
@@ -284,9 +284,14 @@ class HttpSession final : public HttpSessionBase,
     co_return sent ? reply.status : 499;
   }
 
+  // The connection takes another request after this one.
+  bool MayGoOn() const {
+    return !draining_ && std::chrono::steady_clock::now() - begun_ < limits_.age;
+  }
+
   boost::asio::awaitable<bool> AnswerStream(const HttpCall& call, HttpExchange& exchange) {
     const BodyFraming framing = http_10_ ? BodyFraming::kUntilClose : BodyFraming::kChunked;
-    keep_alive_ = keep_alive_ && !http_10_ && !draining_;
+    keep_alive_ = keep_alive_ && !http_10_ && MayGoOn();
     std::string out = FormatHead(*exchange.reply(), call.request_id, framing, 0, keep_alive_,
                                  http_10_, clock_.Now());
     const std::shared_ptr<BodySource> source = exchange.source();
@@ -429,6 +434,7 @@ class HttpSession final : public HttpSessionBase,
   boost::beast::flat_buffer buffer_;  // bounded: a parser asks for more as long as a line goes on
   std::shared_ptr<HttpExchange> exchange_;  // while an answer is under way
 
+  const TimePoint begun_ = std::chrono::steady_clock::now();
   boost::asio::steady_timer watchdog_;
   TimePoint deadline_ = TimePoint::max();
   TimePoint armed_until_ = TimePoint::max();

@@ -270,7 +270,9 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   metrics.workers_lost.Increment();
   Note("lost", placement_.worker().id, Message(loss.reason));
   placement_.Reset();
-  if (loss.kind != LossKind::kLeft) ++losses_;
+  // A silence is the network's or the machine's: whatever the request does, its worker's process
+  // can say so.
+  if (loss.kind == LossKind::kCrash || loss.kind == LossKind::kBroken) ++losses_;
   if (loss.kind == LossKind::kCrash) ++crashes_;
   if (crashes_ >= kCrashesMax || losses_ > kLossesMax) {
     services_.condemned->Add(Fingerprint());
