@@ -56,6 +56,21 @@ TEST(SilenceJudgeTest, APeerIsHeldToWhatItSays) {
   EXPECT_EQ(judge.LimitNs(), 1000 * kMs);
 }
 
+TEST(SilenceJudgeTest, AnIdlePeerThatIsAskedHasNoLongerThanABusyOne) {
+  int64_t now = 0;
+  SilenceJudge judge(absl::Milliseconds(250), absl::Seconds(1), now);
+  for (int i = 0; i < 10; ++i) judge.Beat(now += 4000 * kMs, 4000 * kMs);
+  EXPECT_FALSE(judge.Silent(now + 3000 * kMs));
+  judge.Asked(now + 500 * kMs);
+  judge.Asked(now + 1200 * kMs);  // the first counts
+  EXPECT_FALSE(judge.Silent(now + 1400 * kMs));
+  EXPECT_TRUE(judge.Silent(now + 1600 * kMs));
+  judge.Excuse(300 * kMs);
+  EXPECT_FALSE(judge.Silent(now + 1600 * kMs));
+  judge.Heard(now + 1700 * kMs);
+  EXPECT_FALSE(judge.Silent(now + 4000 * kMs));
+}
+
 TEST(SilenceJudgeTest, TheJudgesOwnSleepIsExcused) {
   int64_t now = 0;
   SilenceJudge judge = Regular(250, 40, &now);

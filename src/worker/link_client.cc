@@ -24,7 +24,7 @@ constexpr int64_t kFlushNs = 1'000'000'000;
 constexpr int64_t kBeatMinNs = 20'000'000;
 constexpr int64_t kBeatMaxNs = 10'000'000'000;
 // While it has nothing to do, a worker sends so many times fewer heartbeats.
-constexpr int64_t kIdleBeats = 4;
+constexpr int64_t kIdleBeats = 16;
 constexpr int64_t kRetryAfterMs = 250;
 
 absl::Status CheckAddress(const std::string& address) {
@@ -273,7 +273,12 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
   if (!peer.welcomed) return Lose(peer, absl::InvalidArgumentError("no Welcome came first"));
   if (message.has_heartbeat()) {
     peer.judge->Beat(*peer.heard_ns);
-    peer.backlog = message.heartbeat().backlog_cost();
+    const int64_t before = std::exchange(peer.backlog, message.heartbeat().backlog_cost());
+    if (before != peer.backlog) {
+      // Credits change with it, also where the next heartbeats are a while away.
+      const int64_t soon_ns = options_.clock->MonotonicNs() + peer.beat_every_ns;
+      for (Peer& other : peers_) other.beat_at_ns = std::min(other.beat_at_ns, soon_ns);
+    }
   } else if (message.has_cancel()) {
     const v1::Cancel& cancel = message.cancel();
     // It may have been claimed while this was under way.

@@ -17,9 +17,7 @@ FIGURES = ("count", "mean", "p50", "p90", "p95", "p99", "max")
 
 
 class SimWorker(Server):
-    def __init__(
-        self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny"
-    ):
+    def __init__(self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny"):
         arguments = ["--master", link_address, "--model", TINY, "--model-name", model_name, "--id", name]
         arguments += ["--metrics-port", 0, "--kv-cache-bytes", kv_bytes, "--time-model", time_model]
         arguments += link_flags("worker")

@@ -14,11 +14,13 @@ from test_bench import SimWorker
 def master(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("master: {limits: {connection_age_seconds: 1}}\n")
-    with Master(tmp_path, extra=["--config", config]) as master:
-        with SimWorker(tmp_path, master.link_address, "free,step_us=10000") as worker:
-            worker.wait_ready()
-            master.wait_ready()
-            yield master
+    with (
+        Master(tmp_path, extra=["--config", config]) as master,
+        SimWorker(tmp_path, master.link_address, "free,step_us=10000") as worker,
+    ):
+        worker.wait_ready()
+        master.wait_ready()
+        yield master
 
 
 def test_over_grpc(master, stubs):

@@ -13,8 +13,9 @@ namespace {
 constexpr size_t kControlOutboxBytes = size_t{4} << 20;
 constexpr size_t kBulkOutboxBytes = size_t{1} << 20;
 constexpr std::chrono::milliseconds kTick(50);
-// Idle workers hear of every so many heartbeats one.
-constexpr uint64_t kIdleBeats = 4;
+// Idle workers hear of every so many heartbeats one: two seconds, well within the three after which
+// they would take a master for gone.
+constexpr uint64_t kIdleBeats = 8;
 constexpr int64_t kOversleptNs = 500'000'000;
 // A stream that has not said who it is by then is cut.
 constexpr int64_t kGreetingNs = 5'000'000'000;

@@ -119,7 +119,8 @@ absl::Status LinkServer::Submit(const WorkerKey& worker, Submission submission,
   if (session == nullptr) {
     return absl::UnavailableError(absl::StrCat("worker '", worker.id, "' is not linked"));
   }
-  absl::Status status = session->Submit(std::move(submission), std::move(listener));
+  absl::Status status = session->Submit(std::move(submission), std::move(listener),
+                                        impl_->hub->options().clock->MonotonicNs());
   if (status.ok()) impl_->hub->registry().Stale();
   return status;
 }

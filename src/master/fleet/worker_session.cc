@@ -105,7 +105,7 @@ void WorkerSession::AskForCache() {
 }
 
 absl::Status WorkerSession::Submit(Submission submission,
-                                   std::shared_ptr<SubmissionListener> listener) {
+                                   std::shared_ptr<SubmissionListener> listener, int64_t now_ns) {
   v1::MasterData message;
   *message.mutable_submit() = ToMessage(submission);
 
@@ -133,6 +133,7 @@ absl::Status WorkerSession::Submit(Submission submission,
     return absl::ResourceExhaustedError(
         absl::StrCat("the outbox to worker '", key_.id, "' is full"));
   }
+  judge_.Asked(now_ns);
   if (old != active_.end()) Erase(old);
   info_.in_flight_cost += active.cost;
   active_.emplace(submission.request_id, std::move(active));

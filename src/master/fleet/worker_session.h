@@ -63,7 +63,8 @@ class WorkerSession {
   // when the session is dead or has one already.
   bool BindBulk(std::shared_ptr<BulkSink> bulk);
 
-  absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener);
+  absl::Status Submit(Submission submission, std::shared_ptr<SubmissionListener> listener,
+                      int64_t now_ns);
   void Cancel(const std::string& request_id, uint32_t attempt, std::vector<int32_t> choices);
   // Asks for a request that another master has, or had. `answered` is called once, with what the
   // worker handed over, if anything; it may be called before Claim returns.

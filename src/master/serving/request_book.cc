@@ -29,8 +29,8 @@ std::string_view NameOf(RequestState state) {
 }
 
 RequestPage::RequestPage(std::string id, std::string model, std::string tenant, int64_t now_ns)
-    : tenant_(std::move(tenant)), started_ns_(now_ns) {
-  view_.id = std::move(id);
+    : id_(std::move(id)), tenant_(std::move(tenant)), started_ns_(now_ns) {
+  view_.id = id_;
   view_.model = std::move(model);
   view_.tenant = tenant_;
 }
@@ -115,9 +115,11 @@ void RequestBook::Close(const std::shared_ptr<RequestPage>& page, RequestState s
                         const std::string& error) {
   page->End(state, error, clock_->MonotonicNs());
   const std::lock_guard lock(mutex_);
-  ended_.push_back(page->View(0, false).id);
+  ended_.push_back(page);
   if (ended_.size() <= ended_max_) return;
-  pages_.erase(ended_.front());
+  // A client that came back has a later page under the same id.
+  const auto oldest = pages_.find(ended_.front()->id_);
+  if (oldest != pages_.end() && oldest->second == ended_.front()) pages_.erase(oldest);
   ended_.pop_front();
 }
 

@@ -72,6 +72,7 @@ class RequestPage {
 
   void End(RequestState state, const std::string& error, int64_t now_ns);
 
+  const std::string id_;
   const std::string tenant_;
   const int64_t started_ns_;
   mutable std::mutex mutex_;
@@ -102,7 +103,7 @@ class RequestBook {
   mutable std::mutex mutex_;
   // State below is protected by mutex_, which is taken before any page's.
   std::unordered_map<std::string, std::shared_ptr<RequestPage>> pages_;
-  std::deque<std::string> ended_;
+  std::deque<std::shared_ptr<RequestPage>> ended_;
 };
 
 }  // namespace fathom::master
