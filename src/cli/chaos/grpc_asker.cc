@@ -15,7 +15,8 @@
 namespace fathom::cli {
 namespace {
 
-constexpr absl::Duration kSilenceMax = absl::Seconds(20);
+constexpr absl::Duration kSilenceMax = absl::Seconds(5);
+constexpr int32_t kHeldForSeconds = 30;
 constexpr int kReconnectMinMs = 50;
 constexpr int kReconnectMaxMs = 300;
 
@@ -101,12 +102,15 @@ class GrpcAsker final : public Asker {
     v1::GenerateRequest request = ToGrpc(question, setup_.model);
     request.set_request_id(name);
     request.set_timeout_ms(absl::ToInt64Milliseconds(setup_.deadline));
+    request.set_idempotency_key(name);
+    request.set_resume_seconds(kHeldForSeconds);
     Asked asked{.transcript = Transcript(std::move(injector))};
     const absl::Duration deadline = clock_.Monotonic() + setup_.deadline;
     const absl::Duration give_up = deadline + setup_.margin;
     for (int failures = 0;;) {
       const size_t master = (first_master + static_cast<size_t>(failures)) % stubs_.size();
       asked.legs.push_back({.master = master, .from_ns = clock_.MonotonicNs()});
+      request.set_first_try(failures == 0);
       asked.status = Run(*stubs_[master], request, give_up, asked);
       asked.legs.back().until_ns = clock_.MonotonicNs();
       asked.transcript.Flush();
@@ -119,19 +123,20 @@ class GrpcAsker final : public Asker {
   }
 
  private:
+  // Whether to try again: behind the last message where there was one, else from the beginning.
   static bool CanGoOn(const Asked& asked) {
     const absl::Status& status = asked.status;
-    const bool passing = absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
-                         absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
-    return passing && asked.transcript.pieces() == 0;
+    return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
+           absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
   }
 
-  absl::Status Run(v1::Inference::Stub& stub, const v1::GenerateRequest& request,
-                   absl::Duration give_up, Asked& asked) {
+  absl::Status Run(v1::Inference::Stub& stub, v1::GenerateRequest& request, absl::Duration give_up,
+                   Asked& asked) {
     Call call(stub, request, setup_.key);
     const auto wait = [&] { return std::min(kSilenceMax, give_up - clock_.Monotonic()); };
     while (const v1::GenerateResponse* response = call.Next(wait())) {
       asked.transcript.OnGrpc(*response, clock_.MonotonicNs());
+      request.set_resume_token(response->resume_token());
       if (clock_.Monotonic() >= give_up) return absl::DeadlineExceededError("no end in time");
     }
     return call.Finish(wait());

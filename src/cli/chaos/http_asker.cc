@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "cli/chaos/asker.h"
 #include "cli/chat_client.h"
 #include "cli/http_client/http_client.h"
@@ -16,7 +17,7 @@ namespace fathom::cli {
 namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(2);
-// Masters write something at least this often, be it a comment.
+// Longer than the 15 s after which masters write a comment.
 constexpr absl::Duration kSilenceMax = absl::Seconds(20);
 constexpr char kHeldFor[] = "30s";
 
@@ -45,7 +46,8 @@ class HttpAsker final : public Asker {
     for (int failures = 0;;) {
       const size_t master = (first_master + static_cast<size_t>(failures)) % setup_.masters.size();
       const bool anew = asked.transcript.pieces() == 0 && last_id.empty();
-      Attempt attempt = Post(request, form, name, master, deadline + setup_.margin, last_id, asked);
+      Attempt attempt = Post(request, form, HeadersFor(name, last_id, failures), master,
+                             deadline + setup_.margin, last_id, asked);
       asked.transcript.Flush();
       asked.status = std::move(attempt.status);
       if (asked.status.ok() || attempt.final || !resumes_) break;
@@ -60,17 +62,26 @@ class HttpAsker final : public Asker {
   }
 
  private:
-  HttpClient::Headers HeadersFor(const std::string& name, const std::string& last_id) const {
+  HttpClient::Headers HeadersFor(const std::string& name, const std::string& last_id,
+                                 int failures) const {
     HttpClient::Headers headers{{"X-Request-Id", name}};
     if (!resumes_) return headers;
     headers.emplace_back("Idempotency-Key", name);
+    // As stock clients count for themselves.
+    headers.emplace_back("X-Stainless-Retry-Count", absl::StrCat(failures));
     headers.emplace_back("X-Fathom-Resume", kHeldFor);
     if (!last_id.empty()) headers.emplace_back("Last-Event-ID", last_id);
     return headers;
   }
 
-  Attempt Post(const HttpQuestion& request, Form form, const std::string& name, size_t master,
-               absl::Duration give_up, std::string& last_id, Asked& asked) {
+  // The client says which port it spoke to: that is another in every run.
+  absl::Status WithoutAddress(const absl::Status& status, size_t master) const {
+    const std::string address = absl::StrCat(setup_.masters[master].http.authority(), ": ");
+    return absl::Status(status.code(), absl::StrReplaceAll(status.message(), {{address, ""}}));
+  }
+
+  Attempt Post(const HttpQuestion& request, Form form, const HttpClient::Headers& headers,
+               size_t master, absl::Duration give_up, std::string& last_id, Asked& asked) {
     const absl::Duration left = give_up - clock_.Monotonic();
     if (left <= absl::ZeroDuration()) return {absl::DeadlineExceededError("no end in time"), true};
     // A connection of its own, so that nothing is sent twice behind our back.
@@ -98,12 +109,12 @@ class HttpAsker final : public Asker {
         return said;
       });
     };
-    const absl::StatusOr<HttpResponse> response = client.Post(
-        request.target, request.body, form == Form::kStream ? HttpClient::Sink(sink) : nullptr,
-        HeadersFor(name, last_id));
+    const absl::StatusOr<HttpResponse> response =
+        client.Post(request.target, request.body,
+                    form == Form::kStream ? HttpClient::Sink(sink) : nullptr, headers);
     asked.legs.back().until_ns = clock_.MonotonicNs();
     if (!said.ok()) return {said, true};
-    if (!response.ok() && !done) return {response.status(), false};
+    if (!response.ok() && !done) return {WithoutAddress(response.status(), master), false};
     if (response.ok() && response->status != 200) {
       return {ErrorOf(*response), !WorthARetry(response->status)};
     }

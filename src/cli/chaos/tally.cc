@@ -136,7 +136,7 @@ class Tallier {
         const json::array* leg = value.if_array();
         if (leg == nullptr || leg->size() != 3) continue;
         if (NumberOf((*leg)[0]) == static_cast<double>(fault.master) &&
-            NumberOf((*leg)[1]) <= fault.at_ms && NumberOf((*leg)[2]) >= fault.at_ms) {
+            NumberOf((*leg)[1]) <= fault.until_ms && NumberOf((*leg)[2]) >= fault.at_ms) {
           met.insert(number);
         }
       }

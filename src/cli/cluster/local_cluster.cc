@@ -17,6 +17,7 @@
 #include "cli/cluster/programs.h"
 #include "cli/http_client/http_client.h"
 #include "common/files.h"
+#include "common/random.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -27,6 +28,8 @@ namespace json = boost::json;
 
 constexpr absl::Duration kStartLimit = absl::Minutes(5);  // large models take their time to load
 constexpr absl::Duration kPollPause = absl::Milliseconds(5);
+constexpr char kSecretFile[] = "cluster-secret";
+constexpr size_t kSecretBytes = 32;
 constexpr size_t kLogTailBytes = 2000;
 constexpr size_t kLogBytesMax = size_t{1} << 30;
 
@@ -79,6 +82,9 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
     return absl::PermissionDeniedError(absl::StrCat(state_.File("logs"), ": ", error.message()));
 
   ASSIGN_OR_RETURN(certificates_, IssuePassingCertificates(state_.File("link"), clock_.Now()));
+
+  RETURN_IF_ERROR(WriteFileAtomically(state_.File(kSecretFile),
+                                      RandomHex(*Random::Real(), kSecretBytes) + "\n", 0600));
 
   // It names masters of another cluster, which our workers must not join.
   unsetenv("MASTER_NODE");
@@ -164,7 +170,9 @@ std::vector<std::string> LocalCluster::MasterArguments(int index, const MasterPo
                                    "--model-name",
                                    options_.model_name,
                                    "--ports-file",
-                                   PortsPath(name)};
+                                   PortsPath(name),
+                                   "--cluster-secret-file",
+                                   state_.File(kSecretFile)};
   AddLinkFlags(certificates_.master, argv);
   if (options_.open) {
     argv.push_back("--open");
