@@ -152,6 +152,9 @@ void AddDisturbanceFlags(CLI::App& command, ChaosFlags& flags) {
   command.add_option("--deadline", flags.deadline_s, "Seconds a request may take")
       ->capture_default_str()
       ->check(CLI::Range(1.0, 3600.0));
+  command.add_flag("--netns", options.own_network,
+                   "Cut by dropping packets, in a network namespace of the run's own (root, ip, "
+                   "tc); else by relays that stop to carry bytes");
   command.add_option("--seed", options.seed, "Same seed, same questions and choice of victims")
       ->capture_default_str();
 }

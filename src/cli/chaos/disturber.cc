@@ -4,6 +4,9 @@
 #include <csignal>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
 namespace fathom::cli {
 namespace {
 
@@ -12,23 +15,28 @@ constexpr absl::Duration kSlowRuns = absl::Milliseconds(50);
 constexpr absl::Duration kSlowStands = absl::Milliseconds(100);
 constexpr double kOneLinkShare = 1.0 / 3;
 constexpr double kBreakShare = 0.5;
+constexpr Relay::Direction kDirections[] = {Relay::Direction::kBoth, Relay::Direction::kToTarget,
+                                            Relay::Direction::kFromTarget};
+// In the order of the type's values.
+constexpr const char* kDirectionNames[] = {"both ways", "to the master", "to the worker"};
 
 }  // namespace
 
 Disturber::Disturber(DisturberOptions options, LocalCluster& cluster, ClusterView& view,
-                     Relay& relay, Journal& journal, const Clock& clock, Random& random,
-                     int64_t start_ns)
+                     Relay& relay, PacketCuts* packet_cuts, Journal& journal, const Clock& clock,
+                     Random& random, int64_t start_ns)
     : options_(std::move(options)),
       cluster_(cluster),
       view_(view),
       relay_(relay),
+      packet_cuts_(packet_cuts),
       journal_(journal),
       clock_(clock),
       random_(random),
       start_ns_(start_ns),
       next_(clock.Monotonic()) {}
 
-void Disturber::Tick() {
+absl::Status Disturber::Tick() {
   for (auto fault = running_.begin(); fault != running_.end();) {
     if (Go(*fault)) {
       journal_.Add(HealedRecord(fault->number, NowMs()));
@@ -38,10 +46,11 @@ void Disturber::Tick() {
     }
   }
   const absl::Duration now = clock_.Monotonic();
-  if (healing_ || options_.kinds.empty() || now < next_) return;
+  if (healing_ || options_.kinds.empty() || now < next_) return status_;
   // What is late is not made up for.
   next_ = Begin() ? now + absl::Seconds((0.5 + random_.NextUnit()) / options_.per_second)
                   : now + kLookAgain;
+  return status_;
 }
 
 bool Disturber::Begin() {
@@ -66,9 +75,12 @@ bool Disturber::Begin() {
       fault.worker = *worker;
     }
   }
-  if (fault.kind == FaultKind::kCut && options_.masters > 1 && random_.NextUnit() < kOneLinkShare) {
-    fault.one_link = true;
-    fault.master = static_cast<int>(random_.Next() % static_cast<uint64_t>(options_.masters));
+  if (fault.kind == FaultKind::kCut) {
+    fault.direction = kDirections[random_.Next() % std::size(kDirections)];
+    if (options_.masters > 1 && random_.NextUnit() < kOneLinkShare) {
+      fault.one_link = true;
+      fault.master = static_cast<int>(random_.Next() % static_cast<uint64_t>(options_.masters));
+    }
   }
   ++turn_;
   fault.number = faults_++;
@@ -78,6 +90,10 @@ bool Disturber::Begin() {
                    .kind = fault.kind,
                    .worker = fault.worker,
                    .master = fault.one_link ? -1 : fault.master};
+  if (fault.kind == FaultKind::kCut) {
+    begin.detail = absl::StrCat(kDirectionNames[static_cast<size_t>(fault.direction)],
+                                fault.one_link ? absl::StrCat(", master ", fault.master) : "");
+  }
   if (fault.worker >= 0) {
     begin.ids =
         view_.RunningOn(LocalCluster::WorkerName(fault.worker), fault.one_link ? fault.master : -1);
@@ -97,7 +113,9 @@ std::optional<int> Disturber::PickWorker() {
       candidates.push_back(i);
     }
   }
-  if (candidates.empty() || (candidates.size() == 1 && options_.workers > 1)) return std::nullopt;
+  // Half of them must be whole afterwards; one that is not back yet is not.
+  const size_t whole = options_.workers == 1 ? 0 : (static_cast<size_t>(options_.workers) + 1) / 2;
+  if (candidates.size() < whole + 1) return std::nullopt;
   return candidates[random_.Next() % candidates.size()];
 }
 
@@ -135,7 +153,7 @@ void Disturber::Strike(Running& fault) {
       cluster_.Signal(Role::kMaster, fault.master, SIGSTOP);
       break;
     case FaultKind::kCut:
-      CutLinks(fault);
+      status_.Update(CutLinks(fault));
       break;
     case FaultKind::kSlow:
     case FaultKind::kRolling:
@@ -157,7 +175,7 @@ bool Disturber::Go(Running& fault) {
       }
       return true;
     case FaultKind::kCut:
-      if (time_is_over) HealLinks(fault);
+      if (time_is_over) status_.Update(HealLinks(fault));
       return time_is_over;
     case FaultKind::kSlow:
       if (time_is_over) {
@@ -186,18 +204,27 @@ bool Disturber::Go(Running& fault) {
   }
 }
 
-void Disturber::CutLinks(const Running& fault) {
-  constexpr Relay::Direction kDirections[] = {Relay::Direction::kBoth, Relay::Direction::kToTarget,
-                                              Relay::Direction::kFromTarget};
-  const Relay::Direction direction = kDirections[random_.Next() % std::size(kDirections)];
+absl::Status Disturber::CutLinks(const Running& fault) {
   for (int m = 0; m < options_.masters; ++m) {
-    if (!fault.one_link || m == fault.master) relay_.Cut(LinkGroup(fault.worker, m), direction);
+    if (fault.one_link && m != fault.master) continue;
+    const int group = LinkGroup(fault.worker, m);
+    if (packet_cuts_ == nullptr) {
+      relay_.Cut(group, fault.direction);
+    } else {
+      RETURN_IF_ERROR(packet_cuts_->Cut(group, fault.direction));
+    }
   }
+  return absl::OkStatus();
 }
 
-void Disturber::HealLinks(const Running& fault) {
+absl::Status Disturber::HealLinks(const Running& fault) {
   const bool breaks = random_.NextUnit() < kBreakShare;
-  for (int m = 0; m < options_.masters; ++m) relay_.Heal(LinkGroup(fault.worker, m), breaks);
+  for (int m = 0; m < options_.masters; ++m) {
+    const int group = LinkGroup(fault.worker, m);
+    if (packet_cuts_ != nullptr) RETURN_IF_ERROR(packet_cuts_->Heal(group));
+    relay_.Heal(group, breaks);
+  }
+  return absl::OkStatus();
 }
 
 void Disturber::Restart(Running& fault, Role role, int index, int number) {

@@ -1,8 +1,8 @@
 #pragma once
 
 // Disturbs a local cluster at a given rate: chooses what and whom, tells the journal, strikes, and
-// makes good again. At any time one worker at least is left alone, where there are several; masters
-// are disturbed one at a time. On the thread that owns the cluster.
+// makes good again. At any time half of the workers are left alone, where there are several;
+// masters are disturbed one at a time. On the thread that owns the cluster.
 
 #include <cstdint>
 #include <list>
@@ -15,6 +15,7 @@
 #include "cli/chaos/cluster_view.h"
 #include "cli/chaos/fault.h"
 #include "cli/chaos/journal.h"
+#include "cli/chaos/packet_cuts.h"
 #include "cli/chaos/relay.h"
 #include "cli/cluster/local_cluster.h"
 #include "common/clock.h"
@@ -35,12 +36,14 @@ struct DisturberOptions {
 
 class Disturber {
  public:
-  // All outlive it. Worker w's link to master m is group LinkGroup(w, m) of the relay.
+  // All outlive it. Worker w's link to master m is group LinkGroup(w, m) of the relay and of
+  // `packet_cuts`, which cuts instead of the relay where there is one.
   Disturber(DisturberOptions options, LocalCluster& cluster, ClusterView& view, Relay& relay,
-            Journal& journal, const Clock& clock, Random& random, int64_t start_ns);
+            PacketCuts* packet_cuts, Journal& journal, const Clock& clock, Random& random,
+            int64_t start_ns);
 
-  // Every few milliseconds.
-  void Tick();
+  // Every few milliseconds. An error: a disturbance could not be made, or not be undone.
+  absl::Status Tick();
   // Makes everything good again, as Tick is called on; nothing new begins.
   void Heal() { healing_ = true; }
   bool quiet() const { return running_.empty(); }
@@ -52,12 +55,13 @@ class Disturber {
     FaultKind kind = FaultKind::kKill;
     int worker = -1;
     int master = -1;
-    absl::Duration until;      // monotonic; of what ends by itself
-    absl::Duration toggle_at;  // monotonic; of kSlow
-    bool stopped = false;      // of kSlow
-    bool one_link = false;     // of kCut: only to this master
-    absl::Duration look_at;    // monotonic: when to see next whether all is well again
-    pid_t worker_before = 0;   // of restarts
+    absl::Duration until;                                  // monotonic; of what ends by itself
+    absl::Duration toggle_at;                              // monotonic; of kSlow
+    bool stopped = false;                                  // of kSlow
+    bool one_link = false;                                 // of kCut: only to this master
+    Relay::Direction direction = Relay::Direction::kBoth;  // of kCut
+    absl::Duration look_at;   // monotonic: when to see next whether all is well again
+    pid_t worker_before = 0;  // of restarts
     pid_t master_before = 0;
     std::vector<std::pair<Role, int>> next;  // of kRolling: whose turn comes yet
   };
@@ -68,8 +72,8 @@ class Disturber {
   void Strike(Running& fault);
   // Goes on with it; true when it is over.
   bool Go(Running& fault);
-  void CutLinks(const Running& fault);
-  void HealLinks(const Running& fault);
+  absl::Status CutLinks(const Running& fault);
+  absl::Status HealLinks(const Running& fault);
   void Restart(Running& fault, Role role, int index, int number);
   // Whether what was ended runs again and is ready.
   bool IsBack(Running& fault);
@@ -80,6 +84,7 @@ class Disturber {
   LocalCluster& cluster_;
   ClusterView& view_;
   Relay& relay_;
+  PacketCuts* const packet_cuts_;
   Journal& journal_;
   const Clock& clock_;
   Random& random_;
@@ -88,6 +93,7 @@ class Disturber {
   size_t turn_ = 0;
   int64_t faults_ = 0;
   bool healing_ = false;
+  absl::Status status_;  // the first error
   std::list<Running> running_;
 };
 

@@ -75,6 +75,7 @@ struct FaultBegin {
   FaultKind kind = FaultKind::kKill;
   int worker = -1;  // -1: none
   int master = -1;
+  std::string detail;            // which way a link is cut
   std::vector<std::string> ids;  // what runs on that worker, as its masters know it
 };
 std::string FaultRecord(const FaultBegin& fault, double at_ms);

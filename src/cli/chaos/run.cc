@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
-#include <mutex>
+#include <optional>
 #include <stop_token>
 #include <thread>
 
@@ -15,6 +15,7 @@
 #include "cli/chaos/disturber.h"
 #include "cli/chaos/journal.h"
 #include "cli/chaos/load.h"
+#include "cli/chaos/packet_cuts.h"
 #include "cli/chaos/relay.h"
 #include "cli/cluster/local_cluster.h"
 #include "cli/cluster/programs.h"
@@ -70,7 +71,8 @@ absl::StatusOr<std::string> WithContext(const std::string& model, int32_t contex
 }
 
 absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options,
-                                                  const std::string& folder, Relay& relay) {
+                                                  const std::string& folder, Relay& relay,
+                                                  PacketCuts* packet_cuts) {
   ClusterOptions cluster{.model = options.model,
                          .model_name = "chaos",
                          .masters = options.masters,
@@ -97,12 +99,13 @@ absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options,
     RETURN_IF_ERROR(WriteFileAtomically(path, "master:\n  migration: false\n"));
     cluster.master_flags = {"--config", path};
   }
-  cluster.links = [&relay](int worker, const std::vector<uint16_t>& link_ports)
+  cluster.links = [&relay, packet_cuts](int worker, const std::vector<uint16_t>& link_ports)
       -> absl::StatusOr<std::vector<std::string>> {
     std::vector<std::string> addresses;
     for (size_t m = 0; m < link_ports.size(); ++m) {
-      ASSIGN_OR_RETURN(const uint16_t port,
-                       relay.Open(link_ports[m], LinkGroup(worker, static_cast<int>(m))));
+      const int group = LinkGroup(worker, static_cast<int>(m));
+      ASSIGN_OR_RETURN(const uint16_t port, relay.Open(link_ports[m], group));
+      if (packet_cuts != nullptr) packet_cuts->Name(group, port);
       addresses.push_back(absl::StrCat("127.0.0.1:", port));
     }
     return addresses;
@@ -186,8 +189,17 @@ class Run {
     ASSIGN_OR_RETURN(outcome.folder, MakeFolder());
     ASSIGN_OR_RETURN(const StateDir state, StateDir::Open(outcome.folder));
     ASSIGN_OR_RETURN(const std::string key, state.EnsureKey(*Random::Real()));
+    // Before any thread of ours: those that are there stay in the old network.
+    std::optional<PacketCuts> packet_cuts;
+    if (options_.own_network) {
+      const std::string log_path = outcome.folder + "/network.log";
+      RETURN_IF_ERROR(PacketCuts::EnterOwnNetwork(log_path));
+      packet_cuts.emplace(log_path);
+    }
+    PacketCuts* const cuts = packet_cuts ? &*packet_cuts : nullptr;
+    relay_.emplace();
     ASSIGN_OR_RETURN(ClusterOptions cluster_options,
-                     MakeClusterOptions(options_, outcome.folder, relay_));
+                     MakeClusterOptions(options_, outcome.folder, *relay_, cuts));
     ASSIGN_OR_RETURN(cluster_, LocalCluster::Start(std::move(cluster_options), state, shutdown_));
     ClusterView view(cluster_->masters(), key);
     const LoadSetup setup = MakeLoadSetup(options_, *cluster_, key);
@@ -207,7 +219,7 @@ class Run {
                            .per_second = options_.faults_per_second,
                            .masters = options_.masters,
                            .workers = options_.workers},
-                          *cluster_, view, relay_, *journal, clock_, random_, start_ns_);
+                          *cluster_, view, *relay_, cuts, *journal, clock_, random_, start_ns_);
       RETURN_IF_ERROR(Disturb(load, disturber));
       load.Finish();
     }
@@ -233,7 +245,7 @@ class Run {
       shutdown_.WaitFor(kTick);
       const absl::Duration now = clock_.Monotonic();
       RETURN_IF_ERROR(cluster_->Tend());
-      disturber.Tick();
+      RETURN_IF_ERROR(disturber.Tick());
       if (now >= report_at) {
         report_at = now + kProgressEvery;
         on_progress_({.since_start = now - start,
@@ -270,6 +282,7 @@ class Run {
                        {"faults_per_second", options_.faults_per_second},
                        {"deadline_s", absl::ToDoubleSeconds(options_.deadline)},
                        {"seed", options_.seed},
+                       {"own_network", options_.own_network},
                        {"migration", options_.migration}};
     setup["clients"] = std::move(clients);
     setup["faults"] = std::move(faults);
@@ -281,7 +294,7 @@ class Run {
   const std::function<void(const ChaosProgress&)>& on_progress_;
   const Clock& clock_ = *Clock::Real();
   SeededRandom random_;
-  Relay relay_;
+  std::optional<Relay> relay_;
   std::unique_ptr<LocalCluster> cluster_;
   int64_t start_ns_ = 0;
 };

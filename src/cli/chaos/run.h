@@ -35,6 +35,7 @@ struct ChaosOptions {
   double faults_per_second = 1;
   absl::Duration deadline = absl::Seconds(60);  // of a request
   uint64_t seed = 0;
+  bool own_network = false;  // cuts drop packets, in a network namespace
   bool migration = true;
   InjectionKind injection = InjectionKind::kNone;
   std::string journal_path;  // empty: in the run's folder

@@ -200,19 +200,17 @@ class Tallier {
     }
     const std::set<int64_t> met = MetBy(end, began_ms);
     if (met.empty()) tally_.bystanders.Merge(gaps);
-    std::map<std::string, double> stalls;  // the worst of each kind
+    std::set<std::string> kinds;
+    const double usual_ms = gaps.Quantile(0.5);
     for (const int64_t number : met) {
       const Fault& fault = faults_.at(number);
-      double& stall = stalls[fault.kind];
-      stall = std::max(stall, StallOf(end, fault, gaps.Quantile(0.5)));
-    }
-    for (const auto& [kind, stall] : stalls) {
-      Counts& counts = client.by_fault[kind];
-      Count(end, counts);
+      Counts& counts = client.by_fault[fault.kind];
+      if (kinds.insert(fault.kind).second) Count(end, counts);
       // Where no two pieces came there is no pause to measure.
       if (gaps.buckets().empty()) continue;
-      counts.stalls_ms.push_back(static_cast<float>(stall));
-      client.all.stalls_ms.push_back(static_cast<float>(stall));
+      const auto stall = static_cast<float>(StallOf(end, fault, usual_ms));
+      counts.stalls_ms.push_back(stall);
+      client.all.stalls_ms.push_back(stall);
     }
   }
 
