@@ -1,7 +1,9 @@
 // `fathom chaos`: a cluster that is disturbed under load, and what its clients see of it.
 
+#include <stdlib.h>
 #include <sys/resource.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -49,6 +51,24 @@ void AllowManyDescriptors() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+absl::StatusOr<std::string> MakeFolder() {
+  std::error_code error;
+  const std::filesystem::path parent = std::filesystem::temp_directory_path(error);
+  std::string folder = (error ? "/tmp" : parent.string()) + "/fathom-chaos-XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return absl::ErrnoToStatus(errno, folder);
+  return folder;
+}
+
+// What tells why something went wrong stays, and the user is told where.
+void LeaveFolder(const std::string& folder, bool keep) {
+  std::error_code ignored;
+  if (keep && std::filesystem::exists(folder + "/logs", ignored)) {
+    std::fprintf(stderr, "fathom: logs and journal are in %s\n", folder.c_str());
+  } else {
+    std::filesystem::remove_all(folder, ignored);
+  }
+}
+
 void ShowProgress(const ChaosProgress& progress) {
   std::fprintf(stderr, "\r%.0f s: %lld faults, %lld requests done, %lld running, %lld failed\x1b[K",
                absl::ToDoubleSeconds(progress.since_start), static_cast<long long>(progress.faults),
@@ -65,24 +85,23 @@ absl::Status Run(ChaosFlags& flags, ShutdownSignal& shutdown) {
   ASSIGN_OR_RETURN(options.injection, ParseInjection(flags.inject));
   RETURN_IF_ERROR(ReadShape(flags, options.shape));
   AllowManyDescriptors();
+  ASSIGN_OR_RETURN(options.folder, MakeFolder());
 
   const bool draw = StderrIsTerminal();
   const auto outcome = RunChaos(options, shutdown, [draw](const ChaosProgress& progress) {
     if (draw) ShowProgress(progress);
   });
   if (draw) std::fputs("\n", stderr);
-  RETURN_IF_ERROR(outcome.status());
+  if (!outcome.ok()) {
+    LeaveFolder(options.folder, !absl::IsCancelled(outcome.status()));
+    return outcome.status();
+  }
   std::fputs(ChaosTable(outcome->result).c_str(), stdout);
   std::fflush(stdout);
+  const std::vector<std::string> broken = BrokenPromises(outcome->result);
+  LeaveFolder(options.folder, !broken.empty() || flags.keep);
   if (!flags.json_path.empty()) {
     RETURN_IF_ERROR(WriteFileAtomically(flags.json_path, ChaosJson(outcome->result)));
-  }
-  const std::vector<std::string> broken = BrokenPromises(outcome->result);
-  if (broken.empty() && !flags.keep) {
-    std::error_code ignored;
-    std::filesystem::remove_all(outcome->folder, ignored);
-  } else {
-    std::fprintf(stderr, "fathom: logs and journal are in %s\n", outcome->folder.c_str());
   }
   if (outcome->interrupted) return absl::CancelledError("interrupted");
   if (broken.empty()) return absl::OkStatus();

@@ -65,6 +65,13 @@ def test_clients_that_resume_lose_nothing_with_a_master(tmp_path):
     assert plain["lost"] > 0 and plain["resumed"] == 0
 
 
+def test_restarts_slow_and_stopped_ones_lose_nothing(tmp_path):
+    faults = "slow,restart,master-stop,rolling"
+    done, report = chaos(tmp_path, *SIMULATED, "--masters", 2, "--seconds", 10, "--faults", faults, "--rate", 2)
+    check_promises(report, done)
+    assert all(report["faults"][counter] >= 1 for counter in ("slows", "restarts", "master_stops", "rollings"))
+
+
 def test_without_migration_the_losses_are_seen(tmp_path):
     flags = ("--seconds", 4, "--faults", "kill", "--rate", 3, "--no-migration", "--clients", "plain")
     done, report = chaos(tmp_path, *SIMULATED, *flags)

@@ -1,9 +1,6 @@
 #include "cli/chaos/run.h"
 
-#include <stdlib.h>
-
 #include <boost/json.hpp>
-#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -39,14 +36,6 @@ constexpr char kSimulatedWorker[] = "fathom-sim-worker";
 // What a worker may take for what runs when it is told to leave; then it goes on elsewhere.
 constexpr char kWorkerDrainSeconds[] = "1";
 
-absl::StatusOr<std::string> MakeFolder() {
-  std::error_code error;
-  const fs::path parent = fs::temp_directory_path(error);
-  std::string folder = (error ? fs::path("/tmp") : parent) / "fathom-chaos-XXXXXX";
-  if (mkdtemp(folder.data()) == nullptr) return absl::ErrnoToStatus(errno, folder);
-  return folder;
-}
-
 // The model with another length of context: the same files, another config.
 absl::StatusOr<std::string> WithContext(const std::string& model, int32_t context,
                                         const std::string& folder) {
@@ -70,8 +59,7 @@ absl::StatusOr<std::string> WithContext(const std::string& model, int32_t contex
   return made.string();
 }
 
-absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options,
-                                                  const std::string& folder, Relay& relay,
+absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options, Relay& relay,
                                                   PacketCuts* packet_cuts) {
   ClusterOptions cluster{.model = options.model,
                          .model_name = "chaos",
@@ -91,11 +79,11 @@ absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options,
     cluster.worker_program = kSimulatedWorker;
     cluster.worker_flags.insert(cluster.worker_flags.end(), {"--time-model", options.simulated});
     if (options.context > 0) {
-      ASSIGN_OR_RETURN(cluster.model, WithContext(options.model, options.context, folder));
+      ASSIGN_OR_RETURN(cluster.model, WithContext(options.model, options.context, options.folder));
     }
   }
   if (!options.migration) {
-    const std::string path = folder + "/master.yaml";
+    const std::string path = options.folder + "/master.yaml";
     RETURN_IF_ERROR(WriteFileAtomically(path, "master:\n  migration: false\n"));
     cluster.master_flags = {"--config", path};
   }
@@ -186,20 +174,18 @@ class Run {
 
   absl::StatusOr<ChaosOutcome> Go() {
     ChaosOutcome outcome;
-    ASSIGN_OR_RETURN(outcome.folder, MakeFolder());
-    ASSIGN_OR_RETURN(const StateDir state, StateDir::Open(outcome.folder));
+    ASSIGN_OR_RETURN(const StateDir state, StateDir::Open(options_.folder));
     ASSIGN_OR_RETURN(const std::string key, state.EnsureKey(*Random::Real()));
     // Before any thread of ours: those that are there stay in the old network.
     std::optional<PacketCuts> packet_cuts;
     if (options_.own_network) {
-      const std::string log_path = outcome.folder + "/network.log";
+      const std::string log_path = options_.folder + "/network.log";
       RETURN_IF_ERROR(PacketCuts::EnterOwnNetwork(log_path));
       packet_cuts.emplace(log_path);
     }
     PacketCuts* const cuts = packet_cuts ? &*packet_cuts : nullptr;
     relay_.emplace();
-    ASSIGN_OR_RETURN(ClusterOptions cluster_options,
-                     MakeClusterOptions(options_, outcome.folder, *relay_, cuts));
+    ASSIGN_OR_RETURN(ClusterOptions cluster_options, MakeClusterOptions(options_, *relay_, cuts));
     ASSIGN_OR_RETURN(cluster_, LocalCluster::Start(std::move(cluster_options), state, shutdown_));
     ClusterView view(cluster_->masters(), key);
     const LoadSetup setup = MakeLoadSetup(options_, *cluster_, key);
@@ -207,7 +193,7 @@ class Run {
     RETURN_IF_ERROR(book.Learn(clock_));
 
     const std::string journal_path =
-        options_.journal_path.empty() ? outcome.folder + "/journal.jsonl" : options_.journal_path;
+        options_.journal_path.empty() ? options_.folder + "/journal.jsonl" : options_.journal_path;
     ASSIGN_OR_RETURN(const std::unique_ptr<Journal> journal, Journal::Create(journal_path));
     start_ns_ = clock_.MonotonicNs();
     outcome.result.setup_json = SetupJson();

@@ -1,6 +1,6 @@
 #pragma once
 
-// A whole chaos run: a cluster of its own in a folder of its own, load on it, disturbances, and the
+// A whole chaos run: a cluster of its own, load on it, disturbances, and the
 // reckoning. On the calling thread, which becomes the parent of the cluster's processes.
 
 #include <cstdint>
@@ -20,6 +20,7 @@
 namespace fathom::cli {
 
 struct ChaosOptions {
+  std::string folder;  // for the cluster and its logs; ours alone
   absl::Duration duration = absl::Seconds(60);
   int masters = 1;
   int workers = 4;
@@ -38,7 +39,7 @@ struct ChaosOptions {
   bool own_network = false;  // cuts drop packets, in a network namespace
   bool migration = true;
   InjectionKind injection = InjectionKind::kNone;
-  std::string journal_path;  // empty: in the run's folder
+  std::string journal_path;  // empty: in the folder
 };
 
 struct ChaosProgress {
@@ -51,7 +52,6 @@ struct ChaosProgress {
 
 struct ChaosOutcome {
   ChaosResult result;
-  std::string folder;  // with the cluster's logs; the caller's to remove
   bool interrupted = false;
 };
 
