@@ -23,6 +23,7 @@ namespace {
 struct ChaosFlags {
   ChaosOptions options;
   double seconds = 60;
+  double warm_up_s = 0;
   double deadline_s = 60;
   std::string clients = "ours,resuming,plain";
   std::string faults = "kill,stop,cut";
@@ -79,6 +80,7 @@ void ShowProgress(const ChaosProgress& progress) {
 absl::Status Run(ChaosFlags& flags, ShutdownSignal& shutdown) {
   ChaosOptions& options = flags.options;
   options.duration = absl::Seconds(flags.seconds);
+  options.warm_up = absl::Seconds(flags.warm_up_s);
   options.deadline = absl::Seconds(flags.deadline_s);
   ASSIGN_OR_RETURN(options.clients, ParseClientKinds(flags.clients));
   ASSIGN_OR_RETURN(options.faults, ParseFaultKinds(flags.faults));
@@ -174,6 +176,12 @@ void AddDisturbanceFlags(CLI::App& command, ChaosFlags& flags) {
   command.add_flag("--netns", options.own_network,
                    "Cut by dropping packets, in a network namespace of the run's own (root, ip, "
                    "tc); else by relays that stop to carry bytes");
+  command
+      .add_option("--busy-threads", options.busy_threads,
+                  "Threads that compute beside the cluster, to see whether it takes slowness for "
+                  "death")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 256));
   command.add_option("--seed", options.seed, "Same seed, same questions and choice of victims")
       ->capture_default_str();
 }
@@ -189,6 +197,9 @@ void AddChaosCommand(CLI::App& app, CommandContext& context) {
   command->add_option("--seconds", flags->seconds, "How long to disturb")
       ->capture_default_str()
       ->check(CLI::Range(0.1, 86400.0));
+  command->add_option("--warm-up", flags->warm_up_s, "Seconds of load before the first fault")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
   AddClusterFlags(*command, *flags);
   AddDisturbanceFlags(*command, *flags);
   command->add_option("--json", flags->json_path, "Also write the result there")->type_name("FILE");

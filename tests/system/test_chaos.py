@@ -98,6 +98,13 @@ def test_what_is_injected_is_caught(tmp_path, workers, kind, counter):
     assert all(client["lost"] == 0 for client in report["clients"].values())
 
 
+def test_slowness_is_not_taken_for_death(tmp_path):
+    flags = ("--seconds", 6, "--faults", "none", "--busy-threads", 8, "--concurrency", 8)
+    done, report = chaos(tmp_path, *SIMULATED, *flags)
+    check_promises(report, done)
+    assert report["migrations"] == 0
+
+
 def test_an_undisturbed_run_is_quiet_and_its_journal_whole(tmp_path):
     journal = tmp_path / "journal.jsonl"
     flags = ("--seconds", 2, "--faults", "none", "--clients", "plain,ours", "--journal", journal)

@@ -218,7 +218,7 @@ TEST(ClusterViewTest, ImpossibleHistoriesAreFound) {
 TEST(FaultTest, KindsAreNamedInLists) {
   const auto kinds = ParseFaultKinds("kill,cut,kill");
   ASSERT_TRUE(kinds.ok());
-  EXPECT_EQ(*kinds, (std::vector<FaultKind>{FaultKind::kKill, FaultKind::kCut}));
+  EXPECT_EQ(*kinds, (std::vector<FaultKind>{FaultKind::kKill, FaultKind::kCut, FaultKind::kKill}));
   EXPECT_TRUE(ParseFaultKinds("none")->empty());
   EXPECT_FALSE(ParseFaultKinds("kill,nothing").ok());
   for (const FaultKind kind : kFaultKinds) {

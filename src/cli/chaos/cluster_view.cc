@@ -92,15 +92,29 @@ std::vector<std::string> ClusterView::RunningOn(const std::string& worker, int m
   return ids;
 }
 
-absl::Status ClusterView::CheckConservation(int master) {
+absl::StatusOr<std::string> ClusterView::Metrics(int master) {
   const uint16_t port = masters_[static_cast<size_t>(master)].metrics;
   HttpClient client(Url{.host = "127.0.0.1", .port = port, .base = ""},
                     {.connect_timeout = kScrapeLimit, .idle_timeout = kScrapeLimit});
   const auto response = client.Get("/metrics");
   if (!response.ok() || response->status != 200) return absl::UnavailableError("no answer");
-  const auto accepted = SumOfMetric(response->body, "fathom_master_generations_accepted_total");
-  const auto ended = SumOfMetric(response->body, "fathom_master_generations_total");
-  const auto in_flight = SumOfMetric(response->body, "fathom_master_requests_in_flight");
+  return response->body;
+}
+
+int64_t ClusterView::Migrations() {
+  double sum = 0;
+  for (size_t m = 0; m < masters_.size(); ++m) {
+    const auto metrics = Metrics(static_cast<int>(m));
+    if (metrics.ok()) sum += SumOfMetric(*metrics, "fathom_master_migrations_total").value_or(0);
+  }
+  return static_cast<int64_t>(sum);
+}
+
+absl::Status ClusterView::CheckConservation(int master) {
+  ASSIGN_OR_RETURN(const std::string metrics, Metrics(master));
+  const auto accepted = SumOfMetric(metrics, "fathom_master_generations_accepted_total");
+  const auto ended = SumOfMetric(metrics, "fathom_master_generations_total");
+  const auto in_flight = SumOfMetric(metrics, "fathom_master_requests_in_flight");
   // Before the first request there is nothing to count.
   if (accepted.value_or(0) == ended.value_or(0) + in_flight.value_or(0)) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("accepted ", accepted.value_or(0), ", ended ",

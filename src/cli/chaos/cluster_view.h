@@ -30,10 +30,15 @@ class ClusterView {
   // UNAVAILABLE when it does not answer; INTERNAL, which says the counts, when accepted is not
   // ended and in flight.
   absl::Status CheckConservation(int master);
+  // How often requests went on at another worker, by the counts of all masters that answer.
+  int64_t Migrations();
   // What has happened to a request, from the first master that knows it. NOT_FOUND: none does.
   absl::StatusOr<v1::ExplainRequestResponse> Explain(const std::string& id);
 
  private:
+  // UNAVAILABLE when it does not answer.
+  absl::StatusOr<std::string> Metrics(int master);
+
   const std::vector<MasterPorts> masters_;
   const std::string key_;
   std::vector<std::unique_ptr<v1::Admin::Stub>> stubs_;

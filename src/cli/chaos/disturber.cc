@@ -34,7 +34,7 @@ Disturber::Disturber(DisturberOptions options, LocalCluster& cluster, ClusterVie
       clock_(clock),
       random_(random),
       start_ns_(start_ns),
-      next_(clock.Monotonic()) {}
+      next_(clock.Monotonic() + options_.warm_up) {}
 
 absl::Status Disturber::Tick() {
   for (auto fault = running_.begin(); fault != running_.end();) {
@@ -83,9 +83,17 @@ bool Disturber::Begin() {
     }
   }
   ++turn_;
-  fault.number = faults_++;
   fault.until = clock_.Monotonic() + options_.shortest +
                 random_.NextUnit() * (options_.longest - options_.shortest);
+  // The steps of a rolling restart are faults of their own.
+  if (fault.kind != FaultKind::kRolling) Announce(fault);
+  Strike(fault);
+  running_.push_back(std::move(fault));
+  return true;
+}
+
+void Disturber::Announce(Running& fault) {
+  fault.number = faults_++;
   FaultBegin begin{.number = fault.number,
                    .kind = fault.kind,
                    .worker = fault.worker,
@@ -99,9 +107,6 @@ bool Disturber::Begin() {
         view_.RunningOn(LocalCluster::WorkerName(fault.worker), fault.one_link ? fault.master : -1);
   }
   journal_.Add(FaultRecord(begin, NowMs()));
-  Strike(fault);
-  running_.push_back(std::move(fault));
-  return true;
 }
 
 std::optional<int> Disturber::PickWorker() {
@@ -189,19 +194,22 @@ bool Disturber::Go(Running& fault) {
       }
       return false;
     case FaultKind::kRolling:
-      if (!IsBack(fault)) return false;
-      if (fault.next.empty() || healing_) return true;
-      fault.worker = fault.master = -1;
-      {
-        const auto [role, index] = fault.next.front();
-        fault.next.erase(fault.next.begin());
-        (role == Role::kWorker ? fault.worker : fault.master) = index;
-        Restart(fault, role, index, SIGTERM);
-      }
-      return false;
+      return IsBack(fault) && !NextRestart(fault);
     default:
       return IsBack(fault);
   }
+}
+
+bool Disturber::NextRestart(Running& fault) {
+  if (fault.next.empty() || healing_) return false;
+  if (fault.worker >= 0 || fault.master >= 0) journal_.Add(HealedRecord(fault.number, NowMs()));
+  const auto [role, index] = fault.next.front();
+  fault.next.erase(fault.next.begin());
+  fault.worker = role == Role::kWorker ? index : -1;
+  fault.master = role == Role::kMaster ? index : -1;
+  Announce(fault);
+  Restart(fault, role, index, SIGTERM);
+  return true;
 }
 
 absl::Status Disturber::CutLinks(const Running& fault) {

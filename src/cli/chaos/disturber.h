@@ -30,6 +30,7 @@ struct DisturberOptions {
   double per_second = 1;
   int masters = 1;
   int workers = 1;
+  absl::Duration warm_up;                              // before the first fault
   absl::Duration shortest = absl::Milliseconds(1500);  // of what has an end
   absl::Duration longest = absl::Milliseconds(3500);
 };
@@ -51,7 +52,7 @@ class Disturber {
 
  private:
   struct Running {
-    int64_t number = 0;
+    int64_t number = -1;  // not announced yet
     FaultKind kind = FaultKind::kKill;
     int worker = -1;
     int master = -1;
@@ -69,12 +70,16 @@ class Disturber {
   bool Begin();
   std::optional<int> PickWorker();
   std::optional<int> PickMaster();
+  // Tells the journal, with a number of its own.
+  void Announce(Running& fault);
   void Strike(Running& fault);
   // Goes on with it; true when it is over.
   bool Go(Running& fault);
   absl::Status CutLinks(const Running& fault);
   absl::Status HealLinks(const Running& fault);
   void Restart(Running& fault, Role role, int index, int number);
+  // Of kRolling: the next one's turn; false when all have had theirs.
+  bool NextRestart(Running& fault);
   // Whether what was ended runs again and is ready.
   bool IsBack(Running& fault);
   bool IsDisturbed(Role role, int index) const;

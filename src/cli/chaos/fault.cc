@@ -49,7 +49,7 @@ absl::StatusOr<std::vector<FaultKind>> ParseFaultKinds(std::string_view text) {
     if (found == std::end(kFaultKinds)) {
       return absl::InvalidArgumentError(absl::StrCat("'", name, "' is no kind of fault"));
     }
-    if (std::find(kinds.begin(), kinds.end(), *found) == kinds.end()) kinds.push_back(*found);
+    kinds.push_back(*found);
   }
   return kinds;
 }

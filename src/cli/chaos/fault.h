@@ -31,7 +31,7 @@ const char* CounterOf(FaultKind kind);  // as a report counts it: "master_kills"
 bool HitsWorker(FaultKind kind);
 bool HitsMaster(FaultKind kind);
 
-// "kill,stop", any of them; "none": no fault at all.
+// "kill,kill,stop": any of them, also more than once; "none": no fault at all.
 absl::StatusOr<std::vector<FaultKind>> ParseFaultKinds(std::string_view text);
 
 }  // namespace fathom::cli

@@ -79,6 +79,10 @@ std::vector<std::string> BrokenPromises(const ChaosResult& result) {
   if (result.checks.crashes > 0) {
     broken.push_back(absl::StrCat(result.checks.crashes, " processes ended by themselves"));
   }
+  if (result.tally.faults.empty() && result.checks.migrations > 0) {
+    broken.push_back(absl::StrCat("workers were taken for dead that were not: ",
+                                  result.checks.migrations, " requests moved"));
+  }
   if (!result.checks.conservation_broken.empty()) {
     broken.push_back(absl::StrCat("requests do not add up: ", result.checks.conservation_broken));
   }
@@ -109,7 +113,7 @@ std::string ChaosTable(const ChaosResult& result) {
       "request.\n";
   absl::StrAppendFormat(
       &text,
-      "%.0f output tokens/s. Requests that met no fault: pauses between "
+      "%.0f output tokens/s. Requests that met no fault while others did: pauses between "
       "tokens p50 %.1f ms, p99 %.1f ms.\n",
       tally.last_ms > 0 ? static_cast<double>(tally.output_tokens) * 1e3 / tally.last_ms : 0,
       tally.bystanders.Quantile(0.5), tally.bystanders.Quantile(0.99));
@@ -157,6 +161,7 @@ std::string ChaosJson(const ChaosResult& result) {
   root["conservation"] = {{"checks", result.checks.conservation_checks},
                           {"broken", result.checks.conservation_broken}};
   root["history"] = {{"read", result.checks.histories}, {"broken", result.checks.history_broken}};
+  root["migrations"] = result.checks.migrations;
   root["crashes"] = result.checks.crashes;
   json::array broken;
   for (const std::string& promise : BrokenPromises(result)) broken.emplace_back(promise);

@@ -17,7 +17,8 @@ struct ClusterChecks {
   std::string conservation_broken;  // the first time it was; empty: never
   int64_t histories = 0;            // of generations that met a fault
   std::string history_broken;
-  int64_t crashes = 0;  // processes that ended though nobody touched them
+  int64_t migrations = 0;  // as masters that were not restarted count them
+  int64_t crashes = 0;     // processes that ended though nobody touched them
 };
 
 struct ChaosResult {

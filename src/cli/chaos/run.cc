@@ -120,6 +120,18 @@ LoadSetup MakeLoadSetup(const ChaosOptions& options, const LocalCluster& cluster
   return setup;
 }
 
+// Threads that do nothing but compute, until they are destroyed.
+std::vector<std::jthread> KeepBusy(int threads) {
+  std::vector<std::jthread> busy;
+  for (int i = 0; i < threads; ++i) {
+    busy.emplace_back([](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+      }
+    });
+  }
+  return busy;
+}
+
 // Looks again and again whether the masters' counts add up.
 class ConservationWatch {
  public:
@@ -198,18 +210,21 @@ class Run {
     start_ns_ = clock_.MonotonicNs();
     outcome.result.setup_json = SetupJson();
     journal->Add(absl::StrCat(R"({"record":"run","setup":)", outcome.result.setup_json, "}\n"));
+    const std::vector<std::jthread> busy = KeepBusy(options_.busy_threads);
     ConservationWatch conservation(view, options_.masters);
     {
       ChaosLoad load(setup, book, *journal, clock_, start_ns_);
       Disturber disturber({.kinds = options_.faults,
                            .per_second = options_.faults_per_second,
                            .masters = options_.masters,
-                           .workers = options_.workers},
+                           .workers = options_.workers,
+                           .warm_up = options_.warm_up},
                           *cluster_, view, *relay_, cuts, *journal, clock_, random_, start_ns_);
       RETURN_IF_ERROR(Disturb(load, disturber));
       load.Finish();
     }
     ClusterChecks& checks = outcome.result.checks;
+    checks.migrations = view.Migrations();
     conservation.Finish(checks);
     checks.crashes = cluster_->crashes();
     RETURN_IF_ERROR(journal->Flush());
@@ -240,7 +255,8 @@ class Run {
                       .running = load.running(),
                       .faults = disturber.faults()});
       }
-      const bool over = now - start >= options_.duration || shutdown_.count() > 0;
+      const bool over =
+          now - start >= options_.warm_up + options_.duration || shutdown_.count() > 0;
       if (over && give_up == absl::InfiniteDuration()) {
         load.Stop();
         disturber.Heal();
@@ -264,10 +280,12 @@ class Run {
                        {"simulated", options_.simulated},
                        {"device", options_.device},
                        {"duration_s", absl::ToDoubleSeconds(options_.duration)},
+                       {"warm_up_s", absl::ToDoubleSeconds(options_.warm_up)},
                        {"concurrency", options_.concurrency},
                        {"faults_per_second", options_.faults_per_second},
                        {"deadline_s", absl::ToDoubleSeconds(options_.deadline)},
                        {"seed", options_.seed},
+                       {"busy_threads", options_.busy_threads},
                        {"own_network", options_.own_network},
                        {"migration", options_.migration}};
     setup["clients"] = std::move(clients);

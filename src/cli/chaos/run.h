@@ -22,6 +22,7 @@ namespace fathom::cli {
 struct ChaosOptions {
   std::string folder;  // for the cluster and its logs; ours alone
   absl::Duration duration = absl::Seconds(60);
+  absl::Duration warm_up;  // load alone, before that
   int masters = 1;
   int workers = 4;
   std::string model;  // directory; empty: the one that ships with Fathom
@@ -36,6 +37,7 @@ struct ChaosOptions {
   double faults_per_second = 1;
   absl::Duration deadline = absl::Seconds(60);  // of a request
   uint64_t seed = 0;
+  int busy_threads = 0;      // that compute beside the cluster
   bool own_network = false;  // cuts drop packets, in a network namespace
   bool migration = true;
   InjectionKind injection = InjectionKind::kNone;

@@ -81,6 +81,7 @@ class Tallier {
   }
 
   RunTally Finish() {
+    std::sort(struck_ms_.begin(), struck_ms_.end());
     for (const json::object& end : ends_) AddEnd(end);
     tally_.begun_and_not_ended = static_cast<int64_t>(begun_.size());
     for (const auto& [n, begun] : begun_) {
@@ -104,6 +105,7 @@ class Tallier {
     const double at_ms = NumberAt(record, "at_ms");
     faults_[number] = {TextAt(record, "kind"), IntAt(record, "master", -1), at_ms, at_ms};
     ++tally_.faults[faults_[number].kind];
+    struck_ms_.push_back(at_ms);
     for (const json::value& id : ArrayAt(record, "ids")) {
       if (!id.is_string()) continue;
       const std::string name(id.get_string());
@@ -199,7 +201,9 @@ class Tallier {
                      static_cast<int64_t>(NumberOf((*bucket)[1])));
     }
     const std::set<int64_t> met = MetBy(end, began_ms);
-    if (met.empty()) tally_.bystanders.Merge(gaps);
+    const auto struck = std::lower_bound(struck_ms_.begin(), struck_ms_.end(), began_ms);
+    const bool saw_one = struck != struck_ms_.end() && *struck <= NumberAt(end, "at_ms");
+    if (met.empty() && (saw_one || struck_ms_.empty())) tally_.bystanders.Merge(gaps);
     std::set<std::string> kinds;
     const double usual_ms = gaps.Quantile(0.5);
     for (const int64_t number : met) {
@@ -219,6 +223,7 @@ class Tallier {
   std::vector<json::object> ends_;
   std::unordered_map<int64_t, Fault> faults_;
   std::vector<int64_t> master_faults_;
+  std::vector<double> struck_ms_;                              // when each fault struck
   std::unordered_map<std::string, std::vector<int64_t>> met_;  // by a generation's name
 };
 

@@ -51,7 +51,8 @@ struct RunTally {
   int64_t stray_ends = 0;           // ends of what had not begun, or had ended before
   int64_t output_tokens = 0;
   double last_ms = 0;
-  GapHistogram bystanders;             // of requests that met no fault, though others did
+  // Of requests that met no fault while others did; of all where there was none.
+  GapHistogram bystanders;
   std::vector<std::string> fault_ids;  // of generations that met one, the latest ones
 };
 

@@ -102,6 +102,13 @@ TEST(ReportTest, APlainClientIsPromisedLessOnlyWhereMastersDie) {
   EXPECT_EQ(BrokenPromises(result).size(), 5u);
 }
 
+TEST(ReportTest, WorkersTakenForDeadBreakAnUndisturbedRun) {
+  ChaosResult result{.checks = {.migrations = 2}, .setup_json = "{}"};
+  EXPECT_EQ(BrokenPromises(result).size(), 1u);
+  result.tally.faults["kill"] = 1;
+  EXPECT_THAT(BrokenPromises(result), IsEmpty());
+}
+
 TEST(ReportTest, TableAndJsonTellTheSame) {
   ChaosResult result{.tally = Of(kTwoRequests), .setup_json = R"({"seed":1})"};
   EXPECT_THAT(ChaosTable(result), HasSubstr("kill"));
