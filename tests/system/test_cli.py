@@ -216,10 +216,9 @@ def test_a_cluster_of_two_masters_outlives_one(start_up):
 def test_a_worker_that_is_drained_has_a_successor(start_up):
     up = start_up("--workers", 2)
     admin = ("--admin", up.info()["admin"], "--key", up.key())
-    before = set(up.child("fathom-worker"))
     for _ in range(3):
+        before = set(up.child("fathom-worker"))
         assert fathom("workers", "drain", "worker-0", *admin).returncode == 0
-        wait_for(lambda: len(set(up.child("fathom-worker")) - before) == 1, "the successor")
-        before |= set(up.child("fathom-worker"))
+        wait_for(lambda seen=before: len(set(up.child("fathom-worker")) - seen) == 1, "the successor")
         wait_for(lambda: fathom("workers", *admin).stdout.count("ready") == 2, "both ready")
     assert up.log().count("the worker-0 left") == 3 and "starting it again" not in up.log()

@@ -163,7 +163,8 @@ absl::Status CheckHistory(const v1::ExplainRequestResponse& history) {
     if (event.at_seconds() < last) return broken("time goes back");
     last = event.at_seconds();
     if (ends > 0) return broken("something happens after the end");
-    if (event.what() == "submitted") {
+    // What is taken over was submitted by another master.
+    if (event.what() == "submitted" || event.what() == "taken over") {
       if (submitted && whole) return broken("submitted while it runs");
       submitted = true;
     } else if (event.what() == "lost" || event.what() == "rejected") {
