@@ -30,6 +30,7 @@ int Main(int argc, char** argv) {
   AddChatCommand(app, context);
   AddEvalCommand(app, context);
   AddBenchCommand(app, context);
+  AddChaosCommand(app, context);
   AddTokenizeCommand(app, context);
   AddWorkersCommand(app, context);
   AddRequestsCommand(app, context);

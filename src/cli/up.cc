@@ -19,14 +19,25 @@ struct UpFlags {
   std::string state_dir;
 };
 
-void PrintReady(const ClusterInfo& info, const UpFlags& flags, absl::Duration took) {
+void PrintReady(const LocalCluster& cluster, const UpFlags& flags, absl::Duration took) {
+  const ClusterInfo& info = cluster.info();
   const std::string state = flags.state_dir.empty() ? "" : " --state-dir " + flags.state_dir;
-  std::printf("Fathom is ready after %.0f ms: model %s, %d worker%s on %s\n\n",
-              absl::ToDoubleMilliseconds(took), info.model.c_str(), flags.cluster.workers,
-              flags.cluster.workers == 1 ? "" : "s", flags.cluster.device.c_str());
+  const auto count = [](int n, const char* what) {
+    return absl::StrCat(n, " ", what, n == 1 ? "" : "s");
+  };
+  const int masters = flags.cluster.masters;
+  std::printf("Fathom is ready after %.0f ms: model %s, %s%s on %s\n\n",
+              absl::ToDoubleMilliseconds(took), info.model.c_str(),
+              masters == 1 ? "" : (count(masters, "master") + ", ").c_str(),
+              count(flags.cluster.workers, "worker").c_str(), flags.cluster.device.c_str());
   std::printf("  OpenAI HTTP  %s/v1\n", info.http_url.c_str());
   std::printf("  Chat page    %s/\n", info.http_url.c_str());
   std::printf("  gRPC         %s\n", info.grpc_address.c_str());
+  for (size_t i = 1; i < cluster.masters().size(); ++i) {
+    const MasterPorts& ports = cluster.masters()[i];
+    std::printf("  master %zu     http://127.0.0.1:%d/v1, gRPC 127.0.0.1:%d\n", i + 1, ports.http,
+                ports.grpc);
+  }
   const std::string key_command = absl::StrCat("fathom key", state);
   std::string header;
   if (info.open) {
@@ -56,7 +67,7 @@ absl::Status Run(const UpFlags& flags, ShutdownSignal& shutdown) {
   ASSIGN_OR_RETURN(const std::unique_ptr<LocalCluster> cluster,
                    LocalCluster::Start(flags.cluster, state, shutdown));
   RETURN_IF_ERROR(state.WriteCluster(cluster->info()));
-  PrintReady(cluster->info(), flags, clock.Monotonic() - start);
+  PrintReady(*cluster, flags, clock.Monotonic() - start);
 
   absl::Status status;
   while (status.ok() && !shutdown.WaitFor(kTendPause)) status = cluster->Tend();
@@ -76,6 +87,11 @@ void AddUpCommand(CLI::App& app, CommandContext& context) {
       ->type_name("DIR");
   command->add_option("--model-name", cluster.model_name, "Its name; default the directory's")
       ->type_name("NAME");
+  command
+      ->add_option("--masters", cluster.masters,
+                   "Masters; each has ports of its own and all of the workers")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 8));
   command->add_option("--workers", cluster.workers, "Workers")
       ->capture_default_str()
       ->check(CLI::Range(1, 64));

@@ -78,7 +78,8 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
       ServingOptions{.admission = {.requests = settings_.requests},
                      .cpu_threads = settings_.cpu_threads,
                      .cpu_queue_max = static_cast<size_t>(settings_.requests),
-                     .cluster_secret = std::move(cluster_secret)},
+                     .cluster_secret = std::move(cluster_secret),
+                     .migration = settings_.migration},
       fleet_.fleet.get(), &*catalog_, clock, Random::Real());
   fleet_.fleet->OnChange([this](FleetNews news) {
     serving_->OnFleetChange(news);

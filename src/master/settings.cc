@@ -149,6 +149,7 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   RETURN_IF_ERROR(ReadModels(master, out.models));
   out.ports_file = master.ports_file();
   out.grpc_reflection = master.grpc_reflection();
+  if (master.has_migration()) out.migration = master.migration();
   RETURN_IF_ERROR(ReadLimits(master.limits(), out));
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   out.io_threads = std::clamp(cores / 2, 1, kThreadsMax);

@@ -42,6 +42,7 @@ struct MasterSettings {
   std::vector<ModelSettings> models;  // at least one; names are unique
   std::string ports_file;
   bool grpc_reflection = false;
+  bool migration = true;
   int io_threads = 2;
   int cpu_threads = 2;
   int32_t choices = 16;

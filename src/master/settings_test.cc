@@ -32,6 +32,7 @@ TEST(SettingsTest, DefaultsAreThoseOfTheSchema) {
   EXPECT_EQ(settings->request_time, absl::Seconds(600));
   EXPECT_EQ(settings->http.body_bytes, 32u << 20);
   EXPECT_FALSE(settings->id.empty());
+  EXPECT_TRUE(settings->migration);
 }
 
 TEST(SettingsTest, ModelsHaveNamesOfTheirOwn) {

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 
+import httpx
 import pytest
 from harness import BIN, EVAL_DATA, KEY, Cluster, examples, fathom, sample, wait_for
 
@@ -27,6 +28,7 @@ def test_help_and_version():
         ("eval",),
         ("version",),
         ("bench", "serve"),
+        ("chaos",),
         ("tokenize",),
         ("completion",),
     ):
@@ -190,3 +192,33 @@ def test_open_cluster_needs_no_key(start_up):
     info = up.info()
     done = fathom("chat", "What is Fathom?", "--temperature", 0, "--url", info["http"])
     assert (done.returncode, done.stdout) == (0, ANSWER + "\n"), done.stderr
+
+
+def test_a_cluster_of_two_masters_outlives_one(start_up):
+    up = start_up("--masters", 2, "--workers", 1, "--open")
+    up.info()
+    ports = [json.loads((up.state / f"master-{i}.ports.json").read_text()) for i in (0, 1)]
+    assert wait_for(lambda: "Ctrl-C" in up.log(), "the greeting")
+    assert f":{ports[1]['http']}/v1" in up.log()
+    os.kill(up.child("fathom-master")[0], signal.SIGSTOP)
+    answers = []
+    for port in ports:
+        url = f"http://127.0.0.1:{port['http']}"
+        try:
+            answers.append(httpx.get(f"{url}/ready", timeout=2).status_code)
+            done = fathom("chat", "What is Fathom?", "--temperature", 0, "--url", url)
+            assert (done.returncode, done.stdout) == (0, ANSWER + "\n"), done.stderr
+        except httpx.TimeoutException:
+            answers.append(None)
+    assert sorted(answers, key=str) == [200, None]
+
+
+def test_a_worker_that_is_drained_has_a_successor(start_up):
+    up = start_up("--workers", 2)
+    admin = ("--admin", up.info()["admin"], "--key", up.key())
+    for _ in range(3):
+        before = set(up.child("fathom-worker"))
+        assert fathom("workers", "drain", "worker-0", *admin).returncode == 0
+        wait_for(lambda seen=before: len(set(up.child("fathom-worker")) - seen) == 1, "the successor")
+        wait_for(lambda: fathom("workers", *admin).stdout.count("ready") == 2, "both ready")
+    assert up.log().count("the worker-0 left") == 3 and "starting it again" not in up.log()

@@ -1,6 +1,7 @@
 #include "cli/cluster/child_process.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,6 +36,8 @@ namespace {
       dup2(log_fd, STDERR_FILENO) < 0) {
     fail();
   }
+  // A connection of ours that a child also held would not end when we close it.
+  if (close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC) != 0) fail();
   execv(argv[0], argv);
   fail();
   _exit(127);

@@ -1,8 +1,9 @@
 #pragma once
 
-// A program started by us: it cannot outlive us, whatever kills us, and it is out of the terminal's
-// reach, so that Ctrl-C comes to us alone and we decide the order of stopping. All calls on one
-// thread, and that thread must live as long as the children: the kernel ties them to it.
+// A program started by us: it cannot outlive us, whatever kills us, has none of our files and
+// connections, and is out of the terminal's reach, so that Ctrl-C comes to us alone and we decide
+// the order of stopping. All calls on one thread, and that thread must live as long as the
+// children: the kernel ties them to it.
 
 #include <sys/types.h>
 

@@ -119,6 +119,17 @@ TEST_F(ClusterTest, ChildDiesWithItsOwner) {
   EXPECT_NE(kill(pid, 0), 0);
 }
 
+TEST_F(ClusterTest, ChildHasNoneOfOurFiles) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);  // open in programs that are started, unless somebody sees to it
+  auto child = ChildProcess::Start({"/bin/sleep", "60"}, folder_ + "/log");
+  ASSERT_TRUE(child.ok());
+  close(ends[1]);
+  char byte = 0;
+  EXPECT_EQ(read(ends[0], &byte, 1), 0) << "the other end is still open";
+  close(ends[0]);
+}
+
 TEST_F(ClusterTest, MissingProgramIsAnError) {
   const auto child = ChildProcess::Start({"/nonexistent/program"}, folder_ + "/log");
   EXPECT_EQ(child.status().code(), absl::StatusCode::kNotFound);

@@ -11,11 +11,13 @@
 #include <filesystem>
 #include <limits>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "cli/cluster/programs.h"
 #include "cli/http_client/http_client.h"
 #include "common/files.h"
+#include "common/random.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -26,6 +28,8 @@ namespace json = boost::json;
 
 constexpr absl::Duration kStartLimit = absl::Minutes(5);  // large models take their time to load
 constexpr absl::Duration kPollPause = absl::Milliseconds(5);
+constexpr char kSecretFile[] = "cluster-secret";
+constexpr size_t kSecretBytes = 32;
 constexpr size_t kLogTailBytes = 2000;
 constexpr size_t kLogBytesMax = size_t{1} << 30;
 
@@ -70,8 +74,8 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(ClusterOptions
 }
 
 absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
-  ASSIGN_OR_RETURN(const std::string master_program, FindProgram("fathom-master"));
-  ASSIGN_OR_RETURN(worker_program_, FindProgram("fathom-worker"));
+  ASSIGN_OR_RETURN(master_program_, FindProgram("fathom-master"));
+  ASSIGN_OR_RETURN(worker_program_, FindProgram(options_.worker_program));
   std::error_code error;
   std::filesystem::create_directories(state_.File("logs"), error);
   if (error)
@@ -79,67 +83,117 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
 
   ASSIGN_OR_RETURN(certificates_, IssuePassingCertificates(state_.File("link"), clock_.Now()));
 
+  RETURN_IF_ERROR(WriteFileAtomically(state_.File(kSecretFile),
+                                      RandomHex(*Random::Real(), kSecretBytes) + "\n", 0600));
+
   // It names masters of another cluster, which our workers must not join.
   unsetenv("MASTER_NODE");
 
-  const auto master_arguments = [&](uint16_t http, uint16_t grpc, uint16_t admin, uint16_t link,
-                                    uint16_t metrics) {
-    std::vector<std::string> argv = {
-        master_program,        "--bind",       "127.0.0.1",        "--http-port",
-        absl::StrCat(http),    "--grpc-port",  absl::StrCat(grpc), "--admin-port",
-        absl::StrCat(admin),   "--link-port",  absl::StrCat(link), "--metrics-port",
-        absl::StrCat(metrics), "--model",      options_.model,     "--model-name",
-        options_.model_name,   "--ports-file", PortsPath("master")};
-    AddLinkFlags(certificates_.master, argv);
-    if (options_.open) {
-      argv.push_back("--open");
-    } else {
-      argv.insert(argv.end(), {"--keys-file", state_.keys_file()});
-    }
-    return argv;
-  };
-
-  members_.resize(static_cast<size_t>(options_.workers) + 1);
-  Member& master = members_[0];
-  master.name = "master";
-  master.argv = master_arguments(options_.http_port, options_.grpc_port, 0, 0, 0);
-  RETURN_IF_ERROR(StartMember(master));
-  ASSIGN_OR_RETURN(const std::string ports, PortsOf(master, shutdown));
-  ASSIGN_OR_RETURN(const uint16_t http_port, PortFrom(ports, "http"));
-  ASSIGN_OR_RETURN(const uint16_t grpc_port, PortFrom(ports, "grpc"));
-  ASSIGN_OR_RETURN(const uint16_t admin_port, PortFrom(ports, "admin"));
-  ASSIGN_OR_RETURN(const uint16_t link_port, PortFrom(ports, "link"));
-  ASSIGN_OR_RETURN(const uint16_t metrics_port, PortFrom(ports, "metrics"));
-  // A restarted master must be found again where it was.
-  master.argv = master_arguments(http_port, grpc_port, admin_port, link_port, metrics_port);
-
-  for (int i = 0; i < options_.workers; ++i) {
-    Member& worker = members_[static_cast<size_t>(i) + 1];
-    worker.name = absl::StrCat("worker-", i);
-    worker.argv = WorkerArguments(i, link_port);
-    RETURN_IF_ERROR(StartMember(worker));
+  members_.resize(static_cast<size_t>(options_.masters + options_.workers));
+  RETURN_IF_ERROR(StartMasters(shutdown));
+  RETURN_IF_ERROR(StartWorkers(shutdown));
+  for (int i = 0; i < options_.masters; ++i) {
+    RETURN_IF_ERROR(
+        WaitReady(MemberAt(Role::kMaster, i), masters_[static_cast<size_t>(i)].http, shutdown));
   }
-  for (size_t i = 1; i < members_.size(); ++i) {
-    ASSIGN_OR_RETURN(const std::string worker_ports, PortsOf(members_[i], shutdown));
-    ASSIGN_OR_RETURN(const uint16_t worker_metrics, PortFrom(worker_ports, "metrics"));
-    RETURN_IF_ERROR(WaitReady(members_[i], worker_metrics, shutdown));
-  }
-  RETURN_IF_ERROR(WaitReady(members_[0], http_port, shutdown));
-
   info_.pid = getpid();
-  info_.http_url = absl::StrCat("http://127.0.0.1:", http_port);
-  info_.grpc_address = absl::StrCat("127.0.0.1:", grpc_port);
-  info_.admin_address = absl::StrCat("127.0.0.1:", admin_port);
+  info_.http_url = absl::StrCat("http://127.0.0.1:", masters_[0].http);
+  info_.grpc_address = absl::StrCat("127.0.0.1:", masters_[0].grpc);
+  info_.admin_address = absl::StrCat("127.0.0.1:", masters_[0].admin);
   info_.model = options_.model_name;
   info_.open = options_.open;
   return absl::OkStatus();
 }
 
-std::vector<std::string> LocalCluster::WorkerArguments(int index, uint16_t link_port) const {
-  const std::string name = absl::StrCat("worker-", index);
+absl::Status LocalCluster::StartMasters(ShutdownSignal& shutdown) {
+  const auto port_of = [](uint16_t first, int i) {
+    return static_cast<uint16_t>(first == 0 ? 0 : first + 2 * i);
+  };
+  for (int i = 0; i < options_.masters; ++i) {
+    Member& master = MemberAt(Role::kMaster, i);
+    master.name = MasterName(i);
+    master.argv = MasterArguments(
+        i, {.http = port_of(options_.http_port, i), .grpc = port_of(options_.grpc_port, i)});
+    RETURN_IF_ERROR(StartMember(master));
+  }
+  for (int i = 0; i < options_.masters; ++i) {
+    Member& master = MemberAt(Role::kMaster, i);
+    ASSIGN_OR_RETURN(const std::string text, PortsOf(master, shutdown));
+    MasterPorts ports;
+    ASSIGN_OR_RETURN(ports.http, PortFrom(text, "http"));
+    ASSIGN_OR_RETURN(ports.grpc, PortFrom(text, "grpc"));
+    ASSIGN_OR_RETURN(ports.admin, PortFrom(text, "admin"));
+    ASSIGN_OR_RETURN(ports.link, PortFrom(text, "link"));
+    ASSIGN_OR_RETURN(ports.metrics, PortFrom(text, "metrics"));
+    masters_.push_back(ports);
+    // A restarted master must be found again where it was.
+    master.argv = MasterArguments(i, ports);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LocalCluster::StartWorkers(ShutdownSignal& shutdown) {
+  for (int i = 0; i < options_.workers; ++i) {
+    Member& worker = MemberAt(Role::kWorker, i);
+    worker.name = WorkerName(i);
+    ASSIGN_OR_RETURN(worker.argv, WorkerArguments(i));
+    RETURN_IF_ERROR(StartMember(worker));
+  }
+  for (int i = 0; i < options_.workers; ++i) {
+    Member& worker = MemberAt(Role::kWorker, i);
+    ASSIGN_OR_RETURN(const std::string ports, PortsOf(worker, shutdown));
+    ASSIGN_OR_RETURN(const uint16_t metrics, PortFrom(ports, "metrics"));
+    RETURN_IF_ERROR(WaitReady(worker, metrics, shutdown));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> LocalCluster::MasterArguments(int index, const MasterPorts& ports) const {
+  const std::string name = MasterName(index);
+  std::vector<std::string> argv = {master_program_,
+                                   "--id",
+                                   name,
+                                   "--bind",
+                                   "127.0.0.1",
+                                   "--http-port",
+                                   absl::StrCat(ports.http),
+                                   "--grpc-port",
+                                   absl::StrCat(ports.grpc),
+                                   "--admin-port",
+                                   absl::StrCat(ports.admin),
+                                   "--link-port",
+                                   absl::StrCat(ports.link),
+                                   "--metrics-port",
+                                   absl::StrCat(ports.metrics),
+                                   "--model",
+                                   options_.model,
+                                   "--model-name",
+                                   options_.model_name,
+                                   "--ports-file",
+                                   PortsPath(name),
+                                   "--cluster-secret-file",
+                                   state_.File(kSecretFile)};
+  AddLinkFlags(certificates_.master, argv);
+  if (options_.open) {
+    argv.push_back("--open");
+  } else {
+    argv.insert(argv.end(), {"--keys-file", state_.keys_file()});
+  }
+  argv.insert(argv.end(), options_.master_flags.begin(), options_.master_flags.end());
+  return argv;
+}
+
+absl::StatusOr<std::vector<std::string>> LocalCluster::WorkerArguments(int index) const {
+  std::vector<uint16_t> link_ports;
+  for (const MasterPorts& master : masters_) link_ports.push_back(master.link);
+  std::vector<std::string> addresses;
+  if (options_.links) {
+    ASSIGN_OR_RETURN(addresses, options_.links(index, link_ports));
+  } else {
+    for (const uint16_t port : link_ports) addresses.push_back(absl::StrCat("127.0.0.1:", port));
+  }
+  const std::string name = WorkerName(index);
   std::vector<std::string> argv = {worker_program_,
-                                   "--master",
-                                   absl::StrCat("127.0.0.1:", link_port),
                                    "--model",
                                    options_.model,
                                    "--model-name",
@@ -153,21 +207,47 @@ std::vector<std::string> LocalCluster::WorkerArguments(int index, uint16_t link_
                                    "--ports-file",
                                    PortsPath(name),
                                    "--exit-with-parent"};
+  for (const std::string& address : addresses) argv.insert(argv.end(), {"--master", address});
   AddLinkFlags(certificates_.worker, argv);
   if (!options_.backend.empty()) argv.insert(argv.end(), {"--backend", options_.backend});
   if (!options_.dummy_weights.empty()) {
     argv.insert(argv.end(), {"--dummy-weights", options_.dummy_weights});
   }
   if (!options_.dtype.empty()) argv.insert(argv.end(), {"--dtype", options_.dtype});
+  int64_t kv_cache_bytes = options_.kv_cache_bytes;
   if (options_.workers > 1 && options_.device == "cpu") {
     // Each would take the whole machine.
     const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-    argv.insert(argv.end(),
-                {"--threads", absl::StrCat(std::max(1, cores / options_.workers)),
-                 "--kv-cache-bytes", absl::StrCat(AvailableMemoryBytes() / 4 / options_.workers)});
+    argv.insert(argv.end(), {"--threads", absl::StrCat(std::max(1, cores / options_.workers))});
+    if (kv_cache_bytes == 0) kv_cache_bytes = AvailableMemoryBytes() / 4 / options_.workers;
   }
+  if (kv_cache_bytes > 0) {
+    argv.insert(argv.end(), {"--kv-cache-bytes", absl::StrCat(kv_cache_bytes)});
+  }
+  argv.insert(argv.end(), options_.worker_flags.begin(), options_.worker_flags.end());
   return argv;
 }
+
+std::string LocalCluster::MasterName(int index) const {
+  return options_.masters == 1 ? "master" : absl::StrCat("master-", index);
+}
+
+std::string LocalCluster::WorkerName(int index) { return absl::StrCat("worker-", index); }
+
+LocalCluster::Member& LocalCluster::MemberAt(Role role, int index) {
+  return members_[static_cast<size_t>(role == Role::kMaster ? index : options_.masters + index)];
+}
+
+pid_t LocalCluster::Pid(Role role, int index) {
+  Member& member = MemberAt(role, index);
+  return member.process && !member.process->Poll() ? member.process->pid() : 0;
+}
+
+void LocalCluster::Signal(Role role, int index, int number) {
+  if (Member& member = MemberAt(role, index); member.process) member.process->Signal(number);
+}
+
+void LocalCluster::ExpectEnd(Role role, int index) { MemberAt(role, index).end_wanted = true; }
 
 std::string LocalCluster::LogPath(const Member& member) const {
   return state_.File(absl::StrCat("logs/", member.name, ".log"));
@@ -232,6 +312,14 @@ absl::Status LocalCluster::TendMember(Member& member) {
   }
   const auto& end = member.process->Poll();
   if (!end) return absl::OkStatus();
+  if (std::exchange(member.end_wanted, false)) return StartMember(member);
+  if (member.process->ended_well()) {
+    // Somebody asked it to leave.
+    std::fprintf(stderr, "fathom: the %s left; starting a new one\n", member.name.c_str());
+    member.start_next = now + RestartPolicy::kFirstPause;
+    return absl::OkStatus();
+  }
+  ++crashes_;
   const auto pause = member.policy.OnCrash(now - member.started_at);
   if (!pause) {
     return absl::InternalError(absl::StrCat("the ", member.name, " keeps crashing (", *end,
@@ -246,8 +334,9 @@ absl::Status LocalCluster::TendMember(Member& member) {
 
 void LocalCluster::Drain(ShutdownSignal& shutdown, absl::Duration limit) {
   const int count_before = shutdown.count();
-  StopMembers(0, 1, shutdown, count_before, limit);
-  StopMembers(1, members_.size(), shutdown, count_before, limit);
+  const auto masters = static_cast<size_t>(options_.masters);
+  StopMembers(0, masters, shutdown, count_before, limit);
+  StopMembers(masters, members_.size(), shutdown, count_before, limit);
   members_.clear();
 }
 

@@ -46,7 +46,7 @@ class HttpClient::Impl {
   void Resume() { cancelled_ = false; }
 
   absl::StatusOr<HttpResponse> Send(http::verb verb, std::string_view target, std::string body,
-                                    const Sink& sink) {
+                                    const Sink& sink, const Headers& headers) {
     Request request(verb, absl::StrCat(url_.base, ToAbsl(target)), 11);
     request.set(http::field::host, url_.authority());
     request.set(http::field::user_agent, std::string("fathom-cli/") + kVersion);
@@ -54,6 +54,7 @@ class HttpClient::Impl {
       request.set(http::field::authorization, "Bearer " + options_.key);
     }
     if (!body.empty()) request.set(http::field::content_type, "application/json");
+    for (const auto& [name, value] : headers) request.set(name, value);
     request.body() = std::move(body);
     request.prepare_payload();
 
@@ -175,12 +176,12 @@ HttpClient::HttpClient(Url url, HttpOptions options)
 HttpClient::~HttpClient() = default;
 
 absl::StatusOr<HttpResponse> HttpClient::Get(std::string_view target) {
-  return impl_->Send(http::verb::get, target, "", nullptr);
+  return impl_->Send(http::verb::get, target, "", nullptr, {});
 }
 
 absl::StatusOr<HttpResponse> HttpClient::Post(std::string_view target, std::string body_json,
-                                              const Sink& sink) {
-  return impl_->Send(http::verb::post, target, std::move(body_json), sink);
+                                              const Sink& sink, const Headers& headers) {
+  return impl_->Send(http::verb::post, target, std::move(body_json), sink, headers);
 }
 
 void HttpClient::Cancel() { impl_->Cancel(); }

@@ -8,6 +8,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -36,6 +38,7 @@ class HttpClient {
 
   // Gets the pieces of the body of a 200 answer as they come; an error ends the request.
   using Sink = std::function<absl::Status(std::string_view)>;
+  using Headers = std::vector<std::pair<std::string, std::string>>;  // name and value
 
   HttpClient(Url url, HttpOptions options);
   ~HttpClient();
@@ -47,7 +50,7 @@ class HttpClient {
   // statuses other than 200 are answers, not errors.
   absl::StatusOr<HttpResponse> Get(std::string_view target);
   absl::StatusOr<HttpResponse> Post(std::string_view target, std::string body_json,
-                                    const Sink& sink = nullptr);
+                                    const Sink& sink = nullptr, const Headers& headers = {});
 
   // Ends the request under way and refuses later ones, until Resume.
   void Cancel();

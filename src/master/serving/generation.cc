@@ -270,6 +270,11 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   metrics.workers_lost.Increment();
   Note("lost", placement_.worker().id, Message(loss.reason));
   placement_.Reset();
+  if (!services_.migration) {
+    return End(WithCode(absl::UnavailableError(absl::StrCat(
+                            "the worker that ran this request was lost: ", loss.reason.message())),
+                        "worker_lost"));
+  }
   // A silence is the network's or the machine's: whatever the request does, its worker's process
   // can say so.
   if (loss.kind == LossKind::kCrash || loss.kind == LossKind::kBroken) ++losses_;

@@ -51,6 +51,7 @@ struct GenerationServices {
   HoldBudget* holds = nullptr;
   const Clock* clock = nullptr;
   std::string_view cluster_secret;
+  bool migration = true;
 };
 
 class Generation final : public SubmissionListener,

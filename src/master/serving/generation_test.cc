@@ -66,10 +66,11 @@ WorkerLoss Crash() { return {LossKind::kCrash, absl::UnavailableError("the engin
 // Drives the I/O context by hand on the test's thread, so that the sink needs no lock.
 class GenerationTest : public testing::Test {
  protected:
-  GenerationTest()
+  explicit GenerationTest(bool migration = true)
       : catalog_({TinyModel()}),
-        serving_({.admission = limits_, .cpu_threads = 1, .held_bytes = 100'000}, &fleet_,
-                 &catalog_, Clock::Real(), &random_) {
+        serving_(
+            {.admission = limits_, .cpu_threads = 1, .held_bytes = 100'000, .migration = migration},
+            &fleet_, &catalog_, Clock::Real(), &random_) {
     fleet_.OnChange([this](FleetNews news) { serving_.OnFleetChange(news); });
     fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
   }
@@ -312,6 +313,20 @@ TEST_F(GenerationTest, OnlyTheChoicesThatRunGoOnElsewhere) {
   int with_prompt = 0;
   for (const GenerationDelta& delta : sink_->deltas) with_prompt += !delta.prompt_logprobs.empty();
   EXPECT_EQ(with_prompt, 1);
+}
+
+class WithoutMigrationTest : public GenerationTest {
+ protected:
+  WithoutMigrationTest() : GenerationTest(/*migration=*/false) {}
+};
+
+TEST_F(WithoutMigrationTest, AStreamEndsWithItsWorker) {
+  Start(Request());
+  RunUntilSent(0).listener->OnWorkerLost(1, Broken());
+  RunUntilEnd();
+  EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(FailureCode(sink_->status), "worker_lost");
+  EXPECT_EQ(fleet_.num_sent(), 1u);
 }
 
 TEST_F(GenerationTest, ARequestThatCrashesTwoWorkersEndsAndIsRefused) {

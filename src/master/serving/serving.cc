@@ -26,6 +26,7 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
       cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
                                                      : options.cluster_secret),
       resume_keys_(cluster_secret_),
+      migration_(options.migration),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock, random->Next()),
       book_(clock),
@@ -49,7 +50,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .condemned = &condemned_,
                                     .holds = &holds_,
                                     .clock = clock_,
-                                    .cluster_secret = cluster_secret_};
+                                    .cluster_secret = cluster_secret_,
+                                    .migration = migration_};
   request.sampling.seed = request.seed ? *request.seed : resume_keys_.SeedOf(request.id);
   const bool look = request.resumption.look;
   const auto generation =

@@ -33,6 +33,7 @@ struct ServingOptions {
   // Keys what workers learn of tenants and what resuming clients show; empty: one is drawn.
   std::string cluster_secret;
   int64_t held_bytes = int64_t{64} << 20;  // of requests that wait for their client to come back
+  bool migration = true;                   // what a lost worker ran goes on elsewhere
 };
 
 class Serving {
@@ -88,6 +89,7 @@ class Serving {
   const Clock* const clock_;
   const std::string cluster_secret_;
   const ResumeKeys resume_keys_;
+  const bool migration_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;
