@@ -4,7 +4,8 @@
 #   --fix             format the sources instead of complaining about their form
 #   --changed [BASE]  clang-tidy only what differs from BASE (default main); the rest is fast anyway
 #
-# clang-format and clang-tidy (C++), clippy and rustfmt (Rust), ruff (Python), shellcheck (shell). Runs all, then fails if one did.
+# clang-format and clang-tidy (C++), clippy and rustfmt (Rust), ruff and mypy (Python), shellcheck (shell). Runs all, then fails
+# if one did.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -52,6 +53,7 @@ fi
 lint clang-format clang-format --dry-run --Werror "${cpp[@]}"
 lint "ruff format" "$VENV/bin/ruff" format --check --quiet --diff .
 lint "ruff check" "$VENV/bin/ruff" check --quiet --output-format concise .
+lint mypy "$VENV/bin/mypy" --config-file clients/python/pyproject.toml clients/python/src
 lint shellcheck shellcheck "${shell[@]}"
 if cargo fmt --version >/dev/null 2>&1; then
   lint rustfmt cargo fmt --check --manifest-path src/text/Cargo.toml
