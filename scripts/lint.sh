@@ -53,6 +53,7 @@ fi
 lint clang-format clang-format --dry-run --Werror "${cpp[@]}"
 lint "ruff format" "$VENV/bin/ruff" format --check --quiet --diff .
 lint "ruff check" "$VENV/bin/ruff" check --quiet --output-format concise .
+"$VENV/bin/python" clients/python/protos.py
 lint mypy "$VENV/bin/mypy" --config-file clients/python/pyproject.toml clients/python/src
 lint shellcheck shellcheck "${shell[@]}"
 if cargo fmt --version >/dev/null 2>&1; then

@@ -234,7 +234,8 @@ def test_a_finished_stream_is_no_failure_at_the_server(pair, client):
 )
 def test_examples_of_its_readme_run(cluster, code, output):
     environment = clean_environment() | {"PYTHONPATH": str(CLIENT / "src"), "FATHOM_API_KEY": KEY}
-    environment |= {"FATHOM_URL": cluster.url}
+    environment |= {"FATHOM_URL": cluster.url, "FATHOM_GRPC": cluster.master.grpc_address}
+    subprocess.run([sys.executable, CLIENT / "protos.py"], check=True)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == output

@@ -1,4 +1,6 @@
 import random
+import runpy
+from pathlib import Path
 
 import anyio
 import pytest
@@ -6,6 +8,7 @@ from fake_master import FakeMaster
 
 from fathom_client import AsyncClient, Client
 
+runpy.run_path(str(Path(__file__).parents[1] / "protos.py"))["generate"]()
 MESSAGES = [{"role": "user", "content": "Grüße, 鲸"}]
 KEY = "sk-very-secret"
 

@@ -11,7 +11,7 @@ from ._attempts import Attempts, Turn
 from ._clock import Clock
 from ._errors import APIError, ConnectionFailed, ProtocolError, api_error_of, api_error_of_body
 from ._openai import Json, decode_object, num_choices, parse_chunk, wants_usage
-from ._options import Policy, Secret, check_idempotency_key, hold_header
+from ._options import Policy, Secret, check_idempotency_key, hold_seconds
 from ._sse import SseEvent
 from ._types import Delta
 
@@ -166,7 +166,7 @@ class Journey:
         if self._fresh or turn.number > 0:
             headers["X-Stainless-Retry-Count"] = str(turn.number)
         if self._stream and self._policy.hold is not None:
-            headers.update(hold_header(self._policy.hold, turn.left))
+            headers["X-Fathom-Resume"] = str(hold_seconds(self._policy.hold, turn.left))
         return headers
 
     def _common_headers(self) -> dict[str, str]:

@@ -83,11 +83,6 @@ def base_urls(masters: Addresses) -> tuple[str, ...]:
     return tuple(_base_url(text) for text in _addresses_or_environment(masters))
 
 
-def authorities(masters: Addresses) -> tuple[str, ...]:
-    """host:port of each, for gRPC."""
-    return tuple(urlsplit(_base_url(text)).netloc for text in _addresses_or_environment(masters))
-
-
 def _base_url(text: str) -> str:
     url = urlsplit(text if "://" in text else f"http://{text}")
     if url.scheme not in ("http", "https") or not url.hostname:
@@ -107,6 +102,6 @@ def check_idempotency_key(key: str) -> str:
     return key
 
 
-def hold_header(hold: float, left: float) -> dict[str, str]:
+def hold_seconds(hold: float, left: float) -> int:
     """Never longer than the caller would wait."""
-    return {"X-Fathom-Resume": str(max(_HOLD_MIN, min(int(hold), int(left) + 1)))}
+    return max(_HOLD_MIN, min(int(hold), int(left) + 1))
