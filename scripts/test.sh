@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$ROOT"
-"$ROOT/scripts/setup.sh" --grpcurl
+"$ROOT/scripts/setup.sh" --go
 step "building ($preset)"
 build_preset "$preset"
 
