@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conservation import scrape, wait_until_idle
-from fathom_client import AsyncClient, Client, DeadlineExceeded
+from fathom_client import AsyncClient, Client, DeadlineExceeded, Policy
 from fathom_client._openai import Gatherer
 from harness import KEY, ROOT, access_lines, clean_environment, wait_for
 from test_bench import SimWorker
@@ -79,6 +79,18 @@ def test_a_stream_survives(pair, client, kill, source):
     assert stream.resumed == 1
     assert pair.resumed(pair.masters[1], source) == 1
     wait_until_idle(pair.masters[1])
+
+
+def test_a_master_that_hangs(pair):
+    expected = undisturbed(pair, LONG)
+    hang = threading.Timer(0.6, lambda: pair.masters[0].signal(signal.SIGSTOP))
+    with Client([m.url for m in pair.masters], api_key=KEY, policy=Policy(silence=1)) as client:
+        stream = client.chat(STORY, stream=True, **LONG)
+        hang.start()
+        answer = stream.collect()
+    assert answer_of(answer) == expected
+    assert stream.resumed == 1
+    assert pair.resumed(pair.masters[1], "worker") == 1
 
 
 @pytest.mark.parametrize("kill", [kill_master, kill_master_and_worker])

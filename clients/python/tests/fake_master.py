@@ -82,7 +82,7 @@ class Wire:
             return self._connection.recv(1) == b""
         except ConnectionResetError:
             return True
-        except TimeoutError:
+        except OSError:
             return False
 
 

@@ -2,11 +2,12 @@
 
 import time
 
+import anyio
 import pytest
 from conftest import KEY, MESSAGES
 from fake_master import EVENTS, drop, reset, whole
 
-from fathom_client import Client, Policy
+from fathom_client import AsyncClient, Client, Policy
 
 
 def some(count, closed):
@@ -100,6 +101,31 @@ def test_a_stream_that_is_let_go_of(masters):
         for _ in client.chat(MESSAGES, model="tiny", stream=True):
             break
         wait_for(lambda: closed == [True, True])
+
+
+def test_closing_the_client_leaves_its_streams(masters):
+    closed = []
+    (master,) = masters([some(3, closed), take_over(closed)])
+    with Client(master.url, api_key=KEY) as client:
+        stream = client.chat(MESSAGES, model="tiny", stream=True)
+        next(stream)
+    wait_for(lambda: closed == [True, True])
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_closing_the_asynchronous_client_leaves_its_streams(masters, backend):
+    closed = []
+    (master,) = masters([some(3, closed), take_over(closed)])
+
+    async def ask():
+        async with AsyncClient(master.url, api_key=KEY) as client:
+            stream = client.chat(MESSAGES, model="tiny", stream=True)
+            await stream.__anext__()
+        wait_for(lambda: closed == [True, True])
+        assert [delta async for delta in stream] == []
+
+    anyio.run(ask, backend=backend)
 
 
 def test_a_stream_that_nobody_reads_asks_for_nothing(masters):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import (
@@ -57,8 +58,13 @@ class AsyncClient(BaseClient):
             verify=trust(self._masters.names, verify), limits=LIMITS, socket_options=socket_options()
         )
         self._http = httpx.AsyncClient(transport=transport, follow_redirects=False)
+        self._streams: weakref.WeakSet[AsyncStream] = weakref.WeakSet()
 
     async def close(self) -> None:
+        """Its open streams are left first, as if each were closed."""
+        for stream in list(self._streams):
+            with contextlib.suppress(RuntimeError):  # another task is reading it, and has to leave it
+                await stream.close()
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -165,7 +171,11 @@ class AsyncClient(BaseClient):
         self, path: str, fields: Json, stream: bool, deadline: float | None, key: str | None
     ) -> Awaitable[Answer] | AsyncStream:
         journey = self._generation(path, fields, stream, deadline, key)
-        return AsyncStream(self._run(journey), journey) if stream else self._answer(journey)
+        if not stream:
+            return self._answer(journey)
+        made = AsyncStream(self._run(journey), journey)
+        self._streams.add(made)
+        return made
 
     async def _answer(self, journey: Journey) -> Answer:
         return parse_answer(await self._whole(journey))
@@ -253,10 +263,12 @@ class AsyncClient(BaseClient):
         tried = journey.release()
         if tried is None:
             return
-        # It has left: whether the server hears of it is a matter of cost, not of the caller's.
-        with anyio.move_on_after(self._policy.release, shield=True), contextlib.suppress(httpx.HTTPError):
-            async with self._open(journey, tried, True):
-                pass
+        # It has left: whether the server hears of it is a matter of cost, not of the caller's. RuntimeError: the client
+        # is closed.
+        with anyio.move_on_after(self._policy.release, shield=True):
+            with contextlib.suppress(httpx.HTTPError, RuntimeError):
+                async with self._open(journey, tried, True):
+                    pass
 
 
 class AsyncStream(AsyncIterator[Delta]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
+import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Union, overload
@@ -55,8 +56,13 @@ class Client(BaseClient):
             verify=trust(self._masters.names, verify), limits=LIMITS, socket_options=socket_options()
         )
         self._http = httpx.Client(transport=transport, follow_redirects=False)
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 
     def close(self) -> None:
+        """Its open streams are left first, as if each were closed."""
+        for stream in list(self._streams):
+            with contextlib.suppress(ValueError):  # another thread is reading it, and has to leave it
+                stream.close()
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -166,7 +172,11 @@ class Client(BaseClient):
         self, path: str, fields: Json, stream: bool, deadline: float | None, key: str | None
     ) -> Answer | Stream:
         journey = self._generation(path, fields, stream, deadline, key)
-        return Stream(self._run(journey), journey) if stream else parse_answer(self._whole(journey))
+        if not stream:
+            return parse_answer(self._whole(journey))
+        made = Stream(self._run(journey), journey)
+        self._streams.add(made)
+        return made
 
     def _open(self, journey: Journey, tried: Try, stream: bool) -> contextlib.AbstractContextManager[httpx.Response]:
         return self._http.stream(
@@ -224,8 +234,9 @@ class Client(BaseClient):
         tried = journey.release()
         if tried is None:
             return
-        # It has left: whether the server hears of it is a matter of cost, not of the caller's.
-        with contextlib.suppress(httpx.HTTPError), self._open(journey, tried, True):
+        # It has left: whether the server hears of it is a matter of cost, not of the caller's. RuntimeError: the client
+        # is closed.
+        with contextlib.suppress(httpx.HTTPError, RuntimeError), self._open(journey, tried, True):
             pass
 
 

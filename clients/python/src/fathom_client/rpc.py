@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from types import TracebackType
 from typing import Any
@@ -42,6 +43,7 @@ class GrpcClient(RpcBase):
     ) -> None:
         super().__init__(masters, api_key, policy, credentials, clock, rng)
         self._channels = [self._channel(name) for name in self._masters.names]
+        self._streams: weakref.WeakSet[GrpcStream] = weakref.WeakSet()
 
     def _channel(self, name: str) -> grpc.Channel:
         if self._credentials is None:
@@ -49,6 +51,10 @@ class GrpcClient(RpcBase):
         return grpc.secure_channel(name, self._credentials, CHANNEL_OPTIONS)
 
     def close(self) -> None:
+        """Its open streams are left first, as if each were closed."""
+        for stream in list(self._streams):
+            with contextlib.suppress(ValueError):  # another thread is reading it, and sees its call cancelled
+                stream.close()
         for channel in self._channels:
             channel.close()
 
@@ -64,7 +70,9 @@ class GrpcClient(RpcBase):
         """Messages as they come; asks at the first one. An `idempotency_key` of the request's own may run already; a
         `resume_token` goes on behind it; `resume_seconds` overrides the policy's hold."""
         journey = self._journey(request, deadline)
-        return GrpcStream(self._run(journey), journey)
+        made = GrpcStream(self._run(journey), journey)
+        self._streams.add(made)
+        return made
 
     def list_models(self, *, deadline: float | None = None) -> pb.ListModelsResponse:
         answer = self._whole("ListModels", pb.ListModelsRequest(), pb.ListModelsResponse, deadline)
@@ -183,6 +191,7 @@ class AsyncGrpcClient(RpcBase):
     ) -> None:
         super().__init__(masters, api_key, policy, credentials, clock, rng)
         self._channels = [self._channel(name) for name in self._masters.names]
+        self._streams: weakref.WeakSet[AsyncGrpcStream] = weakref.WeakSet()
 
     def _channel(self, name: str) -> grpc.aio.Channel:
         if self._credentials is None:
@@ -190,6 +199,10 @@ class AsyncGrpcClient(RpcBase):
         return grpc.aio.secure_channel(name, self._credentials, CHANNEL_OPTIONS)
 
     async def close(self) -> None:
+        """Its open streams are left first, as if each were closed."""
+        for stream in list(self._streams):
+            with contextlib.suppress(RuntimeError):  # another task is reading it, and sees its call cancelled
+                await stream.close()
         for channel in self._channels:
             await channel.close()
 
@@ -204,7 +217,9 @@ class AsyncGrpcClient(RpcBase):
     def generate(self, request: pb.GenerateRequest, *, deadline: float | None = None) -> AsyncGrpcStream:
         """As `GrpcClient.generate`; iterate over it, it is not awaited."""
         journey = self._journey(request, deadline)
-        return AsyncGrpcStream(self._run(journey), journey)
+        made = AsyncGrpcStream(self._run(journey), journey)
+        self._streams.add(made)
+        return made
 
     def _start(self, master: int, request: pb.GenerateRequest, left: float) -> Any:
         call = self._channels[master].unary_stream(
