@@ -24,11 +24,11 @@ def output_of(*command):
 
 
 def own_sources(build):
-    """{source: the object ninja makes of it} for the sources under src/, benchmarks/ and tests/."""
+    """{source: the object ninja makes of it} for the sources under src/, benchmarks/, examples/ and tests/."""
     sources = {}
     for entry in json.loads((build / "compile_commands.json").read_text()):
         file = Path(entry["directory"], entry["file"]).resolve()
-        if any(file.is_relative_to(ROOT / folder) for folder in ("src", "benchmarks", "tests")):
+        if any(file.is_relative_to(ROOT / folder) for folder in ("src", "benchmarks", "examples", "tests")):
             words = shlex.split(entry["command"])
             sources[file] = words[words.index("-o") + 1]
     return sources

@@ -4,7 +4,8 @@
 #   --fix             format the sources instead of complaining about their form
 #   --changed [BASE]  clang-tidy only what differs from BASE (default main); the rest is fast anyway
 #
-# clang-format and clang-tidy (C++), clippy and rustfmt (Rust), ruff (Python), shellcheck (shell). Runs all, then fails if one did.
+# clang-format and clang-tidy (C++), clippy and rustfmt (Rust), ruff and mypy (Python), shellcheck (shell), gofmt where there is Go.
+# Runs all, then fails if one did.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -39,7 +40,7 @@ lint() {
 
 files() { git ls-files --cached --others --exclude-standard -- "$@"; }
 
-mapfile -t cpp < <(files {src,benchmarks,tests}/'*.'{h,cc,cu,cuh})
+mapfile -t cpp < <(files {src,benchmarks,examples,tests}/'*.'{h,cc,cu,cuh})
 mapfile -t shell < <(files '*.sh' '.ci/run')
 
 if [ "$fix" = yes ]; then
@@ -52,7 +53,14 @@ fi
 lint clang-format clang-format --dry-run --Werror "${cpp[@]}"
 lint "ruff format" "$VENV/bin/ruff" format --check --quiet --diff .
 lint "ruff check" "$VENV/bin/ruff" check --quiet --output-format concise .
+"$VENV/bin/python" clients/python/protos.py
+lint mypy "$VENV/bin/mypy" --config-file clients/python/pyproject.toml clients/python/src
 lint shellcheck shellcheck "${shell[@]}"
+if command -v gofmt >/dev/null; then
+  mapfile -t go < <(files '*.go')
+  # It lists what it would change, and ends well all the same.
+  lint gofmt test -z "$(gofmt -l "${go[@]}" | tee /dev/stderr)"
+fi
 if cargo fmt --version >/dev/null 2>&1; then
   lint rustfmt cargo fmt --check --manifest-path src/text/Cargo.toml
 else

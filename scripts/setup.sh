@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--fuzz] [--grpcurl]
+# Installs what building and testing Fathom needs on Debian 12: scripts/setup.sh [--cuda] [--fuzz] [--go]
 #
-#   --cuda     also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
-#   --fuzz     also install the clang that the fuzz targets are built with
-#   --grpcurl  also build grpcurl into .cache/bin, which one system test uses, where there is Go
+#   --cuda  also assemble a CUDA toolkit from NVIDIA's Python wheels in .cache/cuda, for machines without one
+#   --fuzz  also install the clang that the fuzz targets are built with
+#   --go    also build grpcurl and fetch the modules of examples/go, into .cache, where there is Go; two system tests use them
 #
 # What is already there is left alone; a second run takes a moment. Debian packages are installed with apt-get (as root, or
 # with sudo); Python tools go into .venv; nothing else outside the project is touched.
@@ -115,6 +115,22 @@ setup_grpcurl() {
   rm -rf "$go"
 }
 
+# For one system test, which builds the example by itself, without the network, and is skipped without this.
+setup_go_example() {
+  local home="$ROOT/.cache/go-example" example="$ROOT/examples/go" wanted
+  if ! command -v go >/dev/null; then return; fi
+  wanted=$(cat "$example"/{build.sh,go.mod,go.sum} | sha256sum)
+  if [ "$(cat "$home/.fetched" 2>/dev/null)" = "$wanted" ]; then return; fi
+  step "fetching the modules of examples/go into .cache/go-example"
+  rm -rf "$home"
+  mkdir -p "$home"
+  if GOPATH="$home" GOCACHE="$home/build" GOFLAGS=-modcacherw "$example/build.sh" --fetch >"$ROOT/.cache/go-example.log" 2>&1; then
+    printf '%s\n' "$wanted" >"$home/.fetched"
+  else
+    say "setup: go could not fetch the modules of examples/go (.cache/go-example.log says why); its test will be skipped"
+  fi
+}
+
 find_nvcc() {
   local candidate
   for candidate in "${CUDACXX:-}" "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$ROOT/.cache/cuda/bin/nvcc"; do
@@ -157,12 +173,12 @@ setup_cuda() {
 
 want_cuda=no
 want_fuzz=no
-want_grpcurl=no
+want_go=no
 for argument in "$@"; do
   case $argument in
     --cuda) want_cuda=yes ;;
     --fuzz) want_fuzz=yes ;;
-    --grpcurl) want_grpcurl=yes ;;
+    --go) want_go=yes ;;
     -h | --help) usage && exit 0 ;;
     *) die "unknown argument $argument (see --help)" ;;
   esac
@@ -178,7 +194,10 @@ if [ "$want_fuzz" = yes ]; then setup_packages "${FUZZ_PACKAGES[@]}"; fi
 setup_rust
 setup_python
 setup_node
-if [ "$want_grpcurl" = yes ]; then setup_grpcurl; fi
+if [ "$want_go" = yes ]; then
+  setup_grpcurl
+  setup_go_example
+fi
 if [ "$want_cuda" = yes ]; then setup_cuda; fi
 
 say "setup: all there; g++ $(g++ -dumpfullversion), cmake $(cmake --version | awk 'NR == 1 {print $3}'), rustc $(rust_version)," \

@@ -4,9 +4,9 @@
 #   --preset NAME  release (default), debug, asan or tsan
 #   --fast         leave the system tests out
 #
-# C++, Rust and tidy tests run with ctest, the system tests with pytest against real processes. The last line says
-# `N passed, N failed`; the exit code is 0 when none failed. With tsan only what lies below gRPC is tested: Debian's gRPC is
-# not instrumented, and the sanitizer takes what it orders for races.
+# C++, Rust and tidy tests run with ctest; the Python client's, and the system tests against real processes, with pytest. The last
+# line says `N passed, N failed`; the exit code is 0 when none failed. With tsan only what lies below gRPC is tested: Debian's
+# gRPC is not instrumented, and the sanitizer takes what it orders for races.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$ROOT"
-"$ROOT/scripts/setup.sh" --grpcurl
+"$ROOT/scripts/setup.sh" --go
 step "building ($preset)"
 build_preset "$preset"
 
@@ -47,6 +47,10 @@ ctest --test-dir "build/$preset" --output-on-failure --no-tests=error --parallel
   --output-junit "$results/ctest.xml" >"$results/ctest.log" 2>&1 || status=1
 # All of it when something failed, else the summary.
 if [ $status -ne 0 ]; then cat "$results/ctest.log"; else tail -n 12 "$results/ctest.log"; fi
+
+step "tests of the Python client"
+"$VENV/bin/python" -m pytest clients/python --quiet --numprocesses "$(nproc)" \
+  --junit-xml "$results/client_python.xml" || status=1
 
 if [ "$fast" = no ]; then
   step "system tests"

@@ -56,7 +56,7 @@ def drain(stream, seen):
 def test_grpcurl_finds_its_way_by_reflection(tmp_path):
     grpcurl = shutil.which("grpcurl") or shutil.which(ROOT / ".cache" / "bin" / "grpcurl")
     if grpcurl is None:
-        pytest.skip("no grpcurl: scripts/setup.sh --grpcurl builds it where there is Go")
+        pytest.skip("no grpcurl: scripts/setup.sh --go builds it where there is Go")
     with Master(tmp_path, extra=("--grpc-reflection",)) as master:
         base = [grpcurl, "-plaintext", "-H", f"authorization: Bearer {KEY}"]
 

@@ -10,7 +10,7 @@ NAMED = re.compile(r"[\w./${}-]+")
 def check(tree):
     words = {p: set(NAMED.findall(_without_comments(tree.read(p)))) for p in tree.paths if p.endswith("CMakeLists.txt")}
     problems = []
-    for folder in ("src/", "proto/", "benchmarks/", "tests/fuzz/"):
+    for folder in ("src/", "proto/", "benchmarks/", "examples/", "tests/fuzz/"):
         for path in tree.below(folder, *SOURCES):
             if not _is_named(path, words):
                 problems.append(f"{path}:1: no CMakeLists.txt names it")
