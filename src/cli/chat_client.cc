@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "cli/http_client/sse_parser.h"
+#include "common/random.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -16,6 +18,13 @@ namespace {
 namespace json = boost::json;
 
 constexpr int kRetriesMax = 5;
+// About ten seconds in all: as long as workers keep what a master that is gone had given them.
+constexpr int kResumesMax = 8;
+constexpr size_t kNameBytes = 16;
+
+absl::Duration PauseAfter(int attempt) {
+  return std::min(absl::Milliseconds(100) * (1 << std::min(attempt, 10)), absl::Seconds(2));
+}
 
 const json::value* Find(const json::value& value, std::string_view name) {
   return value.is_object() ? value.get_object().if_contains(name) : nullptr;
@@ -112,8 +121,9 @@ absl::StatusOr<ChatAnswer> StreamChat(HttpClient& client, json::object request,
                                       const Clock& clock) {
   request["stream"] = true;
   request["stream_options"] = json::object{{"include_usage", true}};
+  const std::string body = json::serialize(request);
   ChatAnswer answer;
-  SseParser parser;
+  std::string last_id;
   bool done = false;
   const absl::Duration start = clock.Monotonic();
   const SseParser::Sink on_event = [&](const SseEvent& event) -> absl::Status {
@@ -123,18 +133,30 @@ absl::StatusOr<ChatAnswer> StreamChat(HttpClient& client, json::object request,
     }
     ASSIGN_OR_RETURN(const json::value chunk, Parse(event.data));
     ASSIGN_OR_RETURN(const std::string text, ReadChunk(chunk, answer));
+    last_id = event.id;
     if (text.empty()) return absl::OkStatus();
     if (answer.text.empty()) answer.to_first_token = clock.Monotonic() - start;
     answer.text += text;
     on_text(text);
     return absl::OkStatus();
   };
-  ASSIGN_OR_RETURN(
-      const HttpResponse response,
-      client.Post("/v1/chat/completions", json::serialize(request),
-                  [&](std::string_view bytes) { return parser.Push(bytes, on_event); }));
-  if (response.status != 200) return ErrorOf(response);
-  if (!done) return absl::InternalError("the server's stream ended before the answer did");
+  for (int attempt = 0;; ++attempt) {
+    HttpClient::Headers headers;
+    if (!last_id.empty()) headers.emplace_back("Last-Event-ID", last_id);
+    SseParser parser;
+    const absl::StatusOr<HttpResponse> response = client.Post(
+        "/v1/chat/completions", body,
+        [&](std::string_view bytes) { return parser.Push(bytes, on_event); }, headers);
+    if (done) break;
+    const bool broken = response.ok() ? response->status == 200 || response->status == 503
+                                      : absl::IsUnavailable(response.status());
+    if (!broken || last_id.empty() || attempt >= kResumesMax) {
+      if (!response.ok()) return response.status();
+      if (response->status != 200) return ErrorOf(*response);
+      return absl::InternalError("the server's stream ended before the answer did");
+    }
+    absl::SleepFor(PauseAfter(attempt));
+  }
   answer.total = clock.Monotonic() - start;
   return answer;
 }
@@ -142,15 +164,23 @@ absl::StatusOr<ChatAnswer> StreamChat(HttpClient& client, json::object request,
 absl::StatusOr<ChatAnswer> CompleteChat(HttpClient& client, const json::object& request,
                                         const Clock& clock) {
   const std::string body = json::serialize(request);
+  const std::string name = RandomHex(*Random::Real(), kNameBytes);
   for (int attempt = 0;; ++attempt) {
     const absl::Duration start = clock.Monotonic();
-    ASSIGN_OR_RETURN(const HttpResponse response, client.Post("/v1/chat/completions", body));
-    if (response.status == 429 && attempt < kRetriesMax) {
-      absl::SleepFor(absl::Seconds(std::clamp(response.retry_after_s, 1, 30)));
+    const absl::StatusOr<HttpResponse> response = client.Post(
+        "/v1/chat/completions", body, nullptr,
+        {{"Idempotency-Key", name}, {"X-Stainless-Retry-Count", absl::StrCat(attempt)}});
+    if (absl::IsUnavailable(response.status()) && attempt < kRetriesMax) {
+      absl::SleepFor(PauseAfter(attempt));
       continue;
     }
-    if (response.status != 200) return ErrorOf(response);
-    ASSIGN_OR_RETURN(const json::value value, Parse(response.body));
+    if (!response.ok()) return response.status();
+    if (response->status == 429 && attempt < kRetriesMax) {
+      absl::SleepFor(absl::Seconds(std::clamp(response->retry_after_s, 1, 30)));
+      continue;
+    }
+    if (response->status != 200) return ErrorOf(*response);
+    ASSIGN_OR_RETURN(const json::value value, Parse(response->body));
     const json::value* choice = FirstChoice(value);
     const json::value* message = choice == nullptr ? nullptr : Find(*choice, "message");
     if (message == nullptr) return absl::InternalError("the server's answer has no message");

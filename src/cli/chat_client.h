@@ -35,13 +35,14 @@ struct ChatAnswer {
 absl::Status ErrorOf(const HttpResponse& response);
 
 // `request` as for /v1/chat/completions; `stream` is added here. `on_text` gets the text as it
-// comes. An error in mid-stream, or an end without [DONE], is an error.
+// comes. A stream that breaks is taken up again behind its last event, for some seconds; an error
+// in mid-stream, or an end without [DONE] that cannot be taken up, is an error.
 absl::StatusOr<ChatAnswer> StreamChat(HttpClient& client, boost::json::object request,
                                       const std::function<void(std::string_view)>& on_text,
                                       const Clock& clock);
 
-// The same in one piece. RESOURCE_EXHAUSTED is retried as the server's Retry-After says, a bounded
-// number of times.
+// The same in one piece. RESOURCE_EXHAUSTED is retried as the server's Retry-After says, and a
+// broken connection under the request's idempotency key, a bounded number of times.
 absl::StatusOr<ChatAnswer> CompleteChat(HttpClient& client, const boost::json::object& request,
                                         const Clock& clock);
 

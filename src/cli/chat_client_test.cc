@@ -10,6 +10,7 @@ namespace fathom::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Event(const std::string& data) { return "data: " + data + "\n\n"; }
 std::string Delta(const std::string& text) {
@@ -55,6 +56,42 @@ TEST(StreamChatTest, ErrorInMidStreamCarriesTheServersWords) {
 }
 
 TEST(StreamChatTest, EndWithoutDoneIsAnError) { EXPECT_FALSE(Stream(Delta("a")).answer.ok()); }
+
+TEST(StreamChatTest, ABrokenStreamIsTakenUpBehindItsLastEvent) {
+  const std::string type = "Content-Type: text/event-stream\r\n";
+  CannedServer server(
+      {{{CannedAnswer(200, "id: first\n" + Delta("Hel") + "id: second\n", type)}},
+       {{CannedAnswer(503, "{}")}},
+       {{CannedAnswer(200, "id: second\n" + Delta("lo") + Event("[DONE]"), type)}}});
+  HttpClient client(server.url(), {});
+  std::string shown;
+  const auto answer = StreamChat(
+      client, {{"model", "m"}}, [&](std::string_view text) { shown += text; }, *Clock::Real());
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(shown, "Hello");
+  ASSERT_EQ(server.requests().size(), 3u);
+  EXPECT_THAT(server.requests()[0], Not(HasSubstr("Last-Event-ID")));
+  for (const int again : {1, 2}) {
+    EXPECT_THAT(server.requests()[again], HasSubstr("Last-Event-ID: first\r\n"));
+  }
+}
+
+TEST(ChatClientTest, ABrokenConnectionIsTriedAgainUnderTheSameName) {
+  CannedServer server(
+      {{{""}}, {{CannedAnswer(200, R"({"choices":[{"message":{"content":"Hi"}}]})")}}});
+  HttpClient client(server.url(), {});
+  const auto answer = CompleteChat(client, {}, *Clock::Real());
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->text, "Hi");
+  ASSERT_EQ(server.requests().size(), 2u);
+  const auto name = [&](int i) {
+    const std::string request = server.requests()[i];
+    const size_t at = request.find("Idempotency-Key: ");
+    return request.substr(at, request.find("\r\n", at) - at);
+  };
+  EXPECT_EQ(name(0).size(), std::string("Idempotency-Key: ").size() + 32);
+  EXPECT_EQ(name(0), name(1));
+}
 
 TEST(StreamChatTest, ChunkThatIsNoJsonIsAnError) {
   EXPECT_FALSE(Stream(Event("{") + Event("[DONE]")).answer.ok());
