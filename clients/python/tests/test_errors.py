@@ -237,6 +237,7 @@ def test_addresses_and_keys(monkeypatch):
     monkeypatch.setenv("FATHOM_URL", "a:1, https://b/v1")
     monkeypatch.setenv("FATHOM_API_KEY", "from-env")
     assert options.base_urls(None) == ("http://a:1", "https://b")
+    assert options.base_urls(None, options.GRPC) == ("http://127.0.0.1:8001",)
     assert options.base_urls(["http://[::1]:8000/x/v1/", "h"]) == ("http://[::1]:8000/x", "http://h")
     assert options.key_or_environment(None).bearer() == "Bearer from-env"
     assert options.key_or_environment("given").bearer() == "Bearer given"

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Union
 from urllib.parse import urlsplit
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+# The variable that has the addresses, and what holds without it.
+HTTP = ("FATHOM_URL", "http://127.0.0.1:8000")
+GRPC = ("FATHOM_GRPC", "http://127.0.0.1:8001")
 # The server's bounds of X-Fathom-Resume.
 _HOLD_MIN, _HOLD_MAX = 1, 600
 _PRINTABLE = re.compile(r"[!-~]{1,255}")
@@ -68,19 +70,16 @@ def key_or_environment(api_key: str | None) -> Secret:
     return Secret(os.environ.get("FATHOM_API_KEY", "") if api_key is None else api_key)
 
 
-def _addresses_or_environment(masters: Addresses) -> Sequence[str]:
+def base_urls(masters: Addresses, otherwise: tuple[str, str] = HTTP) -> tuple[str, ...]:
+    """Of "http://host:port", "https://..." or "host:port"; "/v1" at the end, as for OpenAI's clients, is dropped."""
+    variable, default = otherwise
     if masters is None:
-        masters = os.environ.get("FATHOM_URL", "") or DEFAULT_URL
+        masters = os.environ.get(variable, "") or default
     found = masters.split(",") if isinstance(masters, str) else list(masters)
     found = [address.strip() for address in found if address.strip()]
     if not found:
         raise ValueError("no master's address is given")
-    return found
-
-
-def base_urls(masters: Addresses) -> tuple[str, ...]:
-    """Of "http://host:port", "https://..." or "host:port"; "/v1" at the end, as for OpenAI's clients, is dropped."""
-    return tuple(_base_url(text) for text in _addresses_or_environment(masters))
+    return tuple(_base_url(address) for address in found)
 
 
 def _base_url(text: str) -> str:

@@ -14,7 +14,7 @@ from ._attempts import Attempts, Masters
 from ._clock import Clock, SystemClock
 from ._errors import APIError, CannotResumeError, DeadlineExceeded, make_api_error
 from ._journey import Cut
-from ._options import Addresses, Policy, base_urls, check_idempotency_key, hold_seconds, key_or_environment
+from ._options import GRPC, Addresses, Policy, base_urls, check_idempotency_key, hold_seconds, key_or_environment
 from ._proto import inference_pb2 as pb
 
 SERVICE = "/fathom.v1.Inference/"
@@ -62,7 +62,7 @@ class RpcBase:
         clock: Clock | None,
         rng: random.Random | None,
     ) -> None:
-        urls = base_urls(masters)
+        urls = base_urls(masters, GRPC)
         self._masters = Masters([url.partition("://")[2] for url in urls])
         secure = any(url.startswith("https:") for url in urls)
         self._credentials = grpc.ssl_channel_credentials() if credentials is None and secure else credentials

@@ -28,6 +28,7 @@ __all__ = ["AsyncGrpcClient", "AsyncGrpcStream", "GrpcClient", "GrpcStream", "pb
 class GrpcClient(RpcBase):
     """Asks one of several masters, "host:port" of their gRPC each. Any thread may use it.
 
+    `masters`: several of them, or a text with commas between; default `FATHOM_GRPC`, else the local one.
     `credentials`: of the channels; default none, or the system's authorities where an address begins with https.
     """
 
