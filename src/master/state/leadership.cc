@@ -27,7 +27,9 @@ Leadership::Leadership(LeadershipOptions options, Database* database)
       absl::ZeroDuration());
 }
 
-Leadership::~Leadership() {
+Leadership::~Leadership() { Resign(); }
+
+void Leadership::Resign() {
   ticker_ = nullptr;
   if (!is_leader()) return;
   {
@@ -47,6 +49,11 @@ bool Leadership::is_leader() const {
   const int64_t now_ns = options_.clock->MonotonicNs();
   const std::lock_guard lock(state_->mutex);
   return state_->term.Held(now_ns);
+}
+
+std::string Leadership::holder() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->holder;
 }
 
 void Leadership::Tick() {
@@ -71,6 +78,7 @@ void Leadership::Heard(State& state, const LeadershipOptions& options, int64_t s
   } else {
     state.term.Lost();
   }
+  state.holder = lease.holder;
   state.epoch = std::max(state.epoch.load(), lease.epoch);
 }
 

@@ -37,13 +37,18 @@ class Leadership {
  public:
   // `database` outlives it.
   Leadership(LeadershipOptions options, Database* database);
-  ~Leadership();  // gives the lease back, if the database answers soon
+  ~Leadership();  // resigns
   Leadership(const Leadership&) = delete;
   Leadership& operator=(const Leadership&) = delete;
+
+  // Asks no more, and gives the lease back, if the database answers soon. By the owner.
+  void Resign();
 
   bool is_leader() const;
   // Of the newest leader that is known, this master or another; 0 before any is.
   uint64_t epoch() const { return state_->epoch; }
+  // Who held the lease when it was asked last; empty before.
+  std::string holder() const;
 
  private:
   // Outlives the object while a job that was posted runs.
@@ -51,6 +56,7 @@ class Leadership {
     explicit State(const LeadershipOptions& options) : term(options.ttl, options.margin) {}
     mutable std::mutex mutex;
     LeaseTerm term;            // protected by mutex
+    std::string holder;        // protected by mutex
     bool told_leader = false;  // protected by mutex: what the log said last
     std::atomic<uint64_t> epoch{0};
     std::atomic<bool> asking{false};

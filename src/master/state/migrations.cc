@@ -33,11 +33,10 @@ const std::vector<Migration>& SchemaMigrations() {
        .statements =
            {"CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, "
             "epoch BIGINT NOT NULL, expires_at BIGINT NOT NULL)",
-            "CREATE TABLE master_status (id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, "
-            "link_address TEXT NOT NULL, admin_address TEXT NOT NULL, build TEXT NOT NULL, "
-            "started_at BIGINT NOT NULL, updated_at BIGINT NOT NULL, in_flight BIGINT NOT NULL, "
-            "backlog_cost BIGINT NOT NULL, workers BIGINT NOT NULL, "
-            "tokens_per_second DOUBLE PRECISION NOT NULL)",
+            "CREATE TABLE master_status (incarnation TEXT PRIMARY KEY, id TEXT NOT NULL, "
+            "link_address TEXT NOT NULL, build TEXT NOT NULL, started_at BIGINT NOT NULL, "
+            "updated_at BIGINT NOT NULL, queued BIGINT NOT NULL, in_flight BIGINT NOT NULL, "
+            "workers BIGINT NOT NULL, tokens_per_second DOUBLE PRECISION NOT NULL)",
             "CREATE TABLE quotas (key_id TEXT NOT NULL, kind TEXT NOT NULL, "
             "level DOUBLE PRECISION NOT NULL, taken DOUBLE PRECISION NOT NULL, "
             "updated_at BIGINT NOT NULL, PRIMARY KEY (key_id, kind))"}},

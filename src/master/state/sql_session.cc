@@ -93,6 +93,9 @@ struct SqlSession::Connection {
     if (dialect == SqlDialect::kPostgresql) {
       server = static_cast<soci::postgresql_session_backend*>(session.get_backend())->conn_;
       socket = PQsocket(server);
+      // libpq's own writes them to stderr, between lines of JSON.
+      PQsetNoticeProcessor(
+          server, [](void*, const char*) {}, nullptr);
     }
   }
   bool Lost() const { return server != nullptr && PQstatus(server) == CONNECTION_BAD; }
