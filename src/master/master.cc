@@ -88,6 +88,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
       ServingOptions{.admission = {.requests = settings_.requests},
                      .cpu_threads = settings_.cpu_threads,
                      .cpu_queue_max = static_cast<size_t>(settings_.requests),
+                     .quotas = quotas_.get(),
                      .cluster_secret = std::move(cluster_secret)},
       fleet_.fleet.get(), &*catalog_, clock, Random::Real());
   fleet_.fleet->OnChange([this](FleetNews news) {
@@ -124,6 +125,8 @@ absl::Status Master::OpenState() {
     absl::StripTrailingAsciiWhitespace(&url.password);
   }
   ASSIGN_OR_RETURN(cluster_, ClusterState::Open(std::move(url)));
+  quotas_ = std::make_unique<Quotas>(
+      &cluster_->database(), [this] { return static_cast<int>(cluster_->masters().size()); });
   return absl::OkStatus();
 }
 

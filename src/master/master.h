@@ -92,6 +92,7 @@ class Master {
   std::optional<ApiKeys> keys_;
   std::optional<Catalog> catalog_;
   std::unique_ptr<ClusterState> cluster_;
+  std::unique_ptr<Quotas> quotas_;
   StartedFleet fleet_;
   std::unique_ptr<Serving> serving_;
   std::unique_ptr<HttpApi> http_api_;

@@ -1,5 +1,6 @@
 """The masters' shared state on a real PostgreSQL: who there is, who leads, and what happens without it."""
 
+import hashlib
 import json
 import os
 import signal
@@ -28,8 +29,9 @@ def postgresql():
 class Masters:
     """Masters that share a database, and a simulated worker that knows the first of them alone."""
 
-    def __init__(self, folder, database, count, time_model="free,step_us=2000"):
+    def __init__(self, folder, database, count, time_model="free,step_us=2000", more_keys=""):
         self.folder = folder
+        self.more_keys = more_keys
         self.flags = ("--database", database.url, "--database-password-file", database.password_file)
         self.stack = ExitStack()
         self.all = [self.start(f"master-{i}") for i in range(count)]
@@ -38,7 +40,9 @@ class Masters:
             master.wait_ready()
 
     def start(self, name, ports=None):
-        return self.stack.enter_context(Master(self.folder, name, ports=ports, extra=(*self.flags, "--id", name)))
+        flags = (*self.flags, "--id", name)
+        master = Master(self.folder, name, ports=ports, extra=flags, more_keys=self.more_keys)
+        return self.stack.enter_context(master)
 
     def restart(self, index):
         """The one that was killed, under its name and on its ports."""
@@ -85,10 +89,10 @@ def metric(master, name, labels=None):
 class Load:
     """`fathom bench serve` for some seconds; every token of every answer is checked."""
 
-    def __init__(self, master, folder, seconds, *flags):
+    def __init__(self, master, folder, seconds, *flags, key=KEY):
         self.report_path = folder / f"load-{master.name}.json"
         self.report_path.unlink(missing_ok=True)
-        argv = [BIN / "fathom", "bench", "serve", "--url", master.url, "--key", KEY, "--check-simulated"]
+        argv = [BIN / "fathom", "bench", "serve", "--url", master.url, "--key", key, "--check-simulated"]
         argv += ["--duration", seconds, "--json", self.report_path, *flags]
         self.process = Process(f"load-{master.name}", argv, folder)
 
@@ -215,3 +219,78 @@ def test_a_schema_of_the_future_is_refused_with_its_number(postgresql, tmp_path)
     with Master(tmp_path, "refused", extra=flags) as refused:
         assert refused.wait() != 0
         assert "99" in refused.log()
+
+
+LIMITED_KEY = "fathom-test-limited-key"
+
+
+def limited(requests="", tokens=""):
+    """A line of a keys file."""
+    return f"limited:{hashlib.sha256(LIMITED_KEY.encode()).hexdigest()}:::::{requests}:{tokens}\n"
+
+
+def served(masters, unit):
+    """What all of them have served so far."""
+    if unit == "requests":
+        return sum(metric(m, "fathom_master_generations_total", {"outcome": "ok"}) for m in masters.all)
+    kinds = ("prompt", "completion")
+    return sum(metric(m, f"fathom_master_{kind}_tokens_total") for m in masters.all for kind in kinds)
+
+
+@pytest.mark.parametrize(("unit", "a_minute", "loaded"), [("requests", 3000, 3), ("tokens", 120_000, 1)])
+def test_a_keys_quota_holds_over_all_masters_together(postgresql, tmp_path, record_property, unit, a_minute, loaded):
+    with Masters(tmp_path, postgresql, 3, more_keys=limited(**{unit: a_minute})) as masters:
+        for master in masters.all:
+            wait_for(lambda m=master: len(listed(m)["masters"]) == 3, f"three masters at {master.name}")
+        # Far more than it may have, and for long enough that what the bucket held at first is gone.
+        flags = ("--request-rate", 150 / loaded, "--input-len", "8:16", "--output-len", 24, "--ignore-eos")
+        loads = [Load(m, tmp_path, 18, *flags, key=LIMITED_KEY) for m in masters.all[:loaded]]
+        time.sleep(5)
+        before, began = served(masters, unit), time.monotonic()
+        time.sleep(12)
+        count, seconds = served(masters, unit) - before, time.monotonic() - began
+        quota = a_minute / 60 * seconds
+        record_property(f"served of a quota of {unit}, {loaded} of 3 masters loaded", f"{count / quota:.1%}")
+        assert count <= 1.05 * quota
+        assert count >= 0.85 * quota
+        for load in loads:
+            report = load.report()
+            assert set(report["requests"]["errors"]) == {"RESOURCE_EXHAUSTED"}
+        rejected = sum(metric(m, "fathom_master_quota_rejections_total", {"quota": unit}) for m in masters.all)
+        assert rejected > 100
+
+
+def test_who_is_over_its_quota_hears_when_to_come_back(postgresql, tmp_path):
+    with Masters(tmp_path, postgresql, 1, more_keys=limited(6, 100_000)) as masters:
+        ask = {"model": "tiny", "prompt": "Hello", "max_tokens": 4}
+        headers = {"Authorization": f"Bearer {LIMITED_KEY}"}
+        url = f"{masters.all[0].url}/v1/completions"
+        first = httpx.post(url, json=ask, headers=headers)
+        assert first.status_code == 200
+        assert first.headers["x-ratelimit-limit-requests"] == "6"
+        assert first.headers["x-ratelimit-limit-tokens"] == "100000"
+        assert int(first.headers["x-ratelimit-remaining-tokens"]) > 1000
+        second = httpx.post(url, json=ask, headers=headers)
+        assert second.status_code == 429
+        assert 5 < int(second.headers["retry-after"]) <= 11
+        assert second.headers["x-ratelimit-remaining-requests"] == "0"
+        assert second.json()["error"]["code"] == "rate_limit_exceeded"
+        assert "6 requests a minute" in second.json()["error"]["message"]
+        others = httpx.post(url, json=ask, headers={"Authorization": f"Bearer {KEY}"})
+        assert others.status_code == 200 and "x-ratelimit-limit-requests" not in others.headers
+
+
+def test_quotas_go_on_without_the_database(postgresql, tmp_path):
+    with Masters(tmp_path, postgresql, 2, more_keys=limited(1200)) as masters:
+        flags = ("--request-rate", 40, "--input-len", "8:16", "--output-len", 8)
+        loads = [Load(m, tmp_path, 16, *flags, key=LIMITED_KEY) for m in masters.all]
+        time.sleep(4)
+        postgresql.stop()
+        time.sleep(1)
+        before, began = served(masters, "requests"), time.monotonic()
+        time.sleep(8)
+        rate = (served(masters, "requests") - before) / (time.monotonic() - began)
+        assert 0.6 * 20 < rate < 1.6 * 20
+        postgresql.start()
+        for load in loads:
+            assert set(load.report()["requests"]["errors"]) == {"RESOURCE_EXHAUSTED"}
