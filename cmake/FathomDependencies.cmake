@@ -12,3 +12,13 @@ find_package(yaml-cpp REQUIRED)
 find_package(CLI11 QUIET CONFIG)
 find_package(dnnl CONFIG REQUIRED)
 find_package(GTest REQUIRED)
+
+# SOCI, with the two databases that we use. Its package has no CMake file, and its header for PostgreSQL reads libpq's.
+find_path(SOCI_INCLUDE soci/soci.h REQUIRED)
+find_path(LIBPQ_INCLUDE libpq-fe.h PATH_SUFFIXES postgresql REQUIRED)
+add_library(soci INTERFACE IMPORTED)
+target_include_directories(soci SYSTEM INTERFACE ${SOCI_INCLUDE} ${LIBPQ_INCLUDE})
+foreach(part soci_core soci_sqlite3 soci_postgresql pq)
+  find_library(LIBRARY_${part} ${part} REQUIRED)
+  target_link_libraries(soci INTERFACE ${LIBRARY_${part}})
+endforeach()

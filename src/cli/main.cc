@@ -33,6 +33,7 @@ int Main(int argc, char** argv) {
   AddChaosCommand(app, context);
   AddTokenizeCommand(app, context);
   AddWorkersCommand(app, context);
+  AddMastersCommand(app, context);
   AddRequestsCommand(app, context);
   AddExplainCommand(app, context);
   AddKeyCommand(app, context);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "cli/admin/admin_client.h"
+#include "cli/admin/age.h"
 #include "cli/admin/table.h"
 #include "cli/admin/watch.h"
 #include "cli/command.h"
@@ -21,13 +22,6 @@ struct WorkersFlags {
   bool watch = false;
   std::string drain;
 };
-
-std::string Age(double seconds) {
-  if (seconds < 60) return absl::StrFormat("%.0fs", seconds);
-  if (seconds < 3600) return absl::StrFormat("%.0fm", seconds / 60);
-  if (seconds < 86400) return absl::StrFormat("%.1fh", seconds / 3600);
-  return absl::StrFormat("%.1fd", seconds / 86400);
-}
 
 std::string WorkersTable(const v1::ListWorkersResponse& response) {
   if (response.workers().empty()) return "no worker is linked\n";

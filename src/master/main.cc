@@ -31,6 +31,7 @@ struct Flags {
   std::string config;
   std::optional<std::string> bind, model, model_name, keys_file, ports_file, id, log_level;
   std::optional<std::string> link_ca, link_cert, link_key, cluster_secret_file;
+  std::optional<std::string> database, database_password_file, link_advertise;
   std::optional<std::string> pool, reasoning_parser, tool_parser;
   std::optional<int32_t> http_port, grpc_port, admin_port, link_port, metrics_port;
   bool open = false;
@@ -52,6 +53,12 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--link-ca", flags.link_ca, "Certificates of the CA that workers' are of (PEM)");
   app.add_option("--link-cert", flags.link_cert, "The link's own certificate (PEM)");
   app.add_option("--link-key", flags.link_key, "Its private key (PEM)");
+  app.add_option("--link-advertise", flags.link_advertise,
+                 "host:port at which workers reach the link (what is bound)");
+  app.add_option("--database", flags.database,
+                 "What masters share: sqlite:PATH or postgresql://USER@HOST/NAME (in memory)");
+  app.add_option("--database-password-file", flags.database_password_file,
+                 "File that holds PostgreSQL's password");
   app.add_option("--metrics-port", flags.metrics_port, "Health, metrics (9090); 0 any, -1 off");
   app.add_option("--model", flags.model,
                  "Model directory in Hugging Face layout (several: in the configuration file)");
@@ -99,6 +106,11 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.link_ca) master.mutable_link_tls()->set_ca(*flags.link_ca);
   if (flags.link_cert) master.mutable_link_tls()->set_certificate(*flags.link_cert);
   if (flags.link_key) master.mutable_link_tls()->set_key(*flags.link_key);
+  if (flags.link_advertise) master.set_link_advertise(*flags.link_advertise);
+  if (flags.database) master.set_database(*flags.database);
+  if (flags.database_password_file) {
+    master.set_database_password_file(*flags.database_password_file);
+  }
   if (flags.insecure_link) master.set_insecure_link(true);
   if (flags.metrics_port) master.set_metrics_port(*flags.metrics_port);
   OverrideModel(flags, master);

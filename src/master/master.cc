@@ -2,14 +2,17 @@
 
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/files.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/version.h"
 #include "master/fleet/link_server.h"
 #include "master/identity/cluster_secret.h"
+#include "master/serving/serving_metrics.h"
 #include "text/text.h"
 
 namespace fathom::master {
@@ -17,20 +20,26 @@ namespace {
 
 constexpr size_t kAdminMessageBytes = size_t{1} << 16;
 constexpr int kAdminStreams = 64;
+constexpr size_t kPasswordBytesMax = 1024;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // After every generation was told to end, connections need this long at most to say so.
 constexpr absl::Duration kCloseGrace = absl::Seconds(3);
 
 }  // namespace
 
-absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings,
-                                            const Catalog& catalog) {
+absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings, const Catalog& catalog,
+                                            const ClusterState& cluster) {
   LinkServerOptions options;
   options.master_id = settings.id;
   options.bind = settings.bind;
   options.port = settings.link_port;
   options.tls = settings.link_tls;
   options.insecure = settings.insecure_link;
+  options.cluster = [&cluster] {
+    return ClusterNews{.epoch = cluster.epoch(),
+                       .address = cluster.link_address(),
+                       .masters = cluster.link_addresses()};
+  };
   for (const ModelPtr& model : catalog.models()) {
     options.expected_models.push_back({.name = model->name,
                                        .config_digest = model->config_digest,
@@ -72,12 +81,14 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
     ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));
   }
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
-  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_));
+  RETURN_IF_ERROR(OpenState());
+  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_, *cluster_));
   ports_.link = fleet_.port;
   serving_ = std::make_unique<Serving>(
       ServingOptions{.admission = {.requests = settings_.requests},
                      .cpu_threads = settings_.cpu_threads,
                      .cpu_queue_max = static_cast<size_t>(settings_.requests),
+                     .quotas = quotas_.get(),
                      .cluster_secret = std::move(cluster_secret),
                      .migration = settings_.migration},
       fleet_.fleet.get(), &*catalog_, clock, Random::Real());
@@ -94,6 +105,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
     io_threads_.emplace_back(text::kDeepStackBytes, [this] { io_->run(); });
   }
   RETURN_IF_ERROR(StartListeners());
+  JoinCluster();
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",
           {{"labels.models", absl::StrJoin(settings_.models, ",",
@@ -105,6 +117,35 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
            {"labels.link_port", int64_t{ports_.link}},
            {"labels.metrics_port", int64_t{ports_.metrics.value_or(0)}}});
   return absl::OkStatus();
+}
+
+absl::Status Master::OpenState() {
+  DatabaseUrl url = settings_.database;
+  if (!settings_.database_password_file.empty()) {
+    ASSIGN_OR_RETURN(url.password, ReadFile(settings_.database_password_file, kPasswordBytesMax));
+    absl::StripTrailingAsciiWhitespace(&url.password);
+  }
+  ASSIGN_OR_RETURN(cluster_, ClusterState::Open(std::move(url)));
+  quotas_ = std::make_unique<Quotas>(
+      &cluster_->database(), [this] { return static_cast<int>(cluster_->masters().size()); });
+  return absl::OkStatus();
+}
+
+void Master::JoinCluster() {
+  std::string address = settings_.link_advertise;
+  if (address.empty() && !settings_.binds_all) address = HostPort(settings_.bind, ports_.link);
+  cluster_->Join({.id = settings_.id,
+                  .incarnation = RandomHex(*Random::Real(), 16),
+                  .link_address = std::move(address),
+                  .build = kVersion},
+                 [this] {
+                   const auto fleet = fleet_.fleet->Snapshot();
+                   return MasterLoad{
+                       .queued = static_cast<int64_t>(serving_->queue_length()),
+                       .in_flight = serving_->num_active(),
+                       .workers = static_cast<int64_t>(fleet->workers.size()),
+                       .tokens_total = ServingMetrics::Get().completion_tokens.Value()};
+                 });
 }
 
 absl::Status Master::StartListeners() {
@@ -148,7 +189,7 @@ absl::Status Master::StartListeners() {
     UpdateReadiness();
   }
   if (settings_.admin_port) {
-    grpc_admin_ = std::make_unique<GrpcAdmin>(serving_.get(), &*keys_);
+    grpc_admin_ = std::make_unique<GrpcAdmin>(serving_.get(), &*keys_, cluster_.get());
     ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.bind = settings_.bind,
                                                 .port = *settings_.admin_port,
                                                 .message_bytes = kAdminMessageBytes,
@@ -203,6 +244,7 @@ bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {
   serving_->BeginDrain();
   UpdateReadiness();
   DrainListeners();
+  cluster_->Leave();
   const Clock& clock = *Clock::Real();
   const absl::Duration deadline = clock.Monotonic() + grace;
   while (serving_->num_active() > 0) {
@@ -232,6 +274,7 @@ void Master::Stop() {
     http_->Abort();
     http_->WaitClosed(absl::InfiniteDuration());
   }
+  if (cluster_ != nullptr) cluster_->Leave();
   if (fleet_.stop) fleet_.stop();
   if (serving_ != nullptr) serving_->Stop();
   work_.reset();

@@ -3,8 +3,9 @@
 // A master process: owns everything and knows in which order it starts and stops. Start, Drain and
 // the destructor by one thread.
 //
-// Start: model, fleet, serving, I/O threads, listeners, ports file. Drain: readiness off, what runs
-// finishes. Stop: listeners, fleet, CPU pool, I/O; each layer ends before what it posts to.
+// Start: model, database, fleet, serving, I/O threads, listeners, ports file. Drain: readiness off,
+// what runs finishes. Stop: listeners, fleet, CPU pool, I/O, database; each layer ends before what
+// it posts to.
 
 #include <grpcpp/grpcpp.h>
 
@@ -34,6 +35,7 @@
 #include "master/models/catalog.h"
 #include "master/serving/serving.h"
 #include "master/settings.h"
+#include "master/state/cluster_state.h"
 
 namespace fathom::master {
 
@@ -45,9 +47,10 @@ struct StartedFleet {
 };
 
 // Makes the fleet once the models are known: the link, or a scripted one in tests.
-using FleetFactory =
-    std::function<absl::StatusOr<StartedFleet>(const MasterSettings&, const Catalog&)>;
-absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings, const Catalog& catalog);
+using FleetFactory = std::function<absl::StatusOr<StartedFleet>(
+    const MasterSettings&, const Catalog&, const ClusterState&)>;
+absl::StatusOr<StartedFleet> StartLinkFleet(const MasterSettings& settings, const Catalog& catalog,
+                                            const ClusterState& cluster);
 
 struct MasterPorts {
   std::optional<uint16_t> http;
@@ -77,6 +80,8 @@ class Master {
   explicit Master(MasterSettings settings) : settings_(std::move(settings)) {}
   absl::Status StartAll(const FleetFactory& fleet);
   absl::Status StartListeners();
+  absl::Status OpenState();
+  void JoinCluster();
   absl::Status WritePorts() const;
   void UpdateReadiness();
   void DrainListeners();
@@ -86,6 +91,8 @@ class Master {
   MasterPorts ports_;
   std::optional<ApiKeys> keys_;
   std::optional<Catalog> catalog_;
+  std::unique_ptr<ClusterState> cluster_;
+  std::unique_ptr<Quotas> quotas_;
   StartedFleet fleet_;
   std::unique_ptr<Serving> serving_;
   std::unique_ptr<HttpApi> http_api_;

@@ -48,7 +48,8 @@ class MasterTest : public testing::Test {
     ASSERT_TRUE(settings.ok()) << settings.status();
     auto master = Master::Start(
         *settings,
-        [this](const MasterSettings&, const Catalog& catalog) -> absl::StatusOr<StartedFleet> {
+        [this](const MasterSettings&, const Catalog& catalog,
+               const ClusterState&) -> absl::StatusOr<StartedFleet> {
           const ServedModelInfo& model = *catalog.models().front();
           model_ = model;
           auto fleet = std::make_unique<FakeFleet>();

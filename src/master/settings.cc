@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -52,6 +53,13 @@ std::string DirectoryName(const std::string& path) {
   const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
   if (error) return {};
   return (real.has_filename() ? real : real.parent_path()).filename().string();
+}
+
+bool IsHostPort(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  int32_t port = 0;
+  return colon != std::string::npos && colon > 0 && text.size() < 256 &&
+         absl::SimpleAtoi(text.substr(colon + 1), &port) && port > 0 && port <= kPortMax;
 }
 
 absl::Status ReadTime(const char* name, int32_t value, std::chrono::milliseconds& limit) {
@@ -112,6 +120,7 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
   const auto address = boost::asio::ip::make_address(out.bind, error);
   if (error) return Bad("bind", absl::StrCat("'", out.bind, "' is not an IP address"));
   out.loopback = address.is_loopback();
+  out.binds_all = address.is_unspecified();
   out.insecure_listen = master.insecure_listen();
   if (!out.loopback && !out.insecure_listen) {
     return Bad("bind", absl::StrCat(out.bind,
@@ -137,6 +146,18 @@ absl::StatusOr<MasterSettings> ResolveSettings(const config::Master& master) {
     return Bad("link_tls",
                "is needed for workers to be known by (`fathom cert` makes "
                "certificates); insecure_link does without");
+  }
+
+  absl::StatusOr<DatabaseUrl> database = ParseDatabaseUrl(master.database());
+  if (!database.ok()) return Bad("database", std::string(database.status().message()));
+  out.database = *std::move(database);
+  out.database_password_file = master.database_password_file();
+  if (!out.database_password_file.empty() && out.database.dialect != SqlDialect::kPostgresql) {
+    return Bad("database_password_file", "SQLite asks for no password");
+  }
+  out.link_advertise = master.link_advertise();
+  if (!out.link_advertise.empty() && !IsHostPort(out.link_advertise)) {
+    return Bad("link_advertise", "is not host:port");
   }
 
   out.open = master.open();

@@ -12,6 +12,7 @@
 #include "common/tls/link_credentials.h"
 #include "fathom/config.pb.h"
 #include "master/api/http_limits.h"
+#include "master/state/database_url.h"
 
 namespace fathom::master {
 
@@ -26,7 +27,8 @@ struct ModelSettings {
 struct MasterSettings {
   std::string id;
   std::string bind = "127.0.0.1";
-  bool loopback = true;  // `bind` is one
+  bool loopback = true;    // `bind` is one
+  bool binds_all = false;  // `bind` is every address there is
   // Nothing: off. 0: any free one.
   std::optional<uint16_t> http_port = 8000;
   std::optional<uint16_t> grpc_port = 8001;
@@ -38,7 +40,10 @@ struct MasterSettings {
   bool insecure_link = false;
   bool open = false;
   std::string keys_file;
-  std::string cluster_secret_file;    // empty: a secret of its own
+  std::string cluster_secret_file;  // empty: a secret of its own
+  DatabaseUrl database;
+  std::string database_password_file;
+  std::string link_advertise;         // host:port; empty: what is bound
   std::vector<ModelSettings> models;  // at least one; names are unique
   std::string ports_file;
   bool grpc_reflection = false;

@@ -111,5 +111,26 @@ TEST(SettingsTest, LimitsAreBounded) {
   EXPECT_EQ(settings->http.write, std::chrono::seconds(30));
 }
 
+TEST(SettingsTest, TheDatabaseIsCheckedAndItsPasswordIsNoPartOfIt) {
+  config::Master master = Good();
+  EXPECT_FALSE(ResolveSettings(master)->database.shared());
+  master.set_database("postgresql://fathom@db/fathom");
+  master.set_link_advertise("10.0.0.7:5000");
+  const auto settings = ResolveSettings(master);
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  EXPECT_EQ(settings->database.dialect, SqlDialect::kPostgresql);
+  EXPECT_EQ(settings->link_advertise, "10.0.0.7:5000");
+  master.set_database("postgresql://fathom:secret@db/fathom");
+  const std::string refusal = Refusal(master);
+  EXPECT_TRUE(absl::StrContains(refusal, "master.database")) << refusal;
+  EXPECT_FALSE(absl::StrContains(refusal, "secret")) << refusal;
+  master.set_database("sqlite:/tmp/state.db");
+  master.set_database_password_file("/tmp/password");
+  EXPECT_FALSE(ResolveSettings(master).ok());
+  master.clear_database_password_file();
+  master.set_link_advertise("nowhere");
+  EXPECT_FALSE(ResolveSettings(master).ok());
+}
+
 }  // namespace
 }  // namespace fathom::master

@@ -16,7 +16,6 @@ namespace {
 
 constexpr size_t kMailboxMax = 8192;
 constexpr int kStepsPostedMax = 256;
-constexpr size_t kMastersMax = 64;
 constexpr int64_t kTickNs = 25'000'000;
 constexpr int64_t kOversleptNs = 500'000'000;
 constexpr int64_t kWelcomeNs = 5'000'000'000;
@@ -27,17 +26,6 @@ constexpr int64_t kBeatMaxNs = 10'000'000'000;
 constexpr int64_t kIdleBeats = 16;
 constexpr int64_t kRetryAfterMs = 250;
 
-absl::Status CheckAddress(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  const bool good = address.size() <= 300 && colon != std::string::npos && colon > 0 &&
-                    colon + 1 < address.size() &&
-                    std::all_of(address.begin() + colon + 1, address.end(),
-                                [](char c) { return c >= '0' && c <= '9'; });
-  if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", address.substr(0, 300), "' is not host:port"));
-}
-
 }  // namespace
 
 LinkClient::LinkClient(LinkClientOptions options)
@@ -46,6 +34,7 @@ LinkClient::LinkClient(LinkClientOptions options)
         return std::move(options);
       }()),
       mailbox_(kMailboxMax),
+      book_(options_.masters),
       requests_(options_.hold) {}
 
 LinkClient::~LinkClient() { Stop(); }
@@ -157,7 +146,7 @@ void LinkClient::Tick(int64_t now_ns) {
   const bool overflowed = overflowed_.exchange(false);
   for (Peer& peer : peers_) {
     if (peer.link == nullptr) {
-      if (stop_by_ns_ == 0 && peer.dial_at_ns <= now_ns) Dial(peer, now_ns);
+      if (stop_by_ns_ == 0 && peer.dial_at_ns <= now_ns && IsWanted(peer)) Dial(peer, now_ns);
       continue;
     }
     if (peer.judge) {
@@ -176,19 +165,8 @@ void LinkClient::Tick(int64_t now_ns) {
   SendCacheChanges();
   CancelAll(requests_.Expire(now_ns));
   unfinished_ = requests_.unfinished();
+  ForgetMasters();
   std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
-}
-
-absl::Status LinkClient::AddPeer(const std::string& address) {
-  RETURN_IF_ERROR(CheckAddress(address));
-  for (const Peer& peer : peers_) {
-    if (peer.address == address) return absl::OkStatus();
-  }
-  if (peers_.size() >= kMastersMax) return absl::ResourceExhaustedError("too many masters");
-  peers_.push_back(
-      {.address = address,
-       .backoff = Backoff(options_.redial_first, options_.redial_max, options_.random)});
-  return absl::OkStatus();
 }
 
 void LinkClient::Dial(Peer& peer, int64_t now_ns) {
@@ -240,6 +218,7 @@ void LinkClient::Lose(Peer& peer, const absl::Status& reason) {
                          : peer.told || stop_by_ns_ != 0         ? LogLevel::kDebug
                                                                  : LogLevel::kWarn;
   peer.told = true;
+  if (!peer.welcomed && absl::IsAlreadyExists(reason)) book_.IsAlias(peer.address);
   Log(level, "link",
       refused         ? "master refused this worker"
       : peer.welcomed ? "link to master ended"
@@ -279,6 +258,7 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
       const int64_t soon_ns = options_.clock->MonotonicNs() + peer.beat_every_ns;
       for (Peer& other : peers_) other.beat_at_ns = std::min(other.beat_at_ns, soon_ns);
     }
+    Learn(peer, message.heartbeat().address(), message.heartbeat().masters());
   } else if (message.has_cancel()) {
     const v1::Cancel& cancel = message.cancel();
     // It may have been claimed while this was under way.
@@ -330,14 +310,7 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     message.mutable_leaving()->set_reason("leaving");
     peer.link->Send(std::move(message));
   }
-  for (const std::string& master : welcome.masters()) {
-    const absl::Status added = AddPeer(master);
-    if (!added.ok()) {
-      LogWarn("link", "not dialling a master",
-              {{"server.address", master.substr(0, 300)},
-               {"error.message", std::string(added.message())}});
-    }
-  }
+  Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
 }
 

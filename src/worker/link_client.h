@@ -37,6 +37,7 @@
 #include "worker/backoff.h"
 #include "worker/cache_teller.h"
 #include "worker/engine/request.h"
+#include "worker/master_book.h"
 #include "worker/master_link.h"
 #include "worker/rate_meter.h"
 #include "worker/request_table.h"
@@ -131,6 +132,10 @@ class LinkClient final : public OutputSink {
   void Tick(int64_t now_ns);
   bool Done(int64_t now_ns) const;
   absl::Status AddPeer(const std::string& address);
+  void Learn(Peer& peer, const std::string& address,
+             const google::protobuf::RepeatedPtrField<std::string>& masters);
+  bool IsWanted(const Peer& peer) const;
+  void ForgetMasters();
   void Dial(Peer& peer, int64_t now_ns);
   void Lose(Peer& peer, const absl::Status& reason);
   Peer* Find(LinkId id);
@@ -163,6 +168,7 @@ class LinkClient final : public OutputSink {
 
   // State below belongs to the link thread.
   std::list<Peer> peers_;
+  MasterBook book_;
   std::vector<std::shared_ptr<MasterLink>> retired_;  // until gRPC has let go of them
   RequestTable requests_;
   RateMeter tokens_;

@@ -195,6 +195,16 @@ class Worker(Server):
         super().__init__(name, "fathom-worker", [*arguments, *extra], folder, "metrics")
 
 
+class SimWorker(Server):
+    """The real engine over a device that only takes time; its tokens are a function of the prompt."""
+
+    def __init__(self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny"):
+        arguments = ["--master", link_address, "--model", TINY, "--model-name", model_name, "--id", name]
+        arguments += ["--metrics-port", 0, "--kv-cache-bytes", kv_bytes, "--time-model", time_model]
+        arguments += link_flags("worker")
+        super().__init__(name, "fathom-sim-worker", [*arguments, *extra, "--exit-with-parent"], folder, "metrics")
+
+
 class Cluster:
     """One master, one worker, ready to serve."""
 

@@ -9,19 +9,11 @@ import time
 
 import pytest
 from conservation import check_conservation, wait_until_idle
-from harness import BIN, EVAL_DATA, KEY, TINY, Master, Process, Server, fathom, is_alive, link_flags, wait_for
+from harness import BIN, EVAL_DATA, KEY, Master, Process, SimWorker, fathom, is_alive, wait_for
 
 PROTOCOLS = ("openai-chat", "openai", "grpc")
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "sent_late_ms")
 FIGURES = ("count", "mean", "p50", "p90", "p95", "p99", "max")
-
-
-class SimWorker(Server):
-    def __init__(self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny"):
-        arguments = ["--master", link_address, "--model", TINY, "--model-name", model_name, "--id", name]
-        arguments += ["--metrics-port", 0, "--kv-cache-bytes", kv_bytes, "--time-model", time_model]
-        arguments += link_flags("worker")
-        super().__init__(name, "fathom-sim-worker", [*arguments, *extra, "--exit-with-parent"], folder, "metrics")
 
 
 @pytest.fixture

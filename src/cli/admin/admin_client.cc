@@ -74,6 +74,10 @@ absl::StatusOr<v1::ListWorkersResponse> AdminClient::ListWorkers() {
   return Ask(*stub_, address_, key_, &v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
 }
 
+absl::StatusOr<v1::ListMastersResponse> AdminClient::ListMasters() {
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ListMasters, v1::ListMastersRequest());
+}
+
 absl::Status AdminClient::DrainWorker(const std::string& id) {
   v1::DrainWorkerRequest request;
   request.set_worker_id(id);

@@ -26,6 +26,7 @@ class AdminClient {
   static absl::StatusOr<AdminClient> Connect(const AdminFlags& flags);
 
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
+  absl::StatusOr<v1::ListMastersResponse> ListMasters();
   absl::Status DrainWorker(const std::string& id);
   absl::StatusOr<v1::ListRequestsResponse> ListRequests(bool ended, int32_t limit);
   absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(const std::string& id);

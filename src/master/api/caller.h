@@ -11,6 +11,8 @@ namespace fathom::master {
 
 // A request may be less urgent than its key allows, never more.
 inline void BelongTo(const Principal& principal, GenerationRequest& request) {
+  request.key_id = principal.key_id;
+  request.quota = principal.quota;
   request.tenant = principal.tenant;
   request.tenant_weight = principal.weight;
   request.priority = std::max(request.priority, principal.priority_ceiling);

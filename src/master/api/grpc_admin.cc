@@ -18,7 +18,7 @@ constexpr int32_t kRequestsDefault = 1000;
 constexpr int32_t kRequestsMax = 100'000;
 constexpr size_t kNameBytesMax = 256;
 
-enum class Action { kSeeWorkers, kDrainWorker, kSeeRequests };
+enum class Action { kSeeWorkers, kSeeMasters, kDrainWorker, kSeeRequests };
 
 struct Right {
   Action action;
@@ -29,6 +29,7 @@ struct Right {
 // What is not here is refused.
 constexpr std::array kRights{
     Right{Action::kSeeWorkers, "admin", false},    Right{Action::kSeeWorkers, "auditor", false},
+    Right{Action::kSeeMasters, "admin", false},    Right{Action::kSeeMasters, "auditor", false},
     Right{Action::kDrainWorker, "admin", false},   Right{Action::kSeeRequests, "admin", false},
     Right{Action::kSeeRequests, "auditor", false}, Right{Action::kSeeRequests, "developer", true},
 };
@@ -91,6 +92,19 @@ void Fill(const RequestView& view, v1::RequestStatus& out) {
   out.set_migrations(view.migrations);
 }
 
+void Fill(const MasterRow& row, v1::MasterStatus& out) {
+  out.set_id(row.identity.id);
+  out.set_incarnation(row.identity.incarnation);
+  out.set_link_address(row.identity.link_address);
+  out.set_build(row.identity.build);
+  out.set_in_flight(row.figures.in_flight);
+  out.set_queued(row.figures.queued);
+  out.set_workers(row.figures.workers);
+  out.set_tokens_per_second(row.figures.tokens_per_second);
+  out.set_up_seconds(row.up_seconds);
+  out.set_age_seconds(row.age_seconds);
+}
+
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
@@ -109,6 +123,25 @@ grpc::ServerUnaryReactor* GrpcAdmin::ListWorkers(grpc::CallbackServerContext* co
   for (const WorkerInfo& worker : fleet->workers) Fill(worker, now_ns, *response->add_workers());
   std::sort(response->mutable_workers()->begin(), response->mutable_workers()->end(),
             [](const auto& a, const auto& b) { return a.id() < b.id(); });
+  return Finish(context, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GrpcAdmin::ListMasters(grpc::CallbackServerContext* context,
+                                                 const v1::ListMastersRequest* /*request*/,
+                                                 v1::ListMastersResponse* response) {
+  const auto caller = Authorize(*context, *keys_, Action::kSeeMasters);
+  if (!caller.ok()) return Finish(context, caller.status());
+  const std::string leader = cluster_->leader();
+  const std::string self = cluster_->incarnation();
+  for (const MasterRow& row : cluster_->masters()) {
+    v1::MasterStatus* out = response->add_masters();
+    Fill(row, *out);
+    out->set_leader(row.identity.incarnation == leader);
+    out->set_self(row.identity.incarnation == self);
+  }
+  response->set_epoch(cluster_->epoch());
+  response->set_database_up(cluster_->database_up());
+  response->set_database(cluster_->database_place());
   return Finish(context, absl::OkStatus());
 }
 

@@ -8,17 +8,22 @@
 #include "fathom/v1/admin.grpc.pb.h"
 #include "master/identity/api_keys.h"
 #include "master/serving/serving.h"
+#include "master/state/cluster_state.h"
 
 namespace fathom::master {
 
 class GrpcAdmin final : public v1::Admin::CallbackService {
  public:
-  // Both outlive it.
-  GrpcAdmin(Serving* serving, const ApiKeys* keys) : serving_(serving), keys_(keys) {}
+  // All outlive it.
+  GrpcAdmin(Serving* serving, const ApiKeys* keys, const ClusterState* cluster)
+      : serving_(serving), keys_(keys), cluster_(cluster) {}
 
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,
                                         const v1::ListWorkersRequest* request,
                                         v1::ListWorkersResponse* response) override;
+  grpc::ServerUnaryReactor* ListMasters(grpc::CallbackServerContext* context,
+                                        const v1::ListMastersRequest* request,
+                                        v1::ListMastersResponse* response) override;
   grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* context,
                                         const v1::DrainWorkerRequest* request,
                                         v1::DrainWorkerResponse* response) override;
@@ -32,6 +37,7 @@ class GrpcAdmin final : public v1::Admin::CallbackService {
  private:
   Serving* const serving_;
   const ApiKeys* const keys_;
+  const ClusterState* const cluster_;
 };
 
 }  // namespace fathom::master

@@ -9,6 +9,7 @@
 #include "common/strings.h"
 #include "master/api/caller.h"
 #include "master/api/errors.h"
+#include "master/api/quota_headers.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -198,10 +199,11 @@ void OpenAiCall::Echo(int32_t prompt, GenerationDelta& delta) {
 void OpenAiCall::BeginStream() {
   if (exchange_->streaming()) return;
   silence_.cancel();
-  exchange_->Stream({.status = 200,
-                     .content_type = "text/event-stream; charset=utf-8",
-                     .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}},
-                    shared_from_this());
+  HttpReply head{.status = 200,
+                 .content_type = "text/event-stream; charset=utf-8",
+                 .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}};
+  AddQuotaHeaders(serving_.quotas(), call_.principal, head);
+  exchange_->Stream(std::move(head), shared_from_this());
 }
 
 void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage) {
@@ -233,8 +235,10 @@ void OpenAiCall::Finish() {
   if (record.error.empty() && !failure_.ok()) record.error = Message(failure_);
   if (gone_) return;
   if (exchange_->streaming()) return exchange_->Wake();
-  exchange_->Reply(failure_.ok() ? HttpReply{.body = reply_->Body(choices_, usage_)}
-                                 : ErrorReply(failure_));
+  HttpReply reply =
+      failure_.ok() ? HttpReply{.body = reply_->Body(choices_, usage_)} : ErrorReply(failure_);
+  AddQuotaHeaders(serving_.quotas(), call_.principal, reply);
+  exchange_->Reply(std::move(reply));
 }
 
 BodySource::State OpenAiCall::Pull(std::string& out) {

@@ -91,7 +91,10 @@ absl::Status LinkHub::Greet(Binding& binding, ControlStream& stream, const v1::H
   welcome->set_master_id(options_.master_id);
   welcome->set_session_id(session->session_id());
   welcome->set_heartbeat_ms(static_cast<int32_t>(absl::ToInt64Milliseconds(options_.heartbeat)));
-  welcome->mutable_masters()->Add(options_.masters.begin(), options_.masters.end());
+  const ClusterNews cluster = this->cluster();
+  welcome->set_epoch(cluster.epoch);
+  welcome->set_address(cluster.address);
+  welcome->mutable_masters()->Add(cluster.masters.begin(), cluster.masters.end());
   welcome->set_incarnation(absl::HexStringToBytes(incarnation_));
   if (!stream.Send(std::move(answer))) {
     absl::Status gone = absl::UnavailableError("the worker left while it was greeted");
@@ -229,6 +232,14 @@ void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
     }
     message.mutable_heartbeat()->set_sequence(++beats_);
     quiet = backlog == std::exchange(told_backlog_, backlog) && beats_ % kIdleBeats != 0;
+    ClusterNews cluster = this->cluster();
+    if (!cluster.masters.empty() && cluster.masters != told_masters_) {
+      message.mutable_heartbeat()->set_address(cluster.address);
+      message.mutable_heartbeat()->mutable_masters()->Add(cluster.masters.begin(),
+                                                          cluster.masters.end());
+      told_masters_ = std::move(cluster.masters);
+      quiet = false;
+    }
   }
   for (const auto& session : registry_.All()) {
     std::optional<WorkerLoss> verdict = session->Judge(now_ns, slept_ns);

@@ -48,6 +48,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
   void ReportBacklog(const std::string& model, int64_t cost);
+  ClusterNews cluster() const { return options_.cluster ? options_.cluster() : ClusterNews{}; }
 
   grpc::ServerBidiReactor<v1::WorkerControl, v1::MasterControl>* OpenControl(
       grpc::CallbackServerContext* context);
@@ -185,8 +186,9 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const LinkServerOptions options_;
   const std::string incarnation_;  // hex
   Registry registry_;
-  uint64_t beats_ = 0;    // the ticker's own
-  Backlog told_backlog_;  // likewise
+  uint64_t beats_ = 0;                     // the ticker's own
+  Backlog told_backlog_;                   // likewise
+  std::vector<std::string> told_masters_;  // likewise
   std::thread ticker_;
 
   std::mutex mutex_;

@@ -16,11 +16,6 @@ namespace {
 
 constexpr int kMessageBytesMax = 64 << 20;
 
-std::string HostPort(const std::string& host, int port) {
-  const bool bare_v6 = host.find(':') != std::string::npos && !host.starts_with('[');
-  return bare_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
-}
-
 // The one place where the link's server credentials are made.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
     const LinkServerOptions& options) {
@@ -55,6 +50,11 @@ class Service final : public v1::Link::CallbackService {
 };
 
 }  // namespace
+
+std::string HostPort(const std::string& host, int port) {
+  const bool bare_v6 = host.find(':') != std::string::npos && !host.starts_with('[');
+  return bare_v6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
+}
 
 struct LinkServer::Impl {
   std::shared_ptr<LinkHub> hub;
@@ -139,7 +139,7 @@ void LinkServer::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionLi
 absl::Status LinkServer::Drain(const std::string& worker_id) {
   const auto session = impl_->hub->registry().FindById(worker_id);
   v1::MasterControl message;
-  message.mutable_drain();
+  message.mutable_drain()->set_epoch(impl_->hub->cluster().epoch);
   if (session == nullptr || !session->SendControl(std::move(message))) {
     return absl::NotFoundError(absl::StrCat("worker '", worker_id, "' is not linked"));
   }

@@ -31,6 +31,9 @@
 
 namespace fathom::master {
 
+// "host:port", with brackets around an IPv6 address.
+std::string HostPort(const std::string& host, int port);
+
 // A model this master serves; workers whose loaded model of that name has other digests are
 // refused.
 struct ExpectedModel {
@@ -39,13 +42,20 @@ struct ExpectedModel {
   std::string tokenizer_digest;  // SHA-256 in hex
 };
 
+// What workers hear of all masters.
+struct ClusterNews {
+  uint64_t epoch = 0;                // of the newest leader; orders carry it
+  std::string address;               // host:port of this master's link; empty: not told
+  std::vector<std::string> masters;  // of every master's, sorted; empty: not told
+};
+
 struct LinkServerOptions {
   std::string master_id = "master";
   std::string bind = "127.0.0.1";
-  int port = 0;                      // 0: any free one, see LinkServer::port
-  TlsFiles tls;                      // ours; workers show a certificate of the same CA
-  bool insecure = false;             // without TLS: whoever reaches the port may be a worker
-  std::vector<std::string> masters;  // host:port of every master's link, told to workers
+  int port = 0;                          // 0: any free one, see LinkServer::port
+  TlsFiles tls;                          // ours; workers show a certificate of the same CA
+  bool insecure = false;                 // without TLS: whoever reaches the port may be a worker
+  std::function<ClusterNews()> cluster;  // any thread, from memory; empty: a master alone
   std::vector<ExpectedModel> expected_models;
   size_t outbox_bytes = size_t{64} << 20;  // per worker
   absl::Duration heartbeat = absl::Milliseconds(250);

@@ -19,6 +19,7 @@ namespace {
 constexpr size_t kFileBytesMax = 1 << 20;
 constexpr size_t kNameBytesMax = 64;
 constexpr int32_t kWeightMax = 1000;
+constexpr int64_t kQuotaMax = 1'000'000'000'000;
 constexpr size_t kKeyBytesMax = 512;
 constexpr size_t kHashHexBytes = 64;
 constexpr std::string_view kScheme = "bearer ";
@@ -40,8 +41,9 @@ bool IsLowerHex(const std::string& text) {
 
 absl::StatusOr<ApiKeys::Entry> ApiKeys::ParseLine(std::string_view line) {
   const std::vector<std::string> parts = absl::StrSplit(ToAbsl(line), ':');
-  if (parts.size() < 2 || parts.size() > 6) {
-    return absl::InvalidArgumentError("expected name:sha256[:role[:tenant[:priority[:weight]]]]");
+  if (parts.size() < 2 || parts.size() > 8) {
+    return absl::InvalidArgumentError(
+        "expected name:sha256[:role[:tenant[:priority[:weight[:requests[:tokens]]]]]]");
   }
   Entry entry;
   entry.principal.key_id = parts[0];
@@ -57,15 +59,26 @@ absl::StatusOr<ApiKeys::Entry> ApiKeys::ParseLine(std::string_view line) {
     return absl::InvalidArgumentError("the role is none of admin, developer, auditor");
   }
   if (!IsName(entry.principal.tenant)) return absl::InvalidArgumentError("bad tenant");
-  if (parts.size() > 4) {
+  if (parts.size() > 4 && !parts[4].empty()) {
     if (parts[4].size() != 1 || std::isdigit(static_cast<unsigned char>(parts[4][0])) == 0) {
       return absl::InvalidArgumentError("the priority is not 0-9");
     }
     entry.principal.priority_ceiling = parts[4][0] - '0';
   }
-  if (parts.size() > 5 && (!absl::SimpleAtoi(parts[5], &entry.principal.weight) ||
-                           entry.principal.weight < 1 || entry.principal.weight > kWeightMax)) {
+  if (parts.size() > 5 && !parts[5].empty() &&
+      (!absl::SimpleAtoi(parts[5], &entry.principal.weight) || entry.principal.weight < 1 ||
+       entry.principal.weight > kWeightMax)) {
     return absl::InvalidArgumentError("the weight is not 1-1000");
+  }
+  const auto quota = [&](size_t part, int64_t& limit) {
+    if (parts.size() <= part || parts[part].empty()) return true;
+    return absl::SimpleAtoi(parts[part], &limit) && limit >= 1 && limit <= kQuotaMax;
+  };
+  if (!quota(6, entry.principal.quota.requests_per_minute)) {
+    return absl::InvalidArgumentError("the requests a minute are not 1-1000000000000");
+  }
+  if (!quota(7, entry.principal.quota.tokens_per_minute)) {
+    return absl::InvalidArgumentError("the tokens a minute are not 1-1000000000000");
   }
   return entry;
 }

@@ -2,13 +2,15 @@
 
 // API keys from a file that holds only their hashes. One key a line:
 //
-//   name:sha256[:role[:tenant[:priority[:weight]]]]
+//   name:sha256[:role[:tenant[:priority[:weight[:requests[:tokens]]]]]]
 //
 // `name` is 1-64 of [A-Za-z0-9._-] and names the key in logs; `sha256` is the SHA-256 of the key in
 // lower-case hex; `role` is admin, developer (default) or auditor; `tenant` defaults to the name;
 // `priority` 0-9 is the most urgent priority the key may ask for (default 0); `weight` 1-1000 is
-// the share of its tenant when several wait (default 1). Empty lines and lines that start with #
-// are skipped. Anything else is an error that names the line.
+// the share of its tenant when several wait (default 1); `requests` and `tokens` are what the key
+// may have a minute, over all masters together (default no limit; tokens are those of prompts and
+// answers). An empty field is its default. Empty lines and lines that start with # are skipped.
+// Anything else is an error that names the line.
 //
 // Immutable; any thread may use it.
 

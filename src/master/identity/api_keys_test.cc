@@ -52,6 +52,21 @@ TEST(ApiKeysTest, WeightsAreOptional) {
   EXPECT_EQ(keys->Authenticate("kb")->weight, 1);
 }
 
+TEST(ApiKeysTest, QuotasAreOptionalAndBounded) {
+  const auto keys = ApiKeys::Parse(absl::StrCat(Line("a", "ka", ":::::60:100000"),
+                                                Line("b", "kb", "::::::500"), Line("c", "kc")));
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  const QuotaLimits both{.requests_per_minute = 60, .tokens_per_minute = 100'000};
+  EXPECT_EQ(keys->Authenticate("ka")->quota, both);
+  EXPECT_EQ(keys->Authenticate("ka")->weight, 1);
+  EXPECT_EQ(keys->Authenticate("kb")->quota, QuotaLimits{.tokens_per_minute = 500});
+  EXPECT_FALSE(keys->Authenticate("kc")->quota.any());
+  for (const char* bad :
+       {":::::0", ":::::-1", ":::::x", "::::::1.5", "::::::9999999999999", ":::::1:1:1"}) {
+    EXPECT_FALSE(ApiKeys::Parse(Line("a", "ka", bad)).ok()) << bad;
+  }
+}
+
 TEST(ApiKeysTest, OpenLetsEveryoneInAsOnePrincipal) {
   const ApiKeys keys = ApiKeys::Open();
   EXPECT_TRUE(keys.AuthenticateHeader(std::nullopt).ok());

@@ -11,6 +11,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/serving/failure.h"
+#include "master/serving/quota_gate.h"
 #include "master/serving/serving_metrics.h"
 
 namespace fathom::master {
@@ -49,8 +50,8 @@ bool IsPreparedInline(const GenerationRequest& request) {
   return bytes <= kInlinePromptBytes;
 }
 
-// In tokens, before the prompt has any: about what it costs at least.
-int64_t LeastCost(const GenerationRequest& request) {
+// Before the prompt has any: about how many tokens it has at least.
+int64_t LeastPrompt(const GenerationRequest& request) {
   constexpr int64_t kBytesPerToken = 16;
   int64_t bytes = 0;
   if (const auto* chat = std::get_if<ChatPrompt>(&request.prompt)) {
@@ -60,8 +61,12 @@ int64_t LeastCost(const GenerationRequest& request) {
   } else {
     bytes = kBytesPerToken * static_cast<int64_t>(std::get<TokenPrompt>(request.prompt).ids.size());
   }
+  return bytes / kBytesPerToken;
+}
+
+int64_t LeastCost(const GenerationRequest& request) {
   const int64_t answer = std::min(request.stop.max_tokens, request.model->context_length);
-  return bytes / kBytesPerToken + request.n * answer;
+  return LeastPrompt(request) + request.n * answer;
 }
 
 }  // namespace
@@ -86,6 +91,9 @@ void Generation::Start(std::shared_ptr<Generation> predecessor) {
   page_ = services_.book->Open(request_.id, request_.model->name, request_.tenant);
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
   ServingMetrics::Get().generations->Begin();
+  absl::StatusOr<QuotaCharge> quota = TakeQuota(services_.quotas, request_, LeastPrompt(request_));
+  if (!quota.ok()) return End(quota.status());
+  quota_ = *std::move(quota);
   absl::StatusOr<Admission::Ticket> ticket =
       services_.admission->Enter(request_.tenant, LeastCost(request_));
   if (!ticket.ok()) return End(ticket.status());
@@ -129,6 +137,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
   }
+  quota_.Settle(ReservedTokens(request_, usage_.prompt_tokens, prompt_.max_tokens));
   choices_.reserve(request_.n);
   for (int32_t i = 0; i < request_.n; ++i) {
     choices_.push_back(
@@ -505,8 +514,9 @@ void Generation::End(const absl::Status& status) {
     }
     placement_.Reset();
   }
+  const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
+  quota_.End(attempt_ > 0 && !taken_over_ ? used : 0);
   if (attempt_ > 0 && !taken_over_) {
-    const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
     services_.dispatcher->Refund(request_.model->name, tenant_.hash, request_.tenant_weight,
                                  request_.priority, prompt_.cost - used);
   }

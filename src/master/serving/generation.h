@@ -48,6 +48,7 @@ struct GenerationServices {
   StatisticsBook* statistics = nullptr;
   RequestBook* book = nullptr;
   Condemned* condemned = nullptr;
+  Quotas* quotas = nullptr;  // null: none are kept
   HoldBudget* holds = nullptr;
   const Clock* clock = nullptr;
   std::string_view cluster_secret;
@@ -149,6 +150,7 @@ class Generation final : public SubmissionListener,
   int64_t queued_ns_ = 0;
   int64_t granted_ns_ = 0;
   GenerationTimes times_;
+  QuotaCharge quota_;
   Admission::Ticket ticket_;
   PreparedPrompt prompt_;
   std::optional<Dispatcher::Handle> queued_;

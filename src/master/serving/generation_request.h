@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/domain.h"
 #include "master/models/catalog.h"
+#include "master/state/quotas.h"
 
 namespace fathom::master {
 
@@ -61,6 +62,8 @@ inline constexpr int32_t kPriorityMax = 9;
 struct GenerationRequest {
   std::string id;  // unique in the cluster
   ModelPtr model;
+  std::string key_id;  // whose quotas it takes
+  QuotaLimits quota;
   std::string tenant;
   int32_t tenant_weight = 1;  // its share, relative to other tenants
   int32_t priority = 0;       // 0 is the most urgent, kPriorityMax the least

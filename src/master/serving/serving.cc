@@ -22,6 +22,7 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
                  const Clock* clock, Random* random)
     : catalog_(catalog),
       fleet_(fleet),
+      quotas_(options.quotas),
       clock_(clock),
       cluster_secret_(options.cluster_secret.empty() ? RandomBytes(*random, kSecretBytes)
                                                      : options.cluster_secret),
@@ -48,6 +49,7 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .statistics = &statistics_,
                                     .book = &book_,
                                     .condemned = &condemned_,
+                                    .quotas = quotas_,
                                     .holds = &holds_,
                                     .clock = clock_,
                                     .cluster_secret = cluster_secret_,

@@ -30,6 +30,7 @@ struct ServingOptions {
   AdmissionLimits admission;
   int cpu_threads = 2;
   size_t cpu_queue_max = 4096;
+  Quotas* quotas = nullptr;  // outlives it; null: none are kept
   // Keys what workers learn of tenants and what resuming clients show; empty: one is drawn.
   std::string cluster_secret;
   int64_t held_bytes = int64_t{64} << 20;  // of requests that wait for their client to come back
@@ -81,11 +82,13 @@ class Serving {
   const RequestBook& book() const { return book_; }
   const ResumeKeys& resume_keys() const { return resume_keys_; }
   Fleet& fleet() const { return *fleet_; }
+  Quotas* quotas() const { return quotas_; }
   const Clock& clock() const { return *clock_; }
 
  private:
   const Catalog* const catalog_;
   Fleet* const fleet_;
+  Quotas* const quotas_;
   const Clock* const clock_;
   const std::string cluster_secret_;
   const ResumeKeys resume_keys_;
