@@ -70,12 +70,14 @@ def whole(request, context):
     return messages(request.resume_token)
 
 
-def until(count, code=Code.UNAVAILABLE, details="Socket closed", retry_after_ms=None):
+def until(count, code=Code.UNAVAILABLE, details="Socket closed", retry_after_ms=None, error_code=None):
     def behave(request, context):
         for made, _ in zip(messages(request.resume_token), range(count)):
             yield made
         if retry_after_ms is not None:
             context.set_trailing_metadata((("retry-after-ms", str(retry_after_ms)),))
+        if error_code is not None:
+            context.set_trailing_metadata((("fathom-error-code", error_code),))
         if code is not None:
             context.abort(code, details)
 
@@ -169,21 +171,22 @@ def test_after_the_usage_nothing_is_missing(ask, masters):
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "kind", "status"),
+    ("code", "error_code", "kind", "status"),
     [
-        (Code.INVALID_ARGUMENT, "no", BadRequestError, 400),
-        (Code.UNAUTHENTICATED, "no", AuthenticationError, 401),
-        (Code.RESOURCE_EXHAUSTED, "no", RateLimitError, 429),
-        (Code.INTERNAL, "no", ServerError, 500),
-        (Code.UNAVAILABLE, "the workers that ran this request were lost, 2 of them; ...", ServerError, 503),
-        (Code.DEADLINE_EXCEEDED, "the request took longer than its time limit", ServerError, 504),
+        (Code.INVALID_ARGUMENT, None, BadRequestError, 400),
+        (Code.UNAUTHENTICATED, "invalid_api_key", AuthenticationError, 401),
+        (Code.RESOURCE_EXHAUSTED, None, RateLimitError, 429),
+        (Code.INTERNAL, None, ServerError, 500),
+        (Code.UNAVAILABLE, "worker_lost", ServerError, 503),
+        (Code.DEADLINE_EXCEEDED, None, ServerError, 504),
     ],
 )
-def test_what_does_not_pass(ask, masters, code, details, kind, status):
-    first, second = masters(until(2, code, details), whole)
+def test_what_does_not_pass(ask, masters, code, error_code, kind, status):
+    first, second = masters(until(2, code, "because", error_code=error_code), whole)
     with pytest.raises(kind) as raised:
         ask([first, second])
-    assert (raised.value.status, raised.value.message) == (status, details)
+    assert (raised.value.status, raised.value.message) == (status, "because")
+    assert error_code is None or raised.value.code == error_code
     assert second.requests == []
 
 

@@ -47,10 +47,11 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(Message(status))};
 }
 
-void AddRetryAfter(grpc::CallbackServerContext* context, const absl::Status& status) {
+void AddFailureDetails(grpc::CallbackServerContext* context, const absl::Status& status) {
   if (const auto after = FailureRetryAfter(status)) {
     context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(*after)));
   }
+  if (const auto code = FailureCode(status)) context->AddTrailingMetadata("fathom-error-code", *code);
 }
 
 void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,

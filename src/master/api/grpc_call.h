@@ -52,8 +52,9 @@ absl::Duration WithinDeadline(const grpc::CallbackServerContext& context, absl::
 
 grpc::Status ToGrpc(const absl::Status& status);
 
-// Retry-After of the failure, in trailing metadata.
-void AddRetryAfter(grpc::CallbackServerContext* context, const absl::Status& status);
+// What a status cannot say, in trailing metadata: when to come back (retry-after-ms), and the code
+// for programs that OpenAI's dialect has in its error body (fathom-error-code).
+void AddFailureDetails(grpc::CallbackServerContext* context, const absl::Status& status);
 
 // Counts the call and writes its line in the access log.
 void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,

@@ -113,7 +113,7 @@ class GenerateCall final : public GenerationSink,
     if (!ended_) return;
     RecordGrpcCall("Generate", id_, principal_, status_,
                    serving_.clock().MonotonicNs() - started_ns_, usage_, peer_);
-    AddRetryAfter(context_, status_);
+    AddFailureDetails(context_, status_);
     std::exchange(reactor_, nullptr)->Finish(ToGrpc(status_));
   }
 
@@ -174,7 +174,7 @@ GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
 GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
                                     const absl::Status& status) {
   auto* reactor = new Refusal;  // OnDone deletes it
-  AddRetryAfter(context, status);
+  AddFailureDetails(context, status);
   reactor->Finish(ToGrpc(status));
   return reactor;
 }

@@ -68,7 +68,7 @@ class InferCall final : public GenerationSink, public std::enable_shared_from_th
     generation_ = nullptr;
     RecordGrpcCall("ModelInfer", id_, principal_, status,
                    serving_.clock().MonotonicNs() - started_ns_, usage, peer_);
-    AddRetryAfter(context_, status);
+    AddFailureDetails(context_, status);
     if (status.ok()) {
       *response_ = KserveResponse(info_, answer_);
       AddUsage(usage, *response_);

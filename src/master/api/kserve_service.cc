@@ -15,7 +15,7 @@ namespace fathom::master {
 namespace {
 
 grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
-  AddRetryAfter(context, status);
+  AddFailureDetails(context, status);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(ToGrpc(status));
   return reactor;

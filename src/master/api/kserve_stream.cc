@@ -214,7 +214,7 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
       ready_.pop_front();
       request->queued = false;
       if (request->ended && !request->end.ok() && request->deltas.empty() && errors_end_stream_) {
-        AddRetryAfter(context_, request->end);
+        AddFailureDetails(context_, request->end);
         return Stop(request->end);
       }
       out_.Clear();
@@ -363,7 +363,7 @@ KserveStreamReactor* StartKserveStream(const boost::asio::any_io_executor& stran
 KserveStreamReactor* RefuseKserveStream(grpc::CallbackServerContext* context,
                                         const absl::Status& status) {
   auto* reactor = new Refusal;  // OnDone deletes it
-  AddRetryAfter(context, status);
+  AddFailureDetails(context, status);
   reactor->Finish(ToGrpc(status));
   return reactor;
 }

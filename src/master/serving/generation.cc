@@ -347,7 +347,8 @@ void Generation::HandleOutput(SubmissionOutput output) {
     if (output.taken_over) {
       taken_over_ = true;
       placement_.Reset();  // first: it is not ours to cancel any more
-      return End(absl::CancelledError("another master has taken the request over"));
+      return End(WithCode(absl::CancelledError("another master has taken the request over"),
+                          "taken_over"));
     }
     if (PastDeadline()) return End(FailureOf(output));
     // It stops, or had to choose; others may have room.
@@ -521,6 +522,8 @@ void Generation::End(const absl::Status& status) {
                                  request_.priority, prompt_.cost - used);
   }
   ticket_.Reset();
+  looking_ = false;
+  early_.clear();
   deadline_timer_.cancel();
   retry_timer_.cancel();
   const RequestState state = status.ok()                 ? RequestState::kOk

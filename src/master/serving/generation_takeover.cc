@@ -45,7 +45,14 @@ void Generation::LookForRunning() {
     const bool same = other->request_.resumption.context == self->request_.resumption.context;
     if (same) *takeover = other->HandOver(self);
     asio::post(self->strand_, [self, same, attempt = other->attempt_, takeover] {
-      if (self->sink_ == nullptr) return;
+      if (self->sink_ == nullptr) {
+        // This client has gone again meanwhile, and nobody else has what runs.
+        if (*takeover && (*takeover)->placement) {
+          self->services_.fleet->Cancel((*takeover)->placement.worker(), self->request_.id,
+                                        attempt, {});
+        }
+        return;
+      }
       if (!same) return self->End(OtherRequest());
       self->HandleHandover(attempt, std::move(*takeover));
     });
@@ -81,7 +88,10 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
     taken_over_ = true;
   }
   ReleaseHold();
-  if (!ended) End(absl::CancelledError("the client has come back on another connection"));
+  if (!ended) {
+    End(WithCode(absl::CancelledError("the client has come back on another connection"),
+                 "taken_over"));
+  }
   return takeover;
 }
 

@@ -44,8 +44,6 @@ _STATUS = {
 }
 # gRPC's own words where a proxy or a peer cut the stream.
 _CUT_WORDS = ("Received RST_STREAM", "Stream removed", "Received http2 header with status: 50")
-# The one refusal with UNAVAILABLE that no other master must be bothered with; over gRPC it has no code of its own.
-_CRASHES = "the workers that ran this request were lost"
 # What is left of the deadline when the server, which knows it, gives up a moment before us.
 _SLACK_SECONDS = 1.0
 
@@ -180,25 +178,24 @@ def failure_of(error: grpc.RpcError, left: float, resuming: bool = False) -> Exc
     """APIError: the server said it. DeadlineExceeded: ours has passed. Anything else: the connection broke."""
     status: grpc.StatusCode = error.code()
     details: str = error.details() or status.name
-    retry_after = _retry_after(error)
+    after = _metadata(error, "retry-after-ms")
+    retry_after = int(after) / 1000 if after is not None and after.isdigit() else None
     if status == grpc.StatusCode.DEADLINE_EXCEEDED and left < _SLACK_SECONDS:
         return DeadlineExceeded("the deadline has passed")
-    if status == grpc.StatusCode.UNAVAILABLE and retry_after is None and not details.startswith(_CRASHES):
+    code = _metadata(error, "fathom-error-code")
+    # A connection that breaks brings neither.
+    if status == grpc.StatusCode.UNAVAILABLE and retry_after is None and code is None:
         return Cut(details)
     if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and details.startswith(_CUT_WORDS):
         return Cut(details)
     http_status = _STATUS.get(status, 500)
     if http_status == 404 and resuming:
         return CannotResumeError(details, status=404, code="cannot_resume")
-    code = "worker_lost" if details.startswith(_CRASHES) else None
     # A gateway's 504 is none of gRPC's: here it is the server's own time limit.
     kind = "timeout_error" if http_status == 504 else None
     return make_api_error(http_status, details, type=kind, code=code, retry_after=retry_after)
 
 
-def _retry_after(error: grpc.RpcError) -> float | None:
+def _metadata(error: grpc.RpcError, wanted: str) -> str | None:
     metadata: Any = error.trailing_metadata()
-    for name, value in metadata or ():
-        if name == "retry-after-ms" and str(value).isdigit():
-            return int(value) / 1000
-    return None
+    return next((str(value) for name, value in metadata or () if name == wanted), None)
