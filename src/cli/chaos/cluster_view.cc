@@ -19,6 +19,7 @@ constexpr absl::Duration kReadyLimit = absl::Milliseconds(500);
 constexpr absl::Duration kScrapeLimit = absl::Seconds(2);
 constexpr int kMessageBytesMax = 64 << 20;
 constexpr int kReconnectMs = 50;
+constexpr int kConnectMs = 5000;
 constexpr int32_t kRequestsMax = 100'000;
 
 template <typename Request, typename Response>
@@ -44,7 +45,7 @@ ClusterView::ClusterView(const std::vector<MasterPorts>& masters, std::string ke
     arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMs);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMs);
     stubs_.push_back(v1::Admin::NewStub(grpc::CreateCustomChannel(
         absl::StrCat("127.0.0.1:", master.admin), grpc::InsecureChannelCredentials(), arguments)));
