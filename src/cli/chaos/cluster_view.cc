@@ -157,20 +157,22 @@ absl::Status CheckHistory(const v1::ExplainRequestResponse& history) {
   };
   double last = 0;
   int ends = 0;
-  bool submitted = false;
+  // What is taken over was submitted by another master, or only waited there.
+  enum class Place { kQueued, kSubmitted, kEither } place = Place::kQueued;
   // Events in the middle may not have been kept.
   const bool whole = history.dropped_events() == 0;
   for (const v1::RequestEvent& event : history.events()) {
     if (event.at_seconds() < last) return broken("time goes back");
     last = event.at_seconds();
     if (ends > 0) return broken("something happens after the end");
-    // What is taken over was submitted by another master.
-    if (event.what() == "submitted" || event.what() == "taken over") {
-      if (submitted && whole) return broken("submitted while it runs");
-      submitted = true;
+    if (event.what() == "taken over") {
+      place = Place::kEither;
+    } else if (event.what() == "submitted") {
+      if (place == Place::kSubmitted && whole) return broken("submitted while it runs");
+      place = Place::kSubmitted;
     } else if (event.what() == "lost" || event.what() == "rejected") {
-      if (!submitted && whole) return broken("lost without being submitted");
-      submitted = false;
+      if (place == Place::kQueued && whole) return broken("lost without being submitted");
+      place = Place::kQueued;
     } else if (event.what() == "ended") {
       ++ends;
     }
