@@ -3,6 +3,7 @@
 // The kinds of client that a chaos run watches: how each asks a question, and what it does when its
 // connection breaks. One thread an asker.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -44,6 +45,10 @@ struct AskerSetup {
   absl::Duration deadline;  // of a request
   // Past it a request that has not ended counts as hung; the client gives it up.
   absl::Duration margin = absl::Seconds(5);
+  // Set: nobody wants the answers any more, and nothing is tried again. May be null.
+  const std::atomic<bool>* abandoned = nullptr;
+
+  bool IsAbandoned() const { return abandoned != nullptr && *abandoned; }
 };
 
 // A time that a request spent on one master.

@@ -209,6 +209,7 @@ TEST(ClusterViewTest, ImpossibleHistoriesAreFound) {
       History({"received", "submitted", "lost", "queued", "submitted", "ended"}, "ok").ok());
   EXPECT_TRUE(History({"received", "submitted"}, "running").ok());
   EXPECT_TRUE(History({"received", "taken over", "lost", "submitted", "ended"}, "ok").ok());
+  EXPECT_TRUE(History({"received", "taken over", "queued", "submitted", "ended"}, "ok").ok());
   EXPECT_FALSE(History({"received", "submitted", "ended", "ended"}, "ok").ok());
   EXPECT_FALSE(History({"received", "submitted", "submitted", "ended"}, "ok").ok());
   EXPECT_FALSE(History({"received", "lost", "ended"}, "ok").ok());

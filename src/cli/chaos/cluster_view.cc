@@ -19,6 +19,7 @@ constexpr absl::Duration kReadyLimit = absl::Milliseconds(500);
 constexpr absl::Duration kScrapeLimit = absl::Seconds(2);
 constexpr int kMessageBytesMax = 64 << 20;
 constexpr int kReconnectMs = 50;
+constexpr int kConnectMs = 5000;
 constexpr int32_t kRequestsMax = 100'000;
 
 template <typename Request, typename Response>
@@ -44,7 +45,7 @@ ClusterView::ClusterView(const std::vector<MasterPorts>& masters, std::string ke
     arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMs);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMs);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMs);
     stubs_.push_back(v1::Admin::NewStub(grpc::CreateCustomChannel(
         absl::StrCat("127.0.0.1:", master.admin), grpc::InsecureChannelCredentials(), arguments)));
@@ -156,20 +157,22 @@ absl::Status CheckHistory(const v1::ExplainRequestResponse& history) {
   };
   double last = 0;
   int ends = 0;
-  bool submitted = false;
+  // What is taken over was submitted by another master, or only waited there.
+  enum class Place { kQueued, kSubmitted, kEither } place = Place::kQueued;
   // Events in the middle may not have been kept.
   const bool whole = history.dropped_events() == 0;
   for (const v1::RequestEvent& event : history.events()) {
     if (event.at_seconds() < last) return broken("time goes back");
     last = event.at_seconds();
     if (ends > 0) return broken("something happens after the end");
-    // What is taken over was submitted by another master.
-    if (event.what() == "submitted" || event.what() == "taken over") {
-      if (submitted && whole) return broken("submitted while it runs");
-      submitted = true;
+    if (event.what() == "taken over") {
+      place = Place::kEither;
+    } else if (event.what() == "submitted") {
+      if (place == Place::kSubmitted && whole) return broken("submitted while it runs");
+      place = Place::kSubmitted;
     } else if (event.what() == "lost" || event.what() == "rejected") {
-      if (!submitted && whole) return broken("lost without being submitted");
-      submitted = false;
+      if (place == Place::kQueued && whole) return broken("lost without being submitted");
+      place = Place::kQueued;
     } else if (event.what() == "ended") {
       ++ends;
     }

@@ -15,10 +15,13 @@
 namespace fathom::cli {
 namespace {
 
-constexpr absl::Duration kSilenceMax = absl::Seconds(5);
+constexpr absl::Duration kSilenceMax = absl::Seconds(20);
 constexpr int32_t kHeldForSeconds = 30;
-constexpr int kReconnectMinMs = 50;
+constexpr int kReconnectFirstMs = 50;
 constexpr int kReconnectMaxMs = 300;
+// What gRPC calls the least pause between attempts is also how long one may take: too short, and
+// clients of a busy master do nothing but connect.
+constexpr int kConnectMs = 5000;
 
 std::chrono::system_clock::time_point After(absl::Duration wait) {
   return std::chrono::system_clock::now() + absl::ToChronoMicroseconds(wait);
@@ -89,8 +92,8 @@ class GrpcAsker final : public Asker {
       grpc::ChannelArguments arguments;
       arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
       arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-      arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMinMs);
-      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMinMs);
+      arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectFirstMs);
+      arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
       arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMaxMs);
       stubs_.push_back(v1::Inference::NewStub(
           grpc::CreateCustomChannel(master.grpc, grpc::InsecureChannelCredentials(), arguments)));
@@ -115,7 +118,8 @@ class GrpcAsker final : public Asker {
       asked.legs.back().until_ns = clock_.MonotonicNs();
       asked.transcript.Flush();
       if (asked.status.ok()) asked.status = asked.transcript.CheckComplete(/*needs_done=*/false);
-      if (asked.status.ok() || !CanGoOn(asked) || clock_.Monotonic() >= deadline) break;
+      if (asked.status.ok() || !CanGoOn(asked)) break;
+      if (clock_.Monotonic() >= deadline || setup_.IsAbandoned()) break;
       absl::SleepFor(RetryPause(++failures, random_));
     }
     asked.hung = absl::IsDeadlineExceeded(asked.status) && clock_.Monotonic() >= give_up;

@@ -17,7 +17,7 @@ namespace fathom::cli {
 namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(2);
-// Longer than the 15 s after which masters write a comment.
+// Of a stream. Longer than the 15 s after which masters write a comment.
 constexpr absl::Duration kSilenceMax = absl::Seconds(20);
 constexpr char kHeldFor[] = "30s";
 
@@ -53,7 +53,7 @@ class HttpAsker final : public Asker {
       if (asked.status.ok() || attempt.final || !resumes_) break;
       // What has begun can go on only behind an event that has a name.
       if (!anew && last_id.empty()) break;
-      if (clock_.Monotonic() >= deadline) break;
+      if (clock_.Monotonic() >= deadline || setup_.IsAbandoned()) break;
       absl::SleepFor(RetryPause(++failures, random_));
     }
     asked.hung =
@@ -85,10 +85,11 @@ class HttpAsker final : public Asker {
     const absl::Duration left = give_up - clock_.Monotonic();
     if (left <= absl::ZeroDuration()) return {absl::DeadlineExceededError("no end in time"), true};
     // A connection of its own, so that nothing is sent twice behind our back.
-    HttpClient client(setup_.masters[master].http,
-                      {.key = setup_.key,
-                       .connect_timeout = std::min(kConnectTimeout, left),
-                       .idle_timeout = resumes_ ? std::min(kSilenceMax, left) : left});
+    HttpClient client(
+        setup_.masters[master].http,
+        {.key = setup_.key,
+         .connect_timeout = std::min(kConnectTimeout, left),
+         .idle_timeout = resumes_ && form == Form::kStream ? std::min(kSilenceMax, left) : left});
     asked.legs.push_back({.master = master, .from_ns = clock_.MonotonicNs()});
     SseParser parser;
     absl::Status said;

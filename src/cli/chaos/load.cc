@@ -72,8 +72,10 @@ void ChaosLoad::Finish() {
 }
 
 void ChaosLoad::Run(ClientKind kind, size_t thread) {
+  AskerSetup setup = setup_.asker;
+  setup.abandoned = &abandoned_;
   const std::unique_ptr<Asker> asker =
-      MakeAsker(kind, setup_.asker, clock_, setup_.seed + thread * 0x9e3779b97f4a7c15ULL);
+      MakeAsker(kind, setup, clock_, setup_.seed + thread * 0x9e3779b97f4a7c15ULL);
   for (uint64_t turn = 0; !stopping_; ++turn) AskOne(*asker, kind, thread, turn);
 }
 

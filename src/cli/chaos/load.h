@@ -62,6 +62,8 @@ class ChaosLoad {
   // No more questions; what is asked is waited for.
   void Stop() { stopping_ = true; }
   void Finish();
+  // What is asked is not tried again when its connection breaks.
+  void Abandon() { abandoned_ = true; }
   int64_t done() const { return done_; }
   int64_t running() const { return running_; }
   int64_t failed() const { return failed_; }
@@ -76,6 +78,7 @@ class ChaosLoad {
   const Clock& clock_;
   const int64_t start_ns_;
   std::atomic<bool> stopping_ = false;
+  std::atomic<bool> abandoned_ = false;
   std::atomic<int64_t> number_ = 0;
   std::atomic<int64_t> done_ = 0;
   std::atomic<int64_t> failed_ = 0;

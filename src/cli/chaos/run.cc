@@ -220,7 +220,12 @@ class Run {
                            .workers = options_.workers,
                            .warm_up = options_.warm_up},
                           *cluster_, view, *relay_, cuts, *journal, clock_, random_, start_ns_);
-      RETURN_IF_ERROR(Disturb(load, disturber));
+      if (absl::Status status = Disturb(load, disturber); !status.ok()) {
+        // What is asked ends with the cluster.
+        load.Abandon();
+        cluster_.reset();
+        return status;
+      }
       load.Finish();
     }
     ClusterChecks& checks = outcome.result.checks;
@@ -263,6 +268,7 @@ class Run {
         give_up = now + options_.deadline + kBackLimit;
       }
       if (over && disturber.quiet() && load.running() == 0) return absl::OkStatus();
+      if (shutdown_.count() > 1) return absl::CancelledError("interrupted");
       // Requests end at their own deadline, whatever the cluster does.
       if (now >= give_up) {
         return absl::DeadlineExceededError("the cluster did not come back after the last fault");
