@@ -192,7 +192,7 @@ class Master {
     for (int number = 1; number <= 3; ++number) {
       const Submission submission = MakeSubmission(number);
       auto listener = std::make_shared<Listener>(submission);
-      FATHOM_CHECK(session_->Submit(submission, listener).ok(), "not submitted");
+      FATHOM_CHECK(session_->Submit(submission, listener, now_ns_).ok(), "not submitted");
       submissions_.emplace_back(submission, std::move(listener));
     }
     return absl::OkStatus();
