@@ -3,6 +3,8 @@
 // For tests of the link: an engine that does what the test says, a listener that remembers, and
 // waiting for what other threads do. Not part of any binary.
 
+#include <gtest/gtest.h>
+
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -177,6 +179,13 @@ inline LinkClientOptions TestOptions(const std::vector<int>& ports, v1::Hello he
   options.redial_first = absl::Milliseconds(10);
   options.redial_max = absl::Milliseconds(50);
   return options;
+}
+
+inline std::unique_ptr<LinkClient> StartClient(LinkClientOptions options, ScriptedEngine& engine) {
+  auto client = std::make_unique<LinkClient>(std::move(options));
+  const absl::Status status = client->Start(engine.Port());
+  EXPECT_TRUE(status.ok()) << status;
+  return client;
 }
 
 inline master::Submission TestSubmission(const std::string& id, uint32_t attempt = 1) {

@@ -51,7 +51,8 @@ void AddFailureDetails(grpc::CallbackServerContext* context, const absl::Status&
   if (const auto after = FailureRetryAfter(status)) {
     context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(*after)));
   }
-  if (const auto code = FailureCode(status)) context->AddTrailingMetadata("fathom-error-code", *code);
+  if (const auto code = FailureCode(status))
+    context->AddTrailingMetadata("fathom-error-code", *code);
 }
 
 void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,

@@ -122,7 +122,10 @@ class Generation final : public SubmissionListener,
   Submission MakeSubmission() const;
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
   void HandleLost(const WorkerLoss& loss);
+  void HandleGivenUp();
   void LookAgainAfter(absl::Duration wait);
+  // It may be the cause of what its workers met.
+  bool IsSuspect() const;
   std::string Fingerprint() const;
   void Note(std::string_view what, std::string_view worker = {}, std::string_view detail = {});
   void HandleOutput(SubmissionOutput output);

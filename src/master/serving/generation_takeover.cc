@@ -48,8 +48,8 @@ void Generation::LookForRunning() {
       if (self->sink_ == nullptr) {
         // This client has gone again meanwhile, and nobody else has what runs.
         if (*takeover && (*takeover)->placement) {
-          self->services_.fleet->Cancel((*takeover)->placement.worker(), self->request_.id,
-                                        attempt, {});
+          self->services_.fleet->Cancel((*takeover)->placement.worker(), self->request_.id, attempt,
+                                        {});
         }
         return;
       }

@@ -1,0 +1,142 @@
+// What becomes of a generation whose worker refuses it, gives it up or is lost.
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/digest.h"
+#include "common/logging.h"
+#include "common/strings.h"
+#include "master/serving/failure.h"
+#include "master/serving/generation.h"
+#include "master/serving/serving_metrics.h"
+
+namespace fathom::master {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr int32_t kRefusalsMax = 5;
+// A request that was on as many workers when they crashed is taken for the cause.
+constexpr int32_t kCrashesMax = 2;
+// Losses that tell nothing of their cause: one may be chance, more make it run where nothing new
+// does, so many are no accident.
+constexpr int32_t kLossesBeforeSuspicion = 1;
+constexpr int32_t kLossesMax = 16;
+constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
+constexpr absl::Duration kRetryMax = absl::Seconds(1);
+// A worker that gave a request up does not get it back at once.
+constexpr absl::Duration kGivenUpPause = absl::Milliseconds(100);
+
+}  // namespace
+
+bool Generation::IsSuspect() const { return crashes_ > 0 || losses_ > kLossesBeforeSuspicion; }
+
+void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
+                            absl::Duration retry_after) {
+  asio::post(strand_, [self = shared_from_this(), attempt, status, retry_after] {
+    if (self->heir_) return self->heir_->OnRejected(attempt, status, retry_after);
+    if (self->sink_ != nullptr && attempt == self->attempt_) {
+      self->HandleRejected(status, retry_after);
+    }
+  });
+}
+
+void Generation::HandleRejected(const absl::Status& status, absl::Duration retry_after) {
+  ServingMetrics::Get().rejections.Increment();
+  Note("rejected", placement_.worker().id, Message(status));
+  const WorkerKey worker = placement_.worker();
+  if (absl::IsInvalidArgument(status)) {
+    placement_.Reset();
+    return End(status);
+  }
+  // A full worker has room again some time; other reasons rarely go away.
+  if (!absl::IsResourceExhausted(status) && ++refusals_ >= kRefusalsMax) {
+    placement_.Reset();
+    return End(
+        absl::UnavailableError(absl::StrCat("no worker took the request on: ", status.message())));
+  }
+  last_rejection_ = status;
+  retry_wait_ = std::max({retry_after, 2 * retry_wait_, kRetryMin});
+  retry_wait_ = std::min(retry_wait_, kRetryMax);
+  const absl::Duration wait = retry_wait_;
+  services_.dispatcher->Avoid(worker, wait);
+  placement_.Reset();
+  Enqueue();
+  LookAgainAfter(wait);
+}
+
+// A worker that is avoided may be free again with no other news.
+void Generation::LookAgainAfter(absl::Duration wait) {
+  retry_timer_.expires_after(absl::ToChronoNanoseconds(wait));
+  retry_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (!error && self != nullptr && self->queued_) self->services_.dispatcher->Pump();
+  });
+}
+
+void Generation::OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) {
+  asio::post(strand_, [self = shared_from_this(), attempt, loss] {
+    if (self->heir_) return self->heir_->OnWorkerLost(attempt, loss);
+    if (self->looking_) {
+      return self->early_.push_back({.output = {}, .attempt = attempt, .loss = loss});
+    }
+    if (self->sink_ != nullptr && attempt == self->attempt_) self->HandleLost(loss);
+  });
+}
+
+// It stops, or had to choose; others may have room.
+void Generation::HandleGivenUp() {
+  services_.fleet->Cancel(placement_.worker(), request_.id, attempt_, {});
+  services_.dispatcher->Avoid(placement_.worker(), kGivenUpPause);
+  HandleLost({LossKind::kLeft, absl::UnavailableError("the worker gave the request up")});
+  LookAgainAfter(kGivenUpPause);
+}
+
+// What another worker needs to go on is here: the prompt, the tokens that the sink has had, and the
+// seed that keys what comes next. Stop strings and half characters wait in the choices' text.
+void Generation::HandleLost(const WorkerLoss& loss) {
+  if (!placement_) return;  // another choice has told it before
+  ServingMetrics& metrics = ServingMetrics::Get();
+  metrics.workers_lost.Increment();
+  Note("lost", placement_.worker().id, Message(loss.reason));
+  placement_.Reset();
+  if (!services_.migration) {
+    return End(WithCode(absl::UnavailableError(absl::StrCat(
+                            "the worker that ran this request was lost: ", loss.reason.message())),
+                        "worker_lost"));
+  }
+  // A silence is the network's or the machine's: whatever the request does, its worker's process
+  // can say so.
+  if (loss.kind == LossKind::kCrash || loss.kind == LossKind::kBroken) ++losses_;
+  if (loss.kind == LossKind::kCrash) ++crashes_;
+  if (crashes_ >= kCrashesMax || losses_ > kLossesMax) {
+    services_.condemned->Add(Fingerprint());
+    LogError("serving", "a request is taken for the cause of lost workers",
+             {{"http.request.id", request_.id},
+              {"labels.tenant", request_.tenant},
+              {"labels.workers_lost", int64_t{losses_}}});
+    return End(WithCode(absl::UnavailableError(
+                            absl::StrCat("the workers that ran this request were lost, ", losses_,
+                                         " of them; the last: ", loss.reason.message())),
+                        "worker_lost"));
+  }
+  metrics.migrations.Increment();
+  lost_at_ns_ = services_.clock->MonotonicNs();
+  page_->SetMigrations(++migrations_);
+  Enqueue();
+}
+
+// Equal for requests that make a worker do the same.
+std::string Generation::Fingerprint() const {
+  std::string text = absl::StrCat(request_.model->name, "\n", request_.model->config_digest, "\n",
+                                  request_.n, "\n");
+  text.append(reinterpret_cast<const char*>(prompt_.tokens.data()),
+              prompt_.tokens.size() * sizeof(TokenId));
+  if (prompt_.constraint) absl::StrAppend(&text, "\n", prompt_.constraint->grammar.source);
+  return Sha256Hex(text);
+}
+
+}  // namespace fathom::master
