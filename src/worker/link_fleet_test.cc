@@ -283,7 +283,7 @@ class TwoMastersTest : public ::testing::Test {
  protected:
   TwoMastersTest() {
     master_b_ = StartServer({.master_id = "b"});
-    const master::ClusterNews news{.masters = {"127.0.0.1:" + std::to_string(master_b_->port())}};
+    master::ClusterNews news{.masters = {"127.0.0.1:" + std::to_string(master_b_->port())}};
     master_a_ = StartServer({.master_id = "a", .cluster = [news] { return news; }});
     watch_a_.emplace(*master_a_);
     watch_b_.emplace(*master_b_);

@@ -163,7 +163,10 @@ class Server(Process):
 class Master(Server):
     def __init__(self, folder, name="master", model=TINY, model_name="tiny", ports=None, extra=(), more_keys=""):
         keys = Path(folder) / "keys"
-        keys.write_text(f"test:{hashlib.sha256(KEY.encode()).hexdigest()}:admin\n{more_keys}")
+        # Another master may read the same file just now.
+        written = Path(folder) / f"keys-{name}"
+        written.write_text(f"test:{hashlib.sha256(KEY.encode()).hexdigest()}:admin\n{more_keys}")
+        written.replace(keys)
         arguments = ["--bind", "127.0.0.1", "--model", model, "--model-name", model_name]
         for port in ("http", "grpc", "admin", "link", "metrics"):
             arguments += [f"--{port}-port", (ports or {}).get(port, 0)]

@@ -149,6 +149,20 @@ def test_masters_find_each_other_and_workers_find_them(postgresql, tmp_path):
         wait_for(lambda: len(listed(masters.all[0])["masters"]) == 2, "two masters", 3)
 
 
+def test_masters_of_one_machine_may_share_a_file(tmp_path):
+    flags = ("--database", f"sqlite:{tmp_path / 'state.db'}")
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(Master(tmp_path, name, extra=(*flags, "--id", name))) for name in ("one", "two")
+        )
+        for master in (first, second):
+            wait_for(lambda m=master: len(listed(m)["masters"]) == 2, f"two masters at {master.name}")
+        led, epoch = leader(first)
+        killed, other = (first, second) if led == "one" else (second, first)
+        killed.signal(signal.SIGKILL)
+        wait_for(lambda: leader(other) == (other.name, epoch + 1), "the other leads", 20)
+
+
 def test_leadership_moves_when_the_leader_is_killed(postgresql, tmp_path):
     with Masters(tmp_path, postgresql, 3) as masters:
         told = []

@@ -19,7 +19,8 @@ absl::StatusOr<QuotaCharge> TakeQuota(Quotas* quotas, const GenerationRequest& r
   if (quotas == nullptr) return QuotaCharge();
   auto [refusal, charge] =
       quotas->Enter(request.key_id, request.quota,
-                    ReservedTokens(request, prompt_tokens, request.stop.max_tokens));
+                    ReservedTokens(request, prompt_tokens, request.stop.max_tokens),
+                    !request.resumption.have.empty());
   if (!refusal) return std::move(charge);
   return WithRetryAfter(
       absl::ResourceExhaustedError(absl::StrCat(

@@ -52,6 +52,18 @@ TEST_F(QuotaGateTest, WhoHasUsedItUpIsToldWhenToComeBack) {
   EXPECT_LE(*FailureRetryAfter(refused), absl::Seconds(11));
 }
 
+TEST_F(QuotaGateTest, WhoComesBackForTheRestIsLetInAndPaysLater) {
+  GenerationRequest request = Request({.requests_per_minute = 6});
+  ASSERT_TRUE(TakeQuota(&quotas_, request, 1).ok());
+  EXPECT_FALSE(TakeQuota(&quotas_, request, 1).ok());
+  request.resumption.have = {12};
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(TakeQuota(&quotas_, request, 1).ok()) << i;
+  const absl::Status refused = TakeQuota(&quotas_, request, 1).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << "not for ever";
+  request.resumption.have.clear();
+  EXPECT_GT(*FailureRetryAfter(TakeQuota(&quotas_, request, 1).status()), absl::Seconds(40));
+}
+
 TEST_F(QuotaGateTest, TokensOfWhatDoesNotRunGoBack) {
   const GenerationRequest request = Request({.tokens_per_minute = 600});
   for (int i = 0; i < 5; ++i) {

@@ -56,7 +56,7 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .migration = migration_};
   request.sampling.seed = request.seed ? *request.seed : resume_keys_.SeedOf(request.id);
   const bool look = request.resumption.look;
-  const auto generation =
+  auto generation =
       std::make_shared<Generation>(services, strand, std::move(request), std::move(sink));
   std::shared_ptr<Generation> predecessor;
   {

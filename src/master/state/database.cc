@@ -42,9 +42,9 @@ Database::~Database() {
 }
 
 void Database::Post(absl::Duration limit, Job job, Done done) {
-  Entry entry{std::move(job), std::move(done), NowNs() + absl::ToInt64Nanoseconds(limit)};
+  Entry entry{std::move(job), done, NowNs() + absl::ToInt64Nanoseconds(limit)};
   if (!queue_.TryPush(std::move(entry))) {
-    entry.done(absl::ResourceExhaustedError("too much waits for the database"));
+    done(absl::ResourceExhaustedError("too much waits for the database"));
   }
 }
 

@@ -154,7 +154,6 @@ TEST_F(LeadershipTest, PassesOnWhenTheLeaderGoes) {
 }
 
 TEST_F(LeadershipTest, ALeaderWithoutADatabaseLeadsNoLongerThanItsLease) {
-  std::atomic<bool> away{false};
   DatabaseOptions options = Options();
   Database database(options);
   FakeClock clock;

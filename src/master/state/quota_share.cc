@@ -6,6 +6,8 @@ namespace fathom::master {
 namespace {
 
 constexpr double kBurstSeconds = 2;
+// So many bursts short a bucket may be for those who go on.
+constexpr double kBurstsAhead = 5;
 // For so long ahead a share is leased.
 constexpr double kLeaseSeconds = 1;
 constexpr double kBusyPeriodSeconds = 0.5;
@@ -35,9 +37,10 @@ void QuotaShare::RefillBlindly(int64_t now_ns) {
   balance_ = std::max(balance_, std::min(most, balance_ + more));
 }
 
-bool QuotaShare::Admits(int64_t now_ns, int masters) {
+bool QuotaShare::Admits(int64_t now_ns, int masters, bool goes_on) {
   RefillBlindly(now_ns);
   const double projected = Projected(now_ns);
+  if (goes_on && balance_ + projected >= 1 - kBurstsAhead * rate_.burst) return true;
   // Each may spend ahead its part of what the bucket holds by now. Where parts are smaller than a
   // request, the first one is let in.
   return balance_ + std::max(0.0, projected) / std::max(1, masters) >= 1 ||

@@ -33,8 +33,9 @@ class QuotaShare {
  public:
   QuotaShare(QuotaRate rate, int64_t now_ns) : rate_(rate), exchanged_ns_(now_ns) {}
 
-  // Whether a request may come in. `masters`: that live, this one included.
-  bool Admits(int64_t now_ns, int masters);
+  // Whether a request may come in. `masters`: that live, this one included. One that goes on with
+  // what it has begun may also where the bucket is some bursts short.
+  bool Admits(int64_t now_ns, int masters, bool goes_on = false);
   // It came in; or a part of what it reserved is not needed (negative).
   void Charge(double cost);
   // It was turned away.

@@ -63,7 +63,7 @@ QuotaShare& Quotas::Share(const std::string& key_id, QuotaKind kind, int64_t per
 
 std::pair<std::optional<QuotaRefusal>, QuotaCharge> Quotas::Enter(const std::string& key_id,
                                                                   const QuotaLimits& limits,
-                                                                  int64_t tokens) {
+                                                                  int64_t tokens, bool goes_on) {
   QuotaCharge charge;
   if (!limits.any()) return {std::nullopt, std::move(charge)};
   const int64_t now_ns = clock_->MonotonicNs();
@@ -80,7 +80,7 @@ std::pair<std::optional<QuotaRefusal>, QuotaCharge> Quotas::Enter(const std::str
   QuotaShare* requests = nullptr;
   if (limits.requests_per_minute > 0) {
     requests = &Share(key_id, QuotaKind::kRequests, limits.requests_per_minute);
-    if (!requests->Admits(now_ns, masters)) {
+    if (!requests->Admits(now_ns, masters, goes_on)) {
       return {refuse(QuotaKind::kRequests, *requests, 1, limits.requests_per_minute),
               std::move(charge)};
     }
@@ -88,7 +88,7 @@ std::pair<std::optional<QuotaRefusal>, QuotaCharge> Quotas::Enter(const std::str
   if (limits.tokens_per_minute > 0) {
     QuotaShare& share = Share(key_id, QuotaKind::kTokens, limits.tokens_per_minute);
     const auto cost = static_cast<double>(std::max<int64_t>(1, tokens));
-    if (!share.Admits(now_ns, masters)) {
+    if (!share.Admits(now_ns, masters, goes_on)) {
       return {refuse(QuotaKind::kTokens, share, cost, limits.tokens_per_minute), std::move(charge)};
     }
     share.Charge(cost);

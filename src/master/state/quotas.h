@@ -83,10 +83,11 @@ class Quotas {
   Quotas(const Quotas&) = delete;
   Quotas& operator=(const Quotas&) = delete;
 
-  // Takes one request and so many tokens, or tells which quota is used up.
+  // Takes one request and so many tokens, or tells which quota is used up. `goes_on`: its client
+  // has had a part of its answer, and is not to lose the rest for a little.
   std::pair<std::optional<QuotaRefusal>, QuotaCharge> Enter(const std::string& key_id,
                                                             const QuotaLimits& limits,
-                                                            int64_t tokens);
+                                                            int64_t tokens, bool goes_on = false);
   // Nothing where there is no such quota.
   std::optional<QuotaView> View(const std::string& key_id, const QuotaLimits& limits,
                                 QuotaKind kind);
