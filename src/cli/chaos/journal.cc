@@ -29,7 +29,7 @@ absl::Status WriteAll(int fd, std::string_view text) {
 }
 
 // A tenth of a microsecond is enough.
-double Ms(int64_t ns) { return static_cast<double>(ns / 100) * 1e-4; }
+double Ms(int64_t ns) { return static_cast<double>(ns - ns % 100) * 1e-6; }
 
 std::string Line(const json::object& record) { return json::serialize(record) + "\n"; }
 

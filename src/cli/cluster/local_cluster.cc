@@ -89,7 +89,7 @@ absl::Status LocalCluster::StartAll(ShutdownSignal& shutdown) {
   // It names masters of another cluster, which our workers must not join.
   unsetenv("MASTER_NODE");
 
-  members_.resize(static_cast<size_t>(options_.masters + options_.workers));
+  members_.resize(static_cast<size_t>(options_.masters) + static_cast<size_t>(options_.workers));
   RETURN_IF_ERROR(StartMasters(shutdown));
   RETURN_IF_ERROR(StartWorkers(shutdown));
   for (int i = 0; i < options_.masters; ++i) {
