@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <limits>
 #include <optional>
 #include <utility>
 
@@ -20,6 +19,8 @@ constexpr size_t kIdChars = 32;
 constexpr size_t kProofChars = 16;
 constexpr size_t kKeyBytesMax = 255;
 constexpr int kHoldSecondsMax = 600;
+// The proof does not cover how far a client says it is; beyond this no request ever comes.
+constexpr uint32_t kAttemptMax = 1 << 16;
 
 absl::Status NoSuchRequest() {
   return WithCode(absl::NotFoundError("no request of yours goes on behind this event: the id is "
@@ -53,7 +54,8 @@ std::optional<ResumePlan> ParseToken(std::string_view token, size_t num_choices)
   const auto created = Number<int64_t>(parts[2], 16);
   const auto attempt = Number<uint32_t>(parts[3], 16);
   const std::vector<absl::string_view> marks = absl::StrSplit(parts[4], ',');
-  if (!created || !attempt || marks.size() != num_choices) return std::nullopt;
+  if (!created || !attempt || *attempt > kAttemptMax) return std::nullopt;
+  if (marks.size() != num_choices) return std::nullopt;
   ResumePlan plan;
   plan.id = std::string(parts[0]);
   plan.proof = std::string(parts[1]);
