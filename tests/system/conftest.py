@@ -5,6 +5,7 @@ import grpc
 import openai
 import pytest
 from harness import KEY, ROOT, SANITIZED, Cluster, Up
+from pairs import Pair, real_worker, sim_worker
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -64,3 +65,19 @@ def stubs(tmp_path_factory):
 def inference(cluster, stubs):
     with grpc.insecure_channel(cluster.master.grpc_address) as channel:
         yield stubs[1].InferenceStub(channel)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two masters and two simulated workers."""
+    pair = Pair(tmp_path, sim_worker)
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def real_pair(tmp_path):
+    """Two masters and two workers that run the model, whose tokens do not depend on what else runs."""
+    pair = Pair(tmp_path, real_worker)
+    yield pair
+    pair.close()

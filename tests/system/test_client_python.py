@@ -12,28 +12,14 @@ from conservation import scrape, wait_until_idle
 from fathom_client import AsyncClient, Client, DeadlineExceeded, Policy
 from fathom_client._openai import Gatherer
 from harness import KEY, ROOT, access_lines, clean_environment, wait_for
+from pairs import Pair
 from test_bench import SimWorker
 from test_docs import read_examples
 from test_migration import KINDS, STORY
-from test_resume import Pair, real_worker, sim_worker
 
 CLIENT = ROOT / "clients" / "python"
 README = CLIENT / "README.md"
 LONG = {"model": "tiny", "max_tokens": 200, "temperature": 0}
-
-
-@pytest.fixture
-def pair(tmp_path):
-    pair = Pair(tmp_path, sim_worker)
-    yield pair
-    pair.close()
-
-
-@pytest.fixture
-def real_pair(tmp_path):
-    pair = Pair(tmp_path, real_worker)
-    yield pair
-    pair.close()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import zipfile
 import pytest
 from conservation import wait_until_idle
 from harness import KEY, ROOT, clean_environment, wait_for
+from pairs import Pair, real_worker, sim_worker
 from test_migration import STORY
-from test_resume import Pair, real_worker, sim_worker
 
 CLIENT = ROOT / "clients" / "python"
 subprocess.run([sys.executable, CLIENT / "protos.py"], check=True)

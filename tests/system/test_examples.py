@@ -9,7 +9,7 @@ import time
 
 import pytest
 from harness import BIN, KEY, ROOT, clean_environment, wait_for
-from test_resume import Pair, sim_worker
+from pairs import Pair, sim_worker
 
 QUESTION = 'Tell me a "story"\nabout 鲸.'
 GO = ROOT / "examples" / "go"

@@ -6,8 +6,8 @@ import time
 import httpx
 import pytest
 from harness import KEY, TINY, Master, wait_for
+from pairs import Pair
 from test_bench import SimWorker
-from test_resume import Pair
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
