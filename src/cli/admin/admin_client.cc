@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "cli/admin/admin_call.h"
 #include "cli/cluster/state_dir.h"
 #include "cli/server.h"
 #include "common/status_macros.h"
@@ -22,16 +23,11 @@ absl::StatusOr<Response> Ask(v1::Admin::Stub& stub, const std::string& address,
                              grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*,
                                                                      const Request&, Response*),
                              const Request& request) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kAnswerLimit);
-  if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
-  Response response;
-  const grpc::Status status = (stub.*method)(&context, request, &response);
-  if (status.ok()) return response;
-  if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  absl::StatusOr<Response> response = CallAdmin(stub, key, kAnswerLimit, method, request);
+  if (absl::IsUnavailable(response.status())) {
     return absl::UnavailableError(absl::StrCat("no master answers at ", address));
   }
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  return response;
 }
 
 }  // namespace

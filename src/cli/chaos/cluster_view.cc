@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "cli/admin/admin_call.h"
 #include "cli/http_client/http_client.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -21,20 +22,6 @@ constexpr int kMessageBytesMax = 64 << 20;
 constexpr int kReconnectMs = 50;
 constexpr int kConnectMs = 5000;
 constexpr int32_t kRequestsMax = 100'000;
-
-template <typename Request, typename Response>
-absl::StatusOr<Response> Ask(v1::Admin::Stub& stub, const std::string& key,
-                             grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*,
-                                                                     const Request&, Response*),
-                             const Request& request) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kAnswerLimit);
-  if (!key.empty()) context.AddMetadata("authorization", "Bearer " + key);
-  Response response;
-  const grpc::Status status = (stub.*method)(&context, request, &response);
-  if (status.ok()) return response;
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 }  // namespace
 
@@ -56,7 +43,8 @@ std::vector<std::string> ClusterView::ReadyWorkers() {
   std::map<std::string, size_t> ready;
   size_t answered = 0;
   for (const auto& stub : stubs_) {
-    const auto response = Ask(*stub, key_, &v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
+    const auto response = CallAdmin(*stub, key_, kAnswerLimit, &v1::Admin::Stub::ListWorkers,
+                                    v1::ListWorkersRequest());
     if (!response.ok()) continue;
     ++answered;
     for (const v1::WorkerStatus& worker : response->workers()) {
@@ -84,7 +72,8 @@ std::vector<std::string> ClusterView::RunningOn(const std::string& worker, int m
   std::vector<std::string> ids;
   for (size_t i = 0; i < stubs_.size(); ++i) {
     if (master >= 0 && static_cast<size_t>(master) != i) continue;
-    const auto response = Ask(*stubs_[i], key_, &v1::Admin::Stub::ListRequests, request);
+    const auto response =
+        CallAdmin(*stubs_[i], key_, kAnswerLimit, &v1::Admin::Stub::ListRequests, request);
     if (!response.ok()) continue;
     for (const v1::RequestStatus& status : response->requests()) {
       if (status.state() == "running" && status.worker() == worker) ids.push_back(status.id());
@@ -127,7 +116,7 @@ absl::StatusOr<v1::ExplainRequestResponse> ClusterView::Explain(const std::strin
   v1::ExplainRequestRequest request;
   request.set_request_id(id);
   for (const auto& stub : stubs_) {
-    auto response = Ask(*stub, key_, &v1::Admin::Stub::ExplainRequest, request);
+    auto response = CallAdmin(*stub, key_, kAnswerLimit, &v1::Admin::Stub::ExplainRequest, request);
     if (response.ok()) return response;
   }
   return absl::NotFoundError("no master knows it");

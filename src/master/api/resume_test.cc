@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace fathom::master {
 namespace {
 
@@ -98,7 +100,8 @@ TEST(ResumeTest, WhatIsNoTokenIsNotFound) {
   const std::string id = token.substr(0, token.find(".2."));
   EXPECT_TRUE(Plan({.token = id + ".10000.17,-,4f", .body = kBody}).ok());
   for (const std::string attempt : {"10001", "ffffffff", "100000000", "-1", ""}) {
-    EXPECT_FALSE(Plan({.token = id + "." + attempt + ".17,-,4f", .body = kBody}).ok()) << attempt;
+    EXPECT_FALSE(Plan({.token = absl::StrCat(id, ".", attempt, ".17,-,4f"), .body = kBody}).ok())
+        << attempt;
   }
   for (const std::string text : {"x", ".....", "a.b.c.d.e", "....-,-,-"}) {
     EXPECT_FALSE(Plan({.token = text, .body = kBody}).ok()) << text;
