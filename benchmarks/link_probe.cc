@@ -71,7 +71,7 @@ absl::StatusOr<WorkerInfo> WaitForWorker(const Fleet& fleet) {
   while (absl::Now() < deadline) {
     const std::shared_ptr<const FleetSnapshot> snapshot = fleet.Snapshot();
     for (const WorkerInfo& worker : snapshot->workers) {
-      if (worker.state == WorkerState::kReady && worker.credit > 0) return worker;
+      if (worker.state == WorkerState::kReady && worker.figures.credit > 0) return worker;
     }
     absl::SleepFor(absl::Milliseconds(10));
   }

@@ -97,14 +97,14 @@ std::vector<EngineEvent> SimEngine::Finish(int64_t now_ns) {
 }
 
 void SimEngine::Tell(int64_t now_ns, master::WorkerInfo* info) {
-  info->waiting = scheduler_->num_waiting();
-  info->running = scheduler_->num_running();
-  info->free_blocks = kv_->num_available();
-  info->total_blocks = kv_->num_total();
-  info->tokens_per_second = static_cast<float>(rate_.Update(output_tokens_, now_ns));
-  info->queued_tokens = scheduler_->queued_tokens();
-  info->prefill_tokens_per_second = static_cast<float>(prefill_.TokensPerSecond());
-  info->step_seconds = static_cast<float>(decode_timer_.StepNs()) * 1e-9F;
+  info->figures.waiting = scheduler_->num_waiting();
+  info->figures.running = scheduler_->num_running();
+  info->figures.free_blocks = kv_->num_available();
+  info->figures.total_blocks = kv_->num_total();
+  info->figures.tokens_per_second = static_cast<float>(rate_.Update(output_tokens_, now_ns));
+  info->figures.queued_tokens = scheduler_->queued_tokens();
+  info->figures.prefill_tokens_per_second = static_cast<float>(prefill_.TokensPerSecond());
+  info->figures.step_seconds = static_cast<float>(decode_timer_.StepNs()) * 1e-9F;
   info->heard_ns = now_ns;
 }
 

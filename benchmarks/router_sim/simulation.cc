@@ -137,7 +137,7 @@ class Simulation {
   master::WorkerInfo InfoOf(size_t worker) const {
     master::WorkerInfo info{.key = {absl::StrCat(worker), "1"},
                             .state = master::WorkerState::kReady,
-                            .credit = int64_t{1} << 40};
+                            .figures = {.credit = int64_t{1} << 40}};
     info.models.push_back({.name = kModel,
                            .kv_block_tokens = naming_.block_tokens,
                            .max_sequences = options_.shape.max_sequences,

@@ -66,13 +66,13 @@ void Fill(const WorkerInfo& info, int64_t now_ns, v1::WorkerStatus& out) {
   out.set_device(info.device);
   for (const ServedModel& model : info.models) out.add_models(model.name);
   out.mutable_labels()->insert(info.labels.begin(), info.labels.end());
-  out.set_running(info.running);
-  out.set_waiting(info.waiting);
+  out.set_running(info.figures.running);
+  out.set_waiting(info.figures.waiting);
   out.set_saturation(info.saturation);
-  out.set_tokens_per_second(info.tokens_per_second);
+  out.set_tokens_per_second(info.figures.tokens_per_second);
   out.set_in_flight(info.in_flight);
   out.set_in_flight_cost(info.in_flight_cost);
-  out.set_credit(info.credit);
+  out.set_credit(info.figures.credit);
   out.set_linked_seconds(Seconds(now_ns - info.linked_at_ns));
 }
 

@@ -28,8 +28,25 @@ struct WorkerKey {
   bool operator==(const WorkerKey&) const = default;
 };
 
+// What becomes of a model on a worker.
+enum class ModelPhase : uint8_t { kLoading, kWarming, kReady, kUnloading, kFailed };
+
+// How one of a worker's models fares, or all of them.
+struct ModelFigures {
+  int64_t credit = 0;   // token cost this master may have in flight there
+  int32_t waiting = 0;  // from the last heartbeat, all masters'
+  int32_t running = 0;
+  int32_t free_blocks = 0;
+  int32_t total_blocks = 0;
+  float tokens_per_second = 0;
+  int64_t queued_tokens = 0;            // prompt tokens to compute, without cached ones
+  float prefill_tokens_per_second = 0;  // 0: not known
+  float step_seconds = 0;               // of steps that only decode
+};
+
 struct ServedModel {
   std::string name;
+  ModelPhase phase = ModelPhase::kReady;
   std::string config_digest;
   std::string tokenizer_digest;
   int32_t context_length = 0;
@@ -38,6 +55,14 @@ struct ServedModel {
   int32_t kv_block_tokens = 0;
   int32_t max_sequences = 0;
   std::string kv_scope;  // names of prefix blocks are equal where it is; empty: no prefix cache
+  // Where the worker tells its models apart; else its own figures are this model's.
+  std::optional<ModelFigures> figures;
+  absl::Status failure;      // of kFailed
+  int64_t bytes_done = 0;    // of kLoading, where known
+  int64_t bytes_total = 0;   // likewise
+  int64_t memory_bytes = 0;  // it takes; 0: not known
+
+  bool serving() const { return phase == ModelPhase::kReady || phase == ModelPhase::kUnloading; }
 };
 
 enum class WorkerState : uint8_t { kLoading, kReady, kDraining, kDead };
@@ -50,19 +75,16 @@ struct WorkerInfo {
   int64_t linked_at_ns = 0;  // monotonic
   std::map<std::string, std::string> labels;
   std::vector<ServedModel> models;
-  int64_t credit = 0;          // token cost this master may have in flight there
-  int64_t in_flight_cost = 0;  // token cost it has
+  ModelFigures figures;        // of all its models
+  int64_t in_flight_cost = 0;  // token cost this master has there
   int32_t in_flight = 0;       // submissions it has
-  int32_t waiting = 0;         // from the last heartbeat, all masters'
-  int32_t running = 0;
-  int32_t free_blocks = 0;
-  int32_t total_blocks = 0;
-  float tokens_per_second = 0;
   float saturation = 0;
-  int64_t queued_tokens = 0;            // prompt tokens to compute, without cached ones
-  float prefill_tokens_per_second = 0;  // 0: not known
-  float step_seconds = 0;               // of steps that only decode
-  int64_t heard_ns = 0;                 // when the last heartbeat came; monotonic
+  int64_t free_memory_bytes = 0;  // that further models may take
+  int64_t heard_ns = 0;           // when the last heartbeat came; monotonic
+
+  const ModelFigures& FiguresOf(const ServedModel& model) const {
+    return model.figures ? *model.figures : figures;
+  }
 };
 
 // Requests for a model of that pool may run there.
@@ -173,6 +195,15 @@ struct ClaimOutcome {
   bool other_context = false;      // a request of this id is another one
 };
 
+// A model that a worker is to load beside those it has.
+struct LoadOrder {
+  std::string model;      // its name there
+  std::string directory;  // as the worker reaches it
+  int64_t kv_cache_bytes = 0;
+  std::string config_digest;  // another one is refused
+  std::string tokenizer_digest;
+};
+
 class Fleet {
  public:
   virtual ~Fleet() = default;
@@ -196,6 +227,13 @@ class Fleet {
                      std::function<void(ClaimOutcome)> done) = 0;
   // Asks a worker, whichever life of it is linked, to leave. NOT_FOUND when none is.
   virtual absl::Status Drain(const std::string& worker_id) = 0;
+  // Orders of the leader; the fleet tells what becomes of them. NOT_FOUND when that worker is gone.
+  virtual absl::Status Load(const WorkerKey& /*worker*/, const LoadOrder& /*order*/) {
+    return absl::UnimplementedError("this fleet loads no models");
+  }
+  virtual absl::Status Unload(const WorkerKey& /*worker*/, const std::string& /*model*/) {
+    return absl::UnimplementedError("this fleet unloads no models");
+  }
   // Called (on any thread, no lock held), one at a time for one worker, with news of its prefix
   // cache. Set once, before work starts.
   virtual void OnCacheUpdate(

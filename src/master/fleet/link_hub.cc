@@ -127,6 +127,7 @@ absl::Status LinkHub::OnControl(Binding& binding, ControlStream& stream,
     }
   }
   if (message.has_leaving()) session->OnLeaving(message.leaving().reason());
+  if (message.has_model_state()) return session->OnModelState(message.model_state());
   // Others are of a newer protocol and may be passed over.
   return absl::OkStatus();
 }
@@ -243,7 +244,7 @@ void LinkHub::Tick(int64_t now_ns, int64_t slept_ns, bool beat) {
   }
   for (const auto& session : registry_.All()) {
     std::optional<WorkerLoss> verdict = session->Judge(now_ns, slept_ns);
-    if (beat) message.mutable_heartbeat()->set_backlog_cost(session->ShareOf(backlog));
+    if (beat) session->SetShare(backlog, message.mutable_heartbeat());
     if (!verdict && beat && !(quiet && session->Idle()) && !session->SendControl(message)) {
       verdict = {LossKind::kSilent,
                  absl::UnavailableError("the control outbox to the worker is full")};

@@ -11,7 +11,6 @@ namespace {
 
 constexpr size_t kNameBytesMax = 256;
 constexpr int kLabelsMax = 64;
-constexpr int kModelsMax = 64;
 constexpr size_t kIncarnationBytes = 16;
 constexpr size_t kKvScopeBytesMax = 64;
 
@@ -134,20 +133,37 @@ absl::Status CheckHello(const v1::Hello& hello) {
   if (hello.incarnation().size() != kIncarnationBytes) {
     return absl::InvalidArgumentError("an incarnation has 16 bytes");
   }
-  if (hello.labels_size() > kLabelsMax || hello.models_size() > kModelsMax) {
+  if (hello.labels_size() > kLabelsMax ||
+      static_cast<size_t>(hello.models_size()) > kWorkerModelsMax) {
     return absl::InvalidArgumentError("too many labels or models");
   }
   for (const auto& [key, value] : hello.labels()) {
     RETURN_IF_ERROR(CheckName("label", key));
     if (value.size() > kNameBytesMax) return absl::InvalidArgumentError("label value too long");
   }
-  for (const v1::LoadedModel& model : hello.models()) {
-    RETURN_IF_ERROR(CheckName("model name", model.name()));
-    if (model.kv_scope().size() > kKvScopeBytesMax) {
-      return absl::InvalidArgumentError("a KV scope has at most 64 bytes");
-    }
+  for (const v1::LoadedModel& model : hello.models()) RETURN_IF_ERROR(CheckModel(model));
+  return absl::OkStatus();
+}
+
+absl::Status CheckModelName(const std::string& name) { return CheckName("model name", name); }
+
+absl::Status CheckModel(const v1::LoadedModel& model) {
+  RETURN_IF_ERROR(CheckModelName(model.name()));
+  if (model.kv_scope().size() > kKvScopeBytesMax) {
+    return absl::InvalidArgumentError("a KV scope has at most 64 bytes");
   }
   return absl::OkStatus();
+}
+
+v1::Load ToMessage(const LoadOrder& order, uint64_t epoch) {
+  v1::Load message;
+  message.set_epoch(epoch);
+  message.set_model(order.model);
+  message.set_snapshot(order.directory);
+  message.set_kv_cache_bytes(order.kv_cache_bytes);
+  message.set_config_digest(order.config_digest);
+  message.set_tokenizer_digest(order.tokenizer_digest);
+  return message;
 }
 
 ServedModel FromMessage(const v1::LoadedModel& model) {

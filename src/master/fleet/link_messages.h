@@ -10,6 +10,7 @@
 namespace fathom::master {
 
 inline constexpr int kLinkProtocol = 1;
+inline constexpr size_t kWorkerModelsMax = 64;
 
 v1::Submit ToMessage(const Submission& submission);
 
@@ -20,6 +21,11 @@ absl::StatusOr<SubmissionOutput> FromMessage(const v1::StepOutput& message);
 // is not 128 bits; FAILED_PRECONDITION for a protocol version this build does not speak.
 absl::Status CheckHello(const v1::Hello& hello);
 
+// What a worker says of a model: INVALID_ARGUMENT for names and scopes that are none.
+absl::Status CheckModelName(const std::string& name);
+absl::Status CheckModel(const v1::LoadedModel& model);
+
 ServedModel FromMessage(const v1::LoadedModel& model);
+v1::Load ToMessage(const LoadOrder& order, uint64_t epoch);
 
 }  // namespace fathom::master

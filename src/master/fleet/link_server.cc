@@ -10,6 +10,7 @@
 #include "common/status_macros.h"
 #include "fathom/v1/link.grpc.pb.h"
 #include "master/fleet/link_hub.h"
+#include "master/fleet/link_messages.h"
 
 namespace fathom::master {
 namespace {
@@ -62,6 +63,12 @@ struct LinkServer::Impl {
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   std::once_flag stopped;
+
+  absl::Status Order(const WorkerKey& worker, v1::MasterControl message) const {
+    const auto session = hub->registry().Find(worker);
+    if (session != nullptr && session->SendControl(std::move(message))) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("worker '", worker.id, "' is not linked"));
+  }
 };
 
 LinkServer::LinkServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -145,6 +152,19 @@ absl::Status LinkServer::Drain(const std::string& worker_id) {
   }
   LogInfo("link", "worker told to leave", {{"labels.worker", worker_id}});
   return absl::OkStatus();
+}
+
+absl::Status LinkServer::Load(const WorkerKey& worker, const LoadOrder& order) {
+  v1::MasterControl message;
+  *message.mutable_load() = ToMessage(order, impl_->hub->cluster().epoch);
+  return impl_->Order(worker, std::move(message));
+}
+
+absl::Status LinkServer::Unload(const WorkerKey& worker, const std::string& model) {
+  v1::MasterControl message;
+  message.mutable_unload()->set_epoch(impl_->hub->cluster().epoch);
+  message.mutable_unload()->set_model(model);
+  return impl_->Order(worker, std::move(message));
 }
 
 void LinkServer::ReportBacklog(const std::string& model, int64_t cost) {

@@ -88,6 +88,8 @@ class LinkServer final : public Fleet {
   void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
              std::function<void(ClaimOutcome)> done) override;
   absl::Status Drain(const std::string& worker_id) override;
+  absl::Status Load(const WorkerKey& worker, const LoadOrder& order) override;
+  absl::Status Unload(const WorkerKey& worker, const std::string& model) override;
   void ReportBacklog(const std::string& model, int64_t cost) override;
 
  private:

@@ -8,6 +8,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "master/fleet/link_messages.h"
+#include "master/fleet/worker_facts.h"
 
 namespace fathom::master {
 namespace {
@@ -16,24 +17,6 @@ namespace {
 constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
 constexpr int32_t kNextBeatMsMax = 5000;
-constexpr int64_t kQueuedTokensMax = int64_t{1} << 40;
-constexpr float kRateMax = 1e9F;
-
-// A rate that figures can be made of, whatever it is.
-float Sane(float rate) { return rate > 0 ? std::min(rate, kRateMax) : 0; }
-
-WorkerInfo InfoOf(const v1::Hello& hello) {
-  WorkerInfo info;
-  info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
-  info.build = hello.build();
-  for (const v1::Device& device : hello.devices()) {
-    absl::StrAppend(&info.device, info.device.empty() ? "" : ", ", device.kind(),
-                    device.name().empty() ? "" : " ", device.name());
-  }
-  info.labels.insert(hello.labels().begin(), hello.labels().end());
-  for (const v1::LoadedModel& model : hello.models()) info.models.push_back(FromMessage(model));
-  return info;
-}
 
 }  // namespace
 
@@ -81,9 +64,7 @@ bool WorkerSession::BindBulk(std::shared_ptr<BulkSink> bulk) {
   const std::lock_guard lock(mutex_);
   if (dead_ || bulk_ != nullptr) return false;
   bulk_ = std::move(bulk);
-  const bool named = std::any_of(info_.models.begin(), info_.models.end(),
-                                 [](const ServedModel& model) { return !model.kv_scope.empty(); });
-  if (named) AskForCache();
+  if (NamesBlocks()) AskForCache();
   return true;
 }
 
@@ -188,15 +169,40 @@ bool WorkerSession::SendControl(v1::MasterControl message) {
   return control_->Send(std::move(message));
 }
 
-int64_t WorkerSession::ShareOf(const Backlog& backlog) const {
-  if (backlog.empty()) return 0;
+void WorkerSession::SetShare(const Backlog& backlog, v1::MasterHeartbeat* heartbeat) const {
+  heartbeat->set_backlog_cost(0);
+  heartbeat->clear_backlogs();
+  if (backlog.empty()) return;
   const std::lock_guard lock(mutex_);
+  const auto serving = std::count_if(info_.models.begin(), info_.models.end(),
+                                     [](const ServedModel& model) { return model.serving(); });
   int64_t cost = 0;
   for (const ServedModel& model : info_.models) {
     const auto waiting = backlog.find(model.name);
-    if (waiting != backlog.end()) cost += waiting->second;
+    if (waiting == backlog.end() || !model.serving()) continue;
+    cost += waiting->second;
+    if (serving == 1) continue;
+    v1::ModelBacklog* out = heartbeat->add_backlogs();
+    out->set_model(model.name);
+    out->set_cost(waiting->second);
   }
-  return cost;
+  heartbeat->set_backlog_cost(cost);
+}
+
+absl::Status WorkerSession::OnModelState(const v1::ModelState& state) {
+  {
+    const std::lock_guard lock(mutex_);
+    const bool named = NamesBlocks();
+    RETURN_IF_ERROR(Apply(state, &info_));
+    if (!named && NamesBlocks() && bulk_ != nullptr) AskForCache();
+  }
+  on_change_(FleetNews::kMembers);
+  return absl::OkStatus();
+}
+
+bool WorkerSession::NamesBlocks() const {
+  return std::any_of(info_.models.begin(), info_.models.end(),
+                     [](const ServedModel& model) { return !model.kv_scope.empty(); });
 }
 
 void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) {
@@ -207,24 +213,8 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
     const int64_t deadline_ms = std::clamp(static_cast<int64_t>(heartbeat.step_deadline_ms()),
                                            -kStepDeadlineMsMax, kStepDeadlineMsMax);
     hang_at_ns_ = deadline_ms == 0 ? 0 : now_ns + deadline_ms * 1'000'000;
-    const WorkerState state = heartbeat.state() == v1::ENGINE_STATE_READY ? WorkerState::kReady
-                              : heartbeat.state() == v1::ENGINE_STATE_DRAINING
-                                  ? WorkerState::kDraining
-                                  : WorkerState::kLoading;
     engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
-    // The first credit is what makes it take work.
-    members = state != info_.state || (info_.credit == 0) != (heartbeat.credit() == 0);
-    info_.state = state;
-    info_.credit = heartbeat.credit();
-    info_.waiting = heartbeat.waiting();
-    info_.running = heartbeat.running();
-    info_.free_blocks = heartbeat.free_blocks();
-    info_.total_blocks = heartbeat.total_blocks();
-    info_.tokens_per_second = Sane(heartbeat.tokens_per_second());
-    info_.saturation = heartbeat.saturation();
-    info_.queued_tokens = std::clamp<int64_t>(heartbeat.queued_tokens(), 0, kQueuedTokensMax);
-    info_.prefill_tokens_per_second = Sane(heartbeat.prefill_tokens_per_second());
-    info_.step_seconds = static_cast<float>(std::max(0, heartbeat.step_time_us())) * 1e-6F;
+    members = Apply(heartbeat, &info_);
     info_.heard_ns = now_ns;
   }
   on_change_(members ? FleetNews::kMembers : FleetNews::kFigures);

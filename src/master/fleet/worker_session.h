@@ -79,11 +79,12 @@ class WorkerSession {
   // It runs nothing of this master's.
   bool Idle() const;
   bool SendControl(v1::MasterControl message);
-  // What of it waits for this worker's models.
-  int64_t ShareOf(const Backlog& backlog) const;
+  // Says what of it waits for this worker's models.
+  void SetShare(const Backlog& backlog, v1::MasterHeartbeat* heartbeat) const;
 
   void OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns);
   void OnLeaving(const std::string& reason);
+  absl::Status OnModelState(const v1::ModelState& state);
   // A broken message ends the link: the worker cannot be trusted with any of its streams.
   absl::Status OnData(const v1::WorkerData& message, int64_t now_ns);
   // News of the prefix cache; nothing for messages that have none.
@@ -134,6 +135,7 @@ class WorkerSession {
   Delivery TakeOutput(const std::string& request_id, SubmissionOutput output);
   void Erase(ActiveMap::iterator it);
   void AskForCache();
+  bool NamesBlocks() const;
 
   const WorkerKey key_;
   const std::string session_id_;

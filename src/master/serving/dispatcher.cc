@@ -36,7 +36,7 @@ Placement& Placement::operator=(Placement&& other) noexcept {
 
 void Placement::Reset() {
   if (dispatcher_ == nullptr) return;
-  std::exchange(dispatcher_, nullptr)->Release(decision_.slot, cost_, suspect_);
+  std::exchange(dispatcher_, nullptr)->Release(decision_, cost_, suspect_);
 }
 
 void Placement::ClearSuspect() {
@@ -141,15 +141,12 @@ std::optional<WorkerSlot> Dispatcher::SlotOf(const WorkerKey& worker) {
   return router_.SlotOf(worker);
 }
 
-Placement Dispatcher::Adopt(const WorkerKey& worker, int64_t cost) {
+Placement Dispatcher::Adopt(const WorkerKey& worker, const ServedModelInfo& model, int64_t cost) {
   if (!SlotOf(worker)) return {};
   const std::lock_guard lock(mutex_);
   const std::optional<WorkerSlot> slot = router_.SlotOf(worker);  // as it is under this lock
   if (!slot) return {};
-  router_.Adopt(*slot, cost);
-  FleetRouter::Decision decision;
-  decision.slot = *slot;
-  return {this, worker, decision, cost, /*suspect=*/false};
+  return {this, worker, router_.Adopt(*slot, WantedOf(model), cost), cost, /*suspect=*/false};
 }
 
 void Dispatcher::OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
@@ -195,7 +192,7 @@ void Dispatcher::PlaceFrom(const std::string& name, Lane& lane, Grants& grants) 
     ServingMetrics::Get().routing_seconds.Observe(
         static_cast<double>(clock_->MonotonicNs() - now_ns) * 1e-9);
     if (decision.obstacle != RouteObstacle::kNone) break;
-    router_.Assign(decision, model, &front.prompt, front.cost, now_ns);
+    router_.Assign(decision, &front.prompt, front.cost, now_ns);
     if (front.suspect) router_.SetSuspect(decision.slot);
     Wanted wanted = lane.queue.Pop();
     lane.cost -= wanted.cost;
@@ -234,12 +231,12 @@ void Dispatcher::ClearSuspect(WorkerSlot slot) {
   GiveOut(std::move(grants));
 }
 
-void Dispatcher::Release(WorkerSlot slot, int64_t cost, bool suspect) {
+void Dispatcher::Release(const FleetRouter::Decision& decision, int64_t cost, bool suspect) {
   Grants grants;
   {
     const std::lock_guard lock(mutex_);
-    if (suspect) router_.ClearSuspect(slot);
-    router_.Release(slot, cost);
+    if (suspect) router_.ClearSuspect(decision.slot);
+    router_.Release(decision, cost);
     grants = Place();
   }
   GiveOut(std::move(grants));

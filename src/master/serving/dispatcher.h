@@ -100,7 +100,7 @@ class Dispatcher {
   void Remove(Handle handle);
   // A place for a request that was claimed from that worker, without waiting. Empty when the worker
   // is not there any more.
-  Placement Adopt(const WorkerKey& worker, int64_t cost);
+  Placement Adopt(const WorkerKey& worker, const ServedModelInfo& model, int64_t cost);
   // Of what was charged when it was enqueued, so much was not used.
   void Refund(const std::string& model, uint64_t tenant_hash, int32_t tenant_weight,
               int32_t priority, int64_t cost);
@@ -123,7 +123,7 @@ class Dispatcher {
   using Grants = std::vector<std::pair<Grant, Placement>>;
 
   std::optional<WorkerSlot> SlotOf(const WorkerKey& worker);
-  void Release(WorkerSlot slot, int64_t cost, bool suspect);
+  void Release(const FleetRouter::Decision& decision, int64_t cost, bool suspect);
   void ClearSuspect(WorkerSlot slot);
   // mutex_ is held. What can be placed now; given out by GiveOut without it.
   Grants Place();

@@ -29,7 +29,7 @@ bool FleetRouter::Refresh(std::shared_ptr<const FleetSnapshot> fleet) {
   for (size_t i = 0; i < slot_of_.size(); ++i) {
     if (slot_of_[i]) NoteHeartbeat(fleet_->workers[i], *slot_of_[i]);
   }
-  for (auto& [name, model] : models_) Fill(name, &model);
+  for (Model& model : models_) Fill(&model);
   return true;
 }
 
@@ -46,12 +46,12 @@ std::optional<WorkerSlot> FleetRouter::SlotFor(const WorkerKey& key, size_t posi
   } else if (slots_.size() < kWorkerSlotsMax) {
     slot = static_cast<WorkerSlot>(slots_.size());
     slots_.emplace_back();
-    loads_.emplace_back();
+    for (Model& model : models_) model.loads.emplace_back();
   } else {
     return std::nullopt;
   }
   slots_[slot] = {.key = key, .listed = true, .present = true};
-  loads_[slot] = {};
+  for (Model& model : models_) model.loads[slot] = {};
   by_key_.emplace(key, slot);
   return slot;
 }
@@ -70,7 +70,7 @@ void FleetRouter::Forget(WorkerSlot slot) {
 
 // The number of a worker that is gone is free once nothing is counted under it any more.
 void FleetRouter::FreeIfUnused(WorkerSlot slot) {
-  if (!slots_[slot].present && loads_[slot].requests == 0) free_.push_back(slot);
+  if (!slots_[slot].present && slots_[slot].requests == 0) free_.push_back(slot);
 }
 
 void FleetRouter::NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot) {
@@ -78,40 +78,71 @@ void FleetRouter::NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot) {
   if (worker.heard_ns == s.heard_ns) return;
   s.heard_ns = worker.heard_ns;
   while (!s.unreported.empty() && s.unreported.front().at_ns < s.heard_ns - kUnderWayNs) {
-    loads_[slot].unreported_tokens -= s.unreported.front().tokens;
+    const Sent& sent = s.unreported.front();
+    models_[sent.model].loads[slot].unreported_tokens -= sent.tokens;
     s.unreported.pop_front();
   }
 }
 
-FleetRouter::Model& FleetRouter::ModelFor(const ModelWanted& wanted) {
-  auto it = models_.find(wanted.name);
-  if (it == models_.end()) {
-    it = models_.emplace(wanted.name, Model{}).first;
-  } else if (it->second.config_digest == wanted.config_digest &&
-             it->second.tokenizer_digest == wanted.tokenizer_digest &&
-             it->second.pool == wanted.pool) {
+uint32_t FleetRouter::ModelFor(const ModelWanted& wanted) {
+  auto it = model_of_.find(wanted.name);
+  if (it == model_of_.end()) {
+    it = model_of_.emplace(wanted.name, static_cast<uint32_t>(models_.size())).first;
+    Model& fresh = models_.emplace_back(Model{.name = it->first});
+    for (const Slot& slot : slots_) {
+      fresh.loads.push_back({.suspects = slot.suspects, .avoid_until_ns = slot.avoid_until_ns});
+    }
+  } else if (const Model& model = models_[it->second];
+             model.config_digest == wanted.config_digest &&
+             model.tokenizer_digest == wanted.tokenizer_digest && model.pool == wanted.pool) {
     return it->second;
   }
-  it->second.config_digest = wanted.config_digest;
-  it->second.tokenizer_digest = wanted.tokenizer_digest;
-  it->second.pool = wanted.pool;
-  Fill(it->first, &it->second);
+  Model& model = models_[it->second];
+  model.config_digest = wanted.config_digest;
+  model.tokenizer_digest = wanted.tokenizer_digest;
+  model.pool = wanted.pool;
+  Fill(&model);
   return it->second;
 }
 
-void FleetRouter::Fill(std::string_view name, Model* model) const {
+void FleetRouter::CountSuspect(WorkerSlot slot, int32_t more) {
+  slots_[slot].suspects += more;
+  Spread(slot);
+}
+
+void FleetRouter::Spread(WorkerSlot slot) {
+  for (Model& model : models_) {
+    model.loads[slot].suspects = slots_[slot].suspects;
+    model.loads[slot].avoid_until_ns = slots_[slot].avoid_until_ns;
+  }
+}
+
+void FleetRouter::Fill(Model* model) const {
   model->table.candidates.clear();
   model->naming_of.clear();
   model->namings.clear();
   bool any = false;
+  bool ready = false;
+  std::vector<size_t> unloading;  // candidates
   for (size_t i = 0; i < slot_of_.size(); ++i) {
     if (!slot_of_[i]) continue;
     const WorkerInfo& worker = fleet_->workers[i];
     if (!IsOfPool(worker, model->pool)) continue;
     any = true;
     const auto served = std::find_if(worker.models.begin(), worker.models.end(),
-                                     [&](const ServedModel& m) { return m.name == name; });
-    if (served != worker.models.end()) AddCandidate(worker, *served, *slot_of_[i], model);
+                                     [&](const ServedModel& m) { return m.name == model->name; });
+    if (served == worker.models.end() || !served->serving()) continue;
+    AddCandidate(worker, *served, *slot_of_[i], model);
+    RouteCandidate& candidate = model->table.candidates.back();
+    if (candidate.obstacle != RouteObstacle::kNone) continue;
+    ready = ready || served->phase == ModelPhase::kReady;
+    if (served->phase == ModelPhase::kUnloading) {
+      unloading.push_back(model->table.candidates.size() - 1);
+    }
+  }
+  // A model goes from a worker when nothing is left for it there: it gets no more than must be.
+  for (const size_t i : unloading) {
+    if (ready) model->table.candidates[i].obstacle = RouteObstacle::kNotReady;
   }
   model->table.nothing = any ? RouteObstacle::kModelNotLoaded : RouteObstacle::kNoWorker;
 }
@@ -120,20 +151,21 @@ void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& serv
                                Model* model) const {
   const bool same = Same(model->config_digest, served.config_digest) &&
                     Same(model->tokenizer_digest, served.tokenizer_digest);
+  const ModelFigures& figures = worker.FiguresOf(served);
   model->table.candidates.push_back({.slot = slot,
                                      .obstacle = !same ? RouteObstacle::kModelDiffers
                                                  : worker.state != WorkerState::kReady
                                                      ? RouteObstacle::kNotReady
                                                      : RouteObstacle::kNone,
-                                     .waiting = worker.waiting,
-                                     .free_blocks = worker.free_blocks,
-                                     .total_blocks = worker.total_blocks,
+                                     .waiting = figures.waiting,
+                                     .free_blocks = figures.free_blocks,
+                                     .total_blocks = figures.total_blocks,
                                      .block_tokens = served.kv_block_tokens,
-                                     .prefill_tokens_per_second = worker.prefill_tokens_per_second,
-                                     .tokens_per_second = worker.tokens_per_second,
-                                     .step_seconds = worker.running > 0 ? worker.step_seconds : 0,
-                                     .credit = worker.credit,
-                                     .queued_tokens = worker.queued_tokens,
+                                     .prefill_tokens_per_second = figures.prefill_tokens_per_second,
+                                     .tokens_per_second = figures.tokens_per_second,
+                                     .step_seconds = figures.running > 0 ? figures.step_seconds : 0,
+                                     .credit = figures.credit,
+                                     .queued_tokens = figures.queued_tokens,
                                      .heard_ns = worker.heard_ns});
   uint8_t naming = kUnnamed;
   if (!served.kv_scope.empty() && served.kv_block_tokens > 0) {
@@ -152,19 +184,20 @@ void FleetRouter::AddCandidate(const WorkerInfo& worker, const ServedModel& serv
 }
 
 std::vector<BlockNaming> FleetRouter::NamingsOf(const ModelWanted& model) {
-  return ModelFor(model).namings;
+  return models_[ModelFor(model)].namings;
 }
 
 FleetRouter::Decision FleetRouter::Pick(const ModelWanted& wanted, PromptBlocks* prompt,
                                         int64_t cost, int64_t now_ns) {
-  const Model& model = ModelFor(wanted);
+  const uint32_t number = ModelFor(wanted);
+  const Model& model = models_[number];
   matches_.clear();
   for (const BlockNaming& naming : model.namings) {
     // Names of two namings never meet: a worker is found under its own alone.
     index_.Match(prompt->Names(naming), &naming_matches_);
     matches_.insert(matches_.end(), naming_matches_.begin(), naming_matches_.end());
   }
-  const Route route = PickWorker(model.table, loads_,
+  const Route route = PickWorker(model.table, model.loads,
                                  {.cost = cost,
                                   .prompt_tokens = prompt->num_tokens(),
                                   .matches = matches_,
@@ -172,38 +205,49 @@ FleetRouter::Decision FleetRouter::Pick(const ModelWanted& wanted, PromptBlocks*
                                   .now_ns = now_ns});
   if (route.candidate == nullptr) return {.obstacle = route.obstacle};
   return {.slot = route.candidate->slot,
+          .model = number,
           .candidate = static_cast<uint32_t>(route.candidate - model.table.candidates.data()),
           .cached_tokens = route.cached_tokens};
 }
 
-void FleetRouter::Assign(const Decision& decision, const ModelWanted& wanted, PromptBlocks* prompt,
-                         int64_t cost, int64_t now_ns) {
+void FleetRouter::Assign(const Decision& decision, PromptBlocks* prompt, int64_t cost,
+                         int64_t now_ns) {
   const WorkerSlot slot = decision.slot;
-  WorkerLoad& load = loads_[slot];
+  Model& model = models_[decision.model];
+  WorkerLoad& load = model.loads[slot];
   load.cost += cost;
   load.requests += 1;
+  slots_[slot].requests += 1;
   const int64_t tokens = prompt->num_tokens() - decision.cached_tokens;
   load.unreported_tokens += tokens;
-  slots_[slot].unreported.push_back({tokens, now_ns});
+  slots_[slot].unreported.push_back({decision.model, tokens, now_ns});
 
-  const Model& model = ModelFor(wanted);
   const uint8_t naming = model.naming_of[decision.candidate];
   if (naming != kUnnamed) index_.Expect(slot, prompt->Names(model.namings[naming]), now_ns);
 }
 
-void FleetRouter::Adopt(WorkerSlot slot, int64_t cost) {
-  loads_[slot].cost += cost;
-  loads_[slot].requests += 1;
+FleetRouter::Decision FleetRouter::Adopt(WorkerSlot slot, const ModelWanted& wanted, int64_t cost) {
+  const Decision decision{.slot = slot, .model = ModelFor(wanted)};
+  WorkerLoad& load = models_[decision.model].loads[slot];
+  load.cost += cost;
+  load.requests += 1;
+  slots_[slot].requests += 1;
+  return decision;
 }
 
-void FleetRouter::Release(WorkerSlot slot, int64_t cost) {
-  loads_[slot].cost -= cost;
-  loads_[slot].requests -= 1;
-  FreeIfUnused(slot);
+void FleetRouter::Release(const Decision& decision, int64_t cost) {
+  WorkerLoad& load = models_[decision.model].loads[decision.slot];
+  load.cost -= cost;
+  load.requests -= 1;
+  slots_[decision.slot].requests -= 1;
+  FreeIfUnused(decision.slot);
 }
 
 void FleetRouter::Avoid(const WorkerKey& worker, int64_t until_ns) {
-  if (const auto slot = SlotOf(worker)) loads_[*slot].avoid_until_ns = until_ns;
+  const auto slot = SlotOf(worker);
+  if (!slot) return;
+  slots_[*slot].avoid_until_ns = until_ns;
+  Spread(*slot);
 }
 
 }  // namespace fathom::master

@@ -43,6 +43,7 @@ class FleetRouter {
   struct Decision {
     RouteObstacle obstacle = RouteObstacle::kNone;  // not kNone: no worker, and the rest is unset
     WorkerSlot slot = 0;
+    uint32_t model = 0;         // the router's number for it
     uint32_t candidate = 0;     // in the model's table
     int32_t cached_tokens = 0;  // of the prompt, that the worker is expected to hold
   };
@@ -57,14 +58,13 @@ class FleetRouter {
   std::vector<BlockNaming> NamingsOf(const ModelWanted& model);
   Decision Pick(const ModelWanted& model, PromptBlocks* prompt, int64_t cost, int64_t now_ns);
   // The request goes where Pick, called just before, has said; given back by Release.
-  void Assign(const Decision& decision, const ModelWanted& model, PromptBlocks* prompt,
-              int64_t cost, int64_t now_ns);
+  void Assign(const Decision& decision, PromptBlocks* prompt, int64_t cost, int64_t now_ns);
   // A request that runs there already is this master's now; given back by Release.
-  void Adopt(WorkerSlot slot, int64_t cost);
-  void Release(WorkerSlot slot, int64_t cost);
+  Decision Adopt(WorkerSlot slot, const ModelWanted& model, int64_t cost);
+  void Release(const Decision& decision, int64_t cost);
   // The worker runs a request that may crash it, and gets nothing new until ClearSuspect.
-  void SetSuspect(WorkerSlot slot) { ++loads_[slot].suspects; }
-  void ClearSuspect(WorkerSlot slot) { --loads_[slot].suspects; }
+  void SetSuspect(WorkerSlot slot) { CountSuspect(slot, 1); }
+  void ClearSuspect(WorkerSlot slot) { CountSuspect(slot, -1); }
   // No work for it until then.
   void Avoid(const WorkerKey& worker, int64_t until_ns);
   const WorkerKey& KeyOf(WorkerSlot slot) const { return slots_[slot].key; }
@@ -75,6 +75,7 @@ class FleetRouter {
 
  private:
   struct Sent {
+    uint32_t model = 0;
     int64_t tokens = 0;  // to compute
     int64_t at_ns = 0;
   };
@@ -83,13 +84,18 @@ class FleetRouter {
     bool listed = false;   // in by_key_
     bool present = false;  // in the last snapshot
     int64_t heard_ns = 0;
+    int32_t requests = 0;        // of all models
+    int32_t suspects = 0;        // as every model's loads have it
+    int64_t avoid_until_ns = 0;  // likewise
     std::deque<Sent> unreported;
   };
   struct Model {
+    std::string name;
     std::string config_digest;
     std::string tokenizer_digest;
     std::string pool;
     RouteTable table;
+    std::vector<WorkerLoad> loads;     // by slot
     std::vector<BlockNaming> namings;  // of `table`, each once
     std::vector<uint8_t> naming_of;    // by candidate: index into namings, or kUnnamed
   };
@@ -100,8 +106,11 @@ class FleetRouter {
   void Forget(WorkerSlot slot);
   void FreeIfUnused(WorkerSlot slot);
   void NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot);
-  Model& ModelFor(const ModelWanted& wanted);
-  void Fill(std::string_view name, Model* model) const;
+  uint32_t ModelFor(const ModelWanted& wanted);
+  void CountSuspect(WorkerSlot slot, int32_t more);
+  // All models' loads on the worker take over what the slot says of it.
+  void Spread(WorkerSlot slot);
+  void Fill(Model* model) const;
   void AddCandidate(const WorkerInfo& worker, const ServedModel& served, WorkerSlot slot,
                     Model* model) const;
 
@@ -111,10 +120,10 @@ class FleetRouter {
   std::vector<std::optional<WorkerSlot>> slot_of_;  // by position in fleet_
   std::map<WorkerKey, WorkerSlot, WorkerKeyLess> by_key_;
   std::vector<Slot> slots_;
-  std::vector<WorkerLoad> loads_;  // by slot
   std::vector<WorkerSlot> free_;
-  std::map<std::string, Model, std::less<>> models_;  // those that were asked for
-  std::vector<PrefixMatch> matches_;                  // kept for their memory
+  std::map<std::string, uint32_t, std::less<>> model_of_;  // those that were asked for
+  std::deque<Model> models_;                               // by number
+  std::vector<PrefixMatch> matches_;                       // kept for their memory
   std::vector<PrefixMatch> naming_matches_;
 };
 

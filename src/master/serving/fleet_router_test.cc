@@ -15,10 +15,10 @@ constexpr ModelWanted kModel = {.name = "m", .config_digest = "c", .tokenizer_di
 WorkerInfo Worker(const std::string& id, const std::string& scope = "scope") {
   WorkerInfo worker{.key = {id, "1"},
                     .state = WorkerState::kReady,
-                    .credit = 1'000'000,
-                    .free_blocks = 1000,
-                    .total_blocks = 1000,
-                    .prefill_tokens_per_second = 10'000,
+                    .figures = {.credit = 1'000'000,
+                                .free_blocks = 1000,
+                                .total_blocks = 1000,
+                                .prefill_tokens_per_second = 10'000},
                     .heard_ns = 1};
   worker.models.push_back({.name = "m",
                            .config_digest = "c",
@@ -51,15 +51,15 @@ class FleetRouterTest : public testing::Test {
     PromptBlocks prompt(tokens, std::string(kCacheSaltBytes, salt));
     const FleetRouter::Decision decision = router_.Pick(kModel, &prompt, 10, now_ns_);
     EXPECT_EQ(decision.obstacle, RouteObstacle::kNone);
-    router_.Assign(decision, kModel, &prompt, 10, now_ns_);
-    sent_.push_back(decision.slot);
+    router_.Assign(decision, &prompt, 10, now_ns_);
+    sent_.push_back(decision);
     return {router_.KeyOf(decision.slot).id, decision.cached_tokens};
   }
 
   FleetRouter router_{7};
   uint64_t version_ = 0;
   int64_t now_ns_ = 10 * kMsNs;
-  std::vector<WorkerSlot> sent_;
+  std::vector<FleetRouter::Decision> sent_;
 };
 
 TEST_F(FleetRouterTest, SaysWhyThereIsNoWorker) {
@@ -101,7 +101,7 @@ TEST_F(FleetRouterTest, AnIdleWorkersLastStepsSayNothing) {
   now_ns_ += 1000 * kMsNs;
   for (WorkerInfo& worker : workers) {
     worker.heard_ns = now_ns_;
-    if (worker.key.id == first) worker.step_seconds = 0.1F;  // it was a long prompt
+    if (worker.key.id == first) worker.figures.step_seconds = 0.1F;  // it was a long prompt
   }
   Set(workers);
   EXPECT_EQ(Send(tokens).first, first);
@@ -123,7 +123,7 @@ TEST_F(FleetRouterTest, WhatAHeartbeatReportsIsNotCountedTwice) {
   now_ns_ += 100 * kMsNs;
   std::vector<WorkerInfo> workers = {Worker("a"), Worker("b")};
   workers[0].heard_ns = workers[1].heard_ns = now_ns_;
-  workers[0].queued_tokens = 2000;
+  workers[0].figures.queued_tokens = 2000;
   Set(workers);
   EXPECT_EQ(Send(Prompt(40'000)).first, "b") << "2000 against none, not 5200 against 3200";
   EXPECT_EQ(Send(Prompt(50'000)).first, "b") << "2000 against 1600";
@@ -137,17 +137,17 @@ TEST_F(FleetRouterTest, CountsOutliveAWorkerAndItsNumberIsUsedAgain) {
   EXPECT_EQ(router_.index().num_copies(), 0u) << "a worker's cache goes with it";
   Set({Worker("b")});
   Send(Prompt(0));
-  EXPECT_NE(sent_[0], sent_[1]);
+  EXPECT_NE(sent_[0].slot, sent_[1].slot);
   router_.Release(sent_[0], 10);
   Set({Worker("b"), Worker("c")});
-  EXPECT_EQ(router_.SlotOf({"c", "1"}), sent_[0]);
+  EXPECT_EQ(router_.SlotOf({"c", "1"}), sent_[0].slot);
   EXPECT_EQ(router_.SlotOf({"a", "1"}), std::nullopt);
   router_.Release(sent_[1], 10);
 }
 
 TEST_F(FleetRouterTest, ARestartedWorkerIsAnotherWorker) {
   WorkerInfo worker = Worker("a");
-  worker.credit = 10;
+  worker.figures.credit = 10;
   Set({worker});
   Send(Prompt(0));
   EXPECT_EQ(router_.Pick(kModel, std::make_unique<PromptBlocks>().get(), 10, now_ns_).obstacle,
@@ -168,6 +168,42 @@ TEST_F(FleetRouterTest, WorkersThatNameBlocksOtherwiseKeepApart) {
   }();
   router_.index().Store(*router_.SlotOf({"b", "1"}), names);
   EXPECT_EQ(Send(tokens), std::pair(std::string("b"), 1599));
+}
+
+TEST_F(FleetRouterTest, AModelsCreditIsNotAnothers) {
+  WorkerInfo worker = Worker("a");
+  worker.models[0].figures = ModelFigures{.credit = 10};
+  worker.models.push_back(worker.models[0]);
+  worker.models[1].name = "n";
+  Set({worker});
+  constexpr ModelWanted kOther = {.name = "n", .config_digest = "c", .tokenizer_digest = "t"};
+  Send(Prompt(0));
+  PromptBlocks prompt;
+  EXPECT_EQ(router_.Pick(kModel, &prompt, 10, now_ns_).obstacle, RouteObstacle::kBusy);
+  EXPECT_EQ(router_.Pick(kOther, &prompt, 10, now_ns_).obstacle, RouteObstacle::kNone);
+  // What may crash it crashes both, and what refuses work refuses it for both.
+  router_.SetSuspect(sent_[0].slot);
+  EXPECT_EQ(router_.Pick(kOther, &prompt, 10, now_ns_).obstacle, RouteObstacle::kBusy);
+  router_.ClearSuspect(sent_[0].slot);
+  router_.Avoid({"a", "1"}, now_ns_ + 1);
+  EXPECT_EQ(router_.Pick(kOther, &prompt, 10, now_ns_).obstacle, RouteObstacle::kBusy);
+  now_ns_ += 1;
+  EXPECT_EQ(router_.Pick(kOther, &prompt, 10, now_ns_).obstacle, RouteObstacle::kNone);
+  router_.Release(sent_[0], 10);
+  EXPECT_EQ(router_.Pick(kModel, &prompt, 10, now_ns_).obstacle, RouteObstacle::kNone);
+}
+
+TEST_F(FleetRouterTest, WhereAModelIsBeingUnloadedItRunsOnlyIfItMust) {
+  WorkerInfo leaving = Worker("a");
+  leaving.models[0].phase = ModelPhase::kUnloading;
+  Set({leaving, Worker("b")});
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(Send(Prompt(i * 10'000)).first, "b");
+  WorkerInfo loading = Worker("b");
+  loading.models[0].phase = ModelPhase::kLoading;
+  Set({leaving, loading});
+  EXPECT_EQ(Send(Prompt(0)).first, "a");
+  Set({loading});
+  EXPECT_EQ(Obstacle(), RouteObstacle::kModelNotLoaded);
 }
 
 TEST_F(FleetRouterTest, AnOlderSnapshotIsNoNews) {

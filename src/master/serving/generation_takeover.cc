@@ -138,7 +138,7 @@ void Generation::HandleClaimed(ClaimOutcome outcome) {
   Takeover takeover;
   takeover.attempt = work.attempt;
   takeover.choices = std::move(work.choices);
-  takeover.placement = services_.dispatcher->Adopt(work.worker, prompt_.cost);
+  takeover.placement = services_.dispatcher->Adopt(work.worker, *request_.model, prompt_.cost);
   if (!takeover.placement) {
     services_.fleet->Cancel(work.worker, request_.id, work.attempt, {});
   }
