@@ -122,8 +122,9 @@ def leading_intervals(master, end):
     return [tuple(i) for i in intervals]
 
 
-def test_the_unit_tests_of_the_state_pass_on_postgresql_too(postgresql):
-    program = BIN.parent / "tests" / "master_state_test"
+@pytest.mark.parametrize("name", ["master_state_test", "master_catalog_changes_test"])
+def test_the_unit_tests_of_the_state_pass_on_postgresql_too(postgresql, name):
+    program = BIN.parent / "tests" / name
     environment = {**clean_environment(), **postgresql.environment(), "FATHOM_TEST_DATABASE": postgresql.url}
     done = subprocess.run([program], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

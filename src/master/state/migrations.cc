@@ -40,6 +40,19 @@ const std::vector<Migration>& SchemaMigrations() {
             "CREATE TABLE quotas (key_id TEXT NOT NULL, kind TEXT NOT NULL, "
             "level DOUBLE PRECISION NOT NULL, taken DOUBLE PRECISION NOT NULL, "
             "updated_at BIGINT NOT NULL, PRIMARY KEY (key_id, kind))"}},
+      {.version = 2,
+       .min_reader = 1,
+       .description = "the model catalogue",
+       .statements =
+           {"CREATE TABLE catalog_revision (revision BIGINT NOT NULL)",
+            "INSERT INTO catalog_revision (revision) VALUES (1)",
+            "CREATE TABLE model_versions (name TEXT NOT NULL, version BIGINT NOT NULL, "
+            "path TEXT NOT NULL, pool TEXT NOT NULL, replicas BIGINT NOT NULL, "
+            "kv_cache_bytes BIGINT NOT NULL, memory_bytes BIGINT NOT NULL, "
+            "reasoning_parser TEXT NOT NULL, tool_parser TEXT NOT NULL, retired BIGINT NOT NULL, "
+            "replaces BIGINT NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (name, version))",
+            "CREATE TABLE model_routes (name TEXT PRIMARY KEY, targets TEXT NOT NULL, "
+            "previous TEXT NOT NULL)"}},
   };
   return *migrations;
 }

@@ -22,7 +22,8 @@ class StateTest : public testing::Test {
     if (const char* given = std::getenv("FATHOM_TEST_DATABASE")) {
       url_ = *ParseDatabaseUrl(given);
       auto session = *SqlSession::Connect(url_, absl::Seconds(5));
-      for (const char* table : {"leases", "master_status", "quotas", "schema_version", "notes"}) {
+      for (const char* table : {"leases", "master_status", "quotas", "schema_version", "notes",
+                                "catalog_revision", "model_versions", "model_routes"}) {
         EXPECT_TRUE(session->Execute(absl::StrCat("DROP TABLE IF EXISTS ", table)).ok());
       }
       return;
