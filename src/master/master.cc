@@ -75,14 +75,14 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
                                                              .tools = model.tool_parser},
                                                             model.pool));
   }
-  catalog_.emplace(std::move(models));
+  catalog_.emplace(Catalog(std::move(models)));
   std::string cluster_secret;
   if (!settings_.cluster_secret_file.empty()) {
     ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));
   }
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
   RETURN_IF_ERROR(OpenState());
-  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_, *cluster_));
+  ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_->Now(), *cluster_));
   ports_.link = fleet_.port;
   serving_ = std::make_unique<Serving>(
       ServingOptions{.admission = {.requests = settings_.requests},

@@ -90,7 +90,7 @@ class Master {
   const MasterSettings settings_;
   MasterPorts ports_;
   std::optional<ApiKeys> keys_;
-  std::optional<Catalog> catalog_;
+  std::optional<LiveCatalog> catalog_;
   std::unique_ptr<ClusterState> cluster_;
   std::unique_ptr<Quotas> quotas_;
   StartedFleet fleet_;

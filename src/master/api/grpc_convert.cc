@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "master/api/find_model.h"
 #include "master/api/openai_messages.h"
 #include "master/api/openai_tools.h"
 #include "master/serving/failure.h"
@@ -141,17 +142,10 @@ absl::StatusOr<PromptInput> ReadChatInput(const v1::ChatInput& chat, const Serve
   return PromptInput(std::move(prompt));
 }
 
-absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& name) {
-  ModelPtr model = catalog.Find(name);
-  if (model != nullptr) return model;
-  return WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
-                   "model");
-}
-
 absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const Catalog& catalog,
-                                            const GrpcBounds& bounds) {
+                                            const GrpcBounds& bounds, const ModelDraw& draw) {
   GenerationRequest out;
-  ASSIGN_OR_RETURN(out.model, FindModel(catalog, request.model()));
+  ASSIGN_OR_RETURN(out.model, FindModel(catalog, request.model(), draw, "model"));
   if (request.request_id().size() > kRequestIdBytesMax) {
     return BadField("request_id", absl::StrCat("at most ", kRequestIdBytesMax, " bytes"));
   }

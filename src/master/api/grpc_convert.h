@@ -18,13 +18,11 @@ struct GrpcBounds {
 
 // Tenant and priority are not set. The messages are consumed: large strings move.
 absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const Catalog& catalog,
-                                            const GrpcBounds& bounds);
+                                            const GrpcBounds& bounds, const ModelDraw& draw = {});
 
 // A chat as the template is to see it, and which calls its answer may hold.
 absl::StatusOr<PromptInput> ReadChatInput(const v1::ChatInput& chat, const ServedModelInfo& model,
                                           ToolUse& tool_use);
-
-absl::StatusOr<ModelPtr> FindModel(const Catalog& catalog, const std::string& name);
 
 v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
                              const ServedModelInfo& model);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "master/api/caller.h"
+#include "master/api/find_model.h"
 #include "master/api/grpc_generate.h"
 #include "master/serving/failure.h"
 #include "master/serving/prompt.h"
@@ -15,6 +16,24 @@ namespace fathom::master {
 namespace {
 
 constexpr int kDetokenizeMax = 1 << 20;
+
+// `body` gets what the ask's body is a view of.
+absl::StatusOr<ResumeAsk> ReadAsk(const v1::GenerateRequest& request, std::string* body) {
+  v1::GenerateRequest bare = request;
+  bare.clear_idempotency_key();
+  bare.clear_resume_seconds();
+  bare.clear_resume_token();
+  bare.clear_first_try();
+  *body = bare.SerializeAsString();
+  ResumeAsk ask{.idempotency_key = request.idempotency_key(),
+                .token = request.resume_token(),
+                .first_try = request.first_try(),
+                .body = *body};
+  if (request.resume_seconds() != 0) {
+    ASSIGN_OR_RETURN(ask.hold, ParseHold(absl::StrCat(request.resume_seconds())));
+  }
+  return ask;
+}
 
 }  // namespace
 
@@ -31,38 +50,25 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
         WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1)),
         *principal);
   }
+  std::string body;  // outlives `ask`
+  const absl::StatusOr<ResumeAsk> ask = ReadAsk(*request, &body);
+  if (!ask.ok()) return refuse(ask.status(), *principal);
+  const RequestDraw draw = DrawOf(*ask, serving_->resume_keys(), *principal, serving_->NewId());
+  const CatalogPtr catalog = serving_->catalog();
   absl::StatusOr<GenerationRequest> parsed =
-      FromProto(*request, serving_->catalog(), options_.bounds);
+      FromProto(*request, *catalog, options_.bounds, draw.draw());
   if (!parsed.ok()) return refuse(parsed.status(), *principal);
-  const absl::StatusOr<ResumePlan> resume = PlanResume(*request, *principal, parsed->n);
+  absl::StatusOr<ResumePlan> resume =
+      PlanResumption(*ask, serving_->resume_keys(), *principal, draw.id,
+                     absl::ToUnixSeconds(serving_->clock().Now()), static_cast<size_t>(parsed->n));
   if (!resume.ok()) return refuse(resume.status(), *principal);
+  if (catalog->IsRoute(request->model())) resume->model = MarkOf(parsed->model->name);
   parsed->id = resume->id;
   parsed->resumption = resume->For(0, parsed->n);
   BelongTo(*principal, *parsed);
   parsed->timeout = WithinDeadline(*context, parsed->timeout);
   return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
                            *resume, *principal, options_.client_backlog_bytes, *calls_);
-}
-
-absl::StatusOr<ResumePlan> GrpcInference::PlanResume(const v1::GenerateRequest& request,
-                                                     const Principal& principal,
-                                                     int32_t num_choices) const {
-  v1::GenerateRequest bare = request;
-  bare.clear_idempotency_key();
-  bare.clear_resume_seconds();
-  bare.clear_resume_token();
-  bare.clear_first_try();
-  const std::string body = bare.SerializeAsString();
-  ResumeAsk ask{.idempotency_key = request.idempotency_key(),
-                .token = request.resume_token(),
-                .first_try = request.first_try(),
-                .body = body};
-  if (request.resume_seconds() != 0) {
-    ASSIGN_OR_RETURN(ask.hold, ParseHold(absl::StrCat(request.resume_seconds())));
-  }
-  return PlanResumption(ask, serving_->resume_keys(), principal, serving_->NewId(),
-                        absl::ToUnixSeconds(serving_->clock().Now()),
-                        static_cast<size_t>(num_choices));
 }
 
 grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext* context,
@@ -73,12 +79,19 @@ grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext*
     reactor->Finish(ToGrpc(principal.status()));
     return reactor;
   }
-  for (const ModelPtr& model : serving_->catalog().models()) {
+  const CatalogPtr catalog = serving_->catalog();
+  const auto add = [&](const std::string& id, const ServedModelInfo& model) {
     v1::ModelInfo* info = response->add_models();
-    info->set_id(model->name);
-    info->set_context_length(model->context_length);
-    info->set_created(absl::ToUnixSeconds(model->created));
-    info->set_ready_workers(serving_->ReadyWorkers(*model));
+    info->set_id(id);
+    info->set_context_length(model.context_length);
+    info->set_created(absl::ToUnixSeconds(model.created));
+    info->set_ready_workers(serving_->ReadyWorkers(model));
+  };
+  for (const CatalogRoute& route : catalog->routes()) {
+    if (const ModelPtr model = catalog->Find(route.name)) add(route.name, *model);
+  }
+  for (const ModelPtr& model : catalog->models()) {
+    if (!catalog->IsRoute(model->name)) add(model->name, *model);
   }
   reactor->Finish(grpc::Status::OK);
   return reactor;
@@ -103,7 +116,8 @@ grpc::ServerUnaryReactor* GrpcInference::Tokenize(grpc::CallbackServerContext* c
                                                   const v1::TokenizeRequest* request,
                                                   v1::TokenizeResponse* response) {
   return OnPool(context, [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const ModelPtr model, FindModel(serving_->catalog(), request->model()));
+    ASSIGN_OR_RETURN(const ModelPtr model,
+                     FindModel(*serving_->catalog(), request->model(), {}, "model"));
     PromptInput input = TextPrompt{request->text()};
     if (request->has_chat()) {
       ToolUse unused;
@@ -121,7 +135,8 @@ grpc::ServerUnaryReactor* GrpcInference::Detokenize(grpc::CallbackServerContext*
                                                     const v1::DetokenizeRequest* request,
                                                     v1::DetokenizeResponse* response) {
   return OnPool(context, [this, request, response]() -> absl::Status {
-    ASSIGN_OR_RETURN(const ModelPtr model, FindModel(serving_->catalog(), request->model()));
+    ASSIGN_OR_RETURN(const ModelPtr model,
+                     FindModel(*serving_->catalog(), request->model(), {}, "model"));
     if (request->token_ids_size() > kDetokenizeMax) {
       return BadField("token_ids", absl::StrCat("at most ", kDetokenizeMax, " tokens"));
     }

@@ -42,8 +42,6 @@ class GrpcInference final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  absl::StatusOr<ResumePlan> PlanResume(const v1::GenerateRequest& request,
-                                        const Principal& principal, int32_t num_choices) const;
   // Runs `work`, whose status ends the call, on the CPU pool.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);

@@ -14,6 +14,7 @@
 #include "common/version.h"
 #include "master/api/chat_page.h"
 #include "master/api/errors.h"
+#include "master/api/find_model.h"
 #include "master/api/http_head.h"
 #include "master/api/http_metrics.h"
 #include "master/api/kserve_json.h"
@@ -83,9 +84,10 @@ bool IsJson(std::string_view content_type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(ToAbsl(type)), "application/json");
 }
 
-std::string ModelJson(const ServedModelInfo& model) {
+// `id`: the model's name, or that of a route which leads to it.
+std::string ModelJson(std::string_view id, const ServedModelInfo& model) {
   std::string out = R"({"id":)";
-  AppendJsonString(out, model.name);
+  AppendJsonString(out, id);
   absl::StrAppend(&out, R"(,"object":"model","created":)", absl::ToUnixSeconds(model.created),
                   R"(,"owned_by":"fathom","max_model_len":)", model.context_length, "}");
   return out;
@@ -186,9 +188,16 @@ void HttpApi::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) {
 HttpReply HttpApi::Models() const {
   std::string out = R"({"object":"list","data":[)";
   bool first = true;
-  for (const ModelPtr& model : serving_->catalog().models()) {
+  const auto add = [&](std::string_view id, const ServedModelInfo& model) {
     if (!std::exchange(first, false)) out += ',';
-    out += ModelJson(*model);
+    out += ModelJson(id, model);
+  };
+  const CatalogPtr catalog = serving_->catalog();
+  for (const CatalogRoute& route : catalog->routes()) {
+    if (const ModelPtr model = catalog->Find(route.name)) add(route.name, *model);
+  }
+  for (const ModelPtr& model : catalog->models()) {
+    if (!catalog->IsRoute(model->name)) add(model->name, *model);
   }
   out += "]}";
   return {.body = std::move(out)};
@@ -196,14 +205,9 @@ HttpReply HttpApi::Models() const {
 
 HttpReply HttpApi::OneModel(std::string_view path) const {
   const std::string name = DecodePath(path.substr(kModelsPrefix.size()));
-  const ModelPtr model = name.empty() ? nullptr : serving_->catalog().Find(name);
-  if (model == nullptr) {
-    return ErrorReply(WithCode(
-        WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
-                  "model"),
-        "model_not_found"));
-  }
-  return {.body = ModelJson(*model)};
+  const absl::StatusOr<ModelPtr> model = FindNamedModel(*serving_->catalog(), name, {}, "model");
+  if (!model.ok()) return ErrorReply(model.status());
+  return {.body = ModelJson(name, **model)};
 }
 
 HttpReply HttpApi::Ready() const {

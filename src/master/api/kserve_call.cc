@@ -75,7 +75,8 @@ absl::StatusOr<KserveRequest> KserveCall::Parse() const {
   message.set_model_name(path_.model);
   message.set_model_version(path_.version);
   ASSIGN_OR_RETURN(KserveRequest request,
-                   ReadKserveRequest(std::move(message), serving_.catalog(), options_.timeout_max));
+                   ReadKserveRequest(std::move(message), *serving_.catalog(), options_.timeout_max,
+                                     serving_.NewId()));
   if (path_.place != KservePlace::kGenerateStream && request.stream.value_or(false)) {
     return BadField("stream", "this place answers as a whole; use generate_stream for streams");
   }
@@ -87,11 +88,12 @@ void KserveCall::HandleParsed(absl::StatusOr<KserveRequest> parsed) {
   if (gone_) return;
   if (!parsed.ok()) return Fail(parsed.status());
   GenerationRequest& request = parsed->generation;
-  info_ = {.model = request.model->name,
+  info_ = {.model = request.model->base,
+           .version = request.model->version,
            .id = std::move(parsed->id),
            .outputs = std::move(parsed->outputs)};
   stream_ = path_.place == KservePlace::kGenerateStream && parsed->stream.value_or(true);
-  exchange_->record().model = info_.model;
+  exchange_->record().model = request.model->name;
   if (path_.place == KservePlace::kGenerateStream) {
     silence_.expires_after(options_.silence_max);
     silence_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
@@ -99,7 +101,6 @@ void KserveCall::HandleParsed(absl::StatusOr<KserveRequest> parsed) {
       if (!error && self != nullptr && !self->ended_ && !self->gone_) self->BeginStream();
     });
   }
-  request.id = serving_.NewId();
   BelongTo(call_.principal, request);
   // The generation may end before Generate returns.
   auto generation = serving_.Generate(std::move(request), exchange_->strand(), shared_from_this());

@@ -115,7 +115,8 @@ void KserveHttp::Handle(HttpCall call, std::shared_ptr<HttpExchange> exchange) c
 }
 
 absl::StatusOr<HttpReply> KserveHttp::Answer(const KservePath& path, const HttpCall& call) const {
-  const Catalog& catalog = serving_->catalog();
+  const CatalogPtr snapshot = serving_->catalog();
+  const Catalog& catalog = *snapshot;
   switch (path.place) {
     case KservePlace::kReady:
       RETURN_IF_ERROR(serving_->Ready());
@@ -124,7 +125,7 @@ absl::StatusOr<HttpReply> KserveHttp::Answer(const KservePath& path, const HttpC
       return HttpReply{.body = MessageJson(KserveServerMetadata())};
     case KservePlace::kModel: {
       ASSIGN_OR_RETURN(const ModelPtr model, FindKserveModel(catalog, path.model, path.version));
-      return HttpReply{.body = MessageJson(KserveMetadata(*model))};
+      return HttpReply{.body = MessageJson(KserveMetadata(catalog, *model))};
     }
     case KservePlace::kModelReady: {
       ASSIGN_OR_RETURN(const ModelPtr model, FindKserveModel(catalog, path.model, path.version));

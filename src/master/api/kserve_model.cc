@@ -3,9 +3,11 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "common/version.h"
+#include "master/api/find_model.h"
 #include "master/api/kserve_tensor.h"
 #include "master/serving/failure.h"
 
@@ -47,8 +49,8 @@ void Fill(const DurationSum& sum, inference::StatisticDuration& out) {
 inference::ModelStatistics StatisticsOf(const Serving& serving, const ServedModelInfo& model) {
   const ModelStatistics sums = serving.statistics().Of(model.name);
   inference::ModelStatistics out;
-  out.set_name(model.name);
-  out.set_version(std::string(kKserveVersion));
+  out.set_name(model.base);
+  out.set_version(absl::StrCat(model.version));
   out.set_last_inference(static_cast<uint64_t>(
       std::max<int64_t>(sums.last == absl::InfinitePast() ? 0 : absl::ToUnixMillis(sums.last), 0)));
   out.set_inference_count(sums.success.count);
@@ -74,19 +76,16 @@ std::span<const KserveTensorSpec> KserveInputSpecs() { return kInputs; }
 std::span<const KserveTensorSpec> KserveOutputSpecs() { return kOutputs; }
 
 absl::StatusOr<ModelPtr> FindKserveModel(const Catalog& catalog, const std::string& name,
-                                         const std::string& version) {
-  ModelPtr model = name.empty() ? nullptr : catalog.Find(name);
-  if (model == nullptr) {
-    return WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
-                     "model_name");
-  }
-  if (!version.empty() && version != kKserveVersion) {
-    return WithParam(
-        absl::NotFoundError(absl::StrCat("The model '", name, "' has no version '", version,
-                                         "', only '", ToAbsl(kKserveVersion), "'")),
-        "model_version");
-  }
-  return model;
+                                         const std::string& version, const ModelDraw& draw) {
+  if (version.empty()) return FindNamedModel(catalog, name, draw, "model_name");
+  ASSIGN_OR_RETURN(ModelPtr model, FindNamedModel(catalog, name, {}, "model_name"));
+  if (version == absl::StrCat(model->version)) return model;
+  if (ModelPtr other = catalog.Find(absl::StrCat(model->base, "@", version))) return other;
+  const std::vector<int64_t> versions = catalog.VersionsOf(model->base);
+  return WithParam(
+      absl::NotFoundError(absl::StrCat("The model '", name, "' has no version '", version,
+                                       "', only '", absl::StrJoin(versions, "', '"), "'")),
+      "model_version");
 }
 
 inference::ServerMetadataResponse KserveServerMetadata() {
@@ -100,10 +99,13 @@ inference::ServerMetadataResponse KserveServerMetadata() {
   return out;
 }
 
-inference::ModelMetadataResponse KserveMetadata(const ServedModelInfo& model) {
+inference::ModelMetadataResponse KserveMetadata(const Catalog& catalog,
+                                                const ServedModelInfo& model) {
   inference::ModelMetadataResponse out;
-  out.set_name(model.name);
-  out.add_versions(std::string(kKserveVersion));
+  out.set_name(model.base);
+  for (const int64_t version : catalog.VersionsOf(model.base)) {
+    out.add_versions(absl::StrCat(version));
+  }
   out.set_platform(std::string(kPlatform));
   const auto fill = [](const KserveTensorSpec& spec, auto& tensor) {
     tensor.set_name(std::string(spec.name));
@@ -117,7 +119,7 @@ inference::ModelMetadataResponse KserveMetadata(const ServedModelInfo& model) {
 
 inference::ModelConfig KserveConfig(const ServedModelInfo& model) {
   inference::ModelConfig out;
-  out.set_name(model.name);
+  out.set_name(model.base);
   out.set_platform(std::string(kPlatform));
   out.set_backend(std::string(kPlatform));
   const auto fill = [](const KserveTensorSpec& spec, auto& tensor) {
@@ -139,13 +141,14 @@ absl::StatusOr<inference::ModelStatisticsResponse> KserveStatistics(const Servin
                                                                     const std::string& name,
                                                                     const std::string& version) {
   inference::ModelStatisticsResponse out;
+  const CatalogPtr catalog = serving.catalog();
   if (name.empty()) {
-    for (const ModelPtr& model : serving.catalog().models()) {
+    for (const ModelPtr& model : catalog->models()) {
       *out.add_model_stats() = StatisticsOf(serving, *model);
     }
     return out;
   }
-  ASSIGN_OR_RETURN(const ModelPtr model, FindKserveModel(serving.catalog(), name, version));
+  ASSIGN_OR_RETURN(const ModelPtr model, FindKserveModel(*catalog, name, version));
   *out.add_model_stats() = StatisticsOf(serving, *model);
   return out;
 }
@@ -154,12 +157,13 @@ absl::StatusOr<inference::RepositoryIndexResponse> KserveIndex(
     const Serving& serving, const inference::RepositoryIndexRequest& request) {
   RETURN_IF_ERROR(CheckRepository(request.repository_name()));
   inference::RepositoryIndexResponse out;
-  for (const ModelPtr& model : serving.catalog().models()) {
+  const CatalogPtr catalog = serving.catalog();
+  for (const ModelPtr& model : catalog->models()) {
     const absl::Status ready = KserveModelReady(serving, *model);
     if (request.ready() && !ready.ok()) continue;
     auto& entry = *out.add_models();
-    entry.set_name(model->name);
-    entry.set_version(std::string(kKserveVersion));
+    entry.set_name(model->base);
+    entry.set_version(absl::StrCat(model->version));
     entry.set_state(ready.ok() ? "READY" : "UNAVAILABLE");
     entry.set_reason(std::string(Message(ready)));
   }
@@ -178,15 +182,15 @@ absl::Status KserveLoad(const Catalog& catalog,
   RETURN_IF_ERROR(CheckRepository(request.repository_name()));
   RETURN_IF_ERROR(FindKserveModel(catalog, request.model_name(), "").status());
   if (request.parameters().empty()) return absl::OkStatus();
-  return BadField("parameters", "models are served as they were started; parameters are refused");
+  return BadField("parameters",
+                  "models are served as the catalogue has them; parameters are refused");
 }
 
 absl::Status KserveUnload(const Catalog& catalog,
                           const inference::RepositoryModelUnloadRequest& request) {
   RETURN_IF_ERROR(CheckRepository(request.repository_name()));
   RETURN_IF_ERROR(FindKserveModel(catalog, request.model_name(), "").status());
-  return absl::FailedPreconditionError(
-      "models are fixed at start: stop the master's worker to unload one");
+  return absl::FailedPreconditionError("models are unloaded by an operator: fathom model unload");
 }
 
 }  // namespace fathom::master

@@ -14,9 +14,6 @@
 
 namespace fathom::master {
 
-// Every model has this one version.
-inline constexpr std::string_view kKserveVersion = "1";
-
 struct KserveTensorSpec {
   std::string_view name;
   inference::DataType type = inference::TYPE_INVALID;
@@ -28,12 +25,13 @@ struct KserveTensorSpec {
 std::span<const KserveTensorSpec> KserveInputSpecs();
 std::span<const KserveTensorSpec> KserveOutputSpecs();
 
-// NOT_FOUND that names what there is not.
+// NOT_FOUND that names what there is not. Without a version, the name may be a route's.
 absl::StatusOr<ModelPtr> FindKserveModel(const Catalog& catalog, const std::string& name,
-                                         const std::string& version);
+                                         const std::string& version, const ModelDraw& draw = {});
 
 inference::ServerMetadataResponse KserveServerMetadata();
-inference::ModelMetadataResponse KserveMetadata(const ServedModelInfo& model);
+inference::ModelMetadataResponse KserveMetadata(const Catalog& catalog,
+                                                const ServedModelInfo& model);
 inference::ModelConfig KserveConfig(const ServedModelInfo& model);
 // Of one model, or of all when the name is empty.
 absl::StatusOr<inference::ModelStatisticsResponse> KserveStatistics(const Serving& serving,
@@ -45,7 +43,8 @@ absl::StatusOr<inference::RepositoryIndexResponse> KserveIndex(
 // OK when some worker is ready to run the model; else the reason.
 absl::Status KserveModelReady(const Serving& serving, const ServedModelInfo& model);
 
-// Models are fixed at start: loading one that is served changes nothing, unloading is refused.
+// What is loaded is the catalogue's business (fathom.v1.Admin), which takes other rights: loading
+// one that is served changes nothing, unloading is refused.
 absl::Status KserveLoad(const Catalog& catalog,
                         const inference::RepositoryModelLoadRequest& request);
 absl::Status KserveUnload(const Catalog& catalog,

@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "absl/strings/str_cat.h"
 #include "master/api/kserve_model.h"
 #include "master/api/kserve_tensor.h"
 
@@ -24,7 +25,7 @@ std::string_view FinishText(FinishReason finish) {
 inference::ModelInferResponse KserveEmptyResponse(const KserveReplyInfo& info) {
   inference::ModelInferResponse out;
   out.set_model_name(info.model);
-  out.set_model_version(std::string(kKserveVersion));
+  out.set_model_version(absl::StrCat(info.version));
   out.set_id(info.id);
   return out;
 }

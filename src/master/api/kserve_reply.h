@@ -14,7 +14,8 @@ namespace fathom::master {
 
 // What is the same in every response to one request.
 struct KserveReplyInfo {
-  std::string model;
+  std::string model;  // without its version
+  int64_t version = 1;
   std::string id;  // the client's own
   std::vector<KserveOutput> outputs;
 };

@@ -164,12 +164,14 @@ absl::StatusOr<std::vector<KserveOutput>> ReadOutputs(const inference::ModelInfe
 }  // namespace
 
 absl::StatusOr<KserveRequest> ReadKserveRequest(inference::ModelInferRequest request,
-                                                const Catalog& catalog,
-                                                absl::Duration timeout_max) {
+                                                const Catalog& catalog, absl::Duration timeout_max,
+                                                std::string request_id) {
   KserveRequest out;
   GenerationRequest& generation = out.generation;
+  generation.id = std::move(request_id);
   ASSIGN_OR_RETURN(generation.model,
-                   FindKserveModel(catalog, request.model_name(), request.model_version()));
+                   FindKserveModel(catalog, request.model_name(), request.model_version(),
+                                   {.request_id = generation.id}));
   if (request.id().size() > kIdBytesMax) {
     return BadField("id", absl::StrCat("id: at most ", kIdBytesMax, " bytes"));
   }

@@ -27,14 +27,15 @@ struct KserveOutput {
 
 struct KserveRequest {
   std::string id;                // the client's own
-  GenerationRequest generation;  // id, tenant and priority are not set
+  GenerationRequest generation;  // tenant is not set
   std::optional<bool> stream;
   bool empty_final_response = false;  // streams: the end comes as a response of its own
   std::vector<KserveOutput> outputs;  // in the order asked for
 };
 
-// The message is consumed: large strings move.
+// The message is consumed: large strings move. `request_id`: ours.
 absl::StatusOr<KserveRequest> ReadKserveRequest(inference::ModelInferRequest request,
-                                                const Catalog& catalog, absl::Duration timeout_max);
+                                                const Catalog& catalog, absl::Duration timeout_max,
+                                                std::string request_id);
 
 }  // namespace fathom::master

@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "master/api/kserve_json.h"
+#include "master/api/kserve_model.h"
 #include "master/api/kserve_path.h"
 #include "master/api/kserve_reply.h"
 #include "master/api/kserve_tensor.h"
@@ -41,7 +42,7 @@ void AddStop(inference::ModelInferRequest& request, int count) {
 }
 
 absl::StatusOr<KserveRequest> Read(inference::ModelInferRequest request) {
-  return ReadKserveRequest(std::move(request), OneModel(), absl::Minutes(1));
+  return ReadKserveRequest(std::move(request), OneModel(), absl::Minutes(1), "0123");
 }
 
 void ExpectBad(const absl::Status& status, const char* said) {
@@ -136,6 +137,25 @@ TEST(KserveRequestTest, EverythingIsBounded) {
   message = Text("x");
   for (int i = 0; i < 17; ++i) message.add_outputs();
   ExpectBad(Read(message).status(), "at most 16 outputs");
+}
+
+TEST(KserveRequestTest, VersionsOfTheCatalogue) {
+  std::vector<ModelPtr> models;
+  for (const int64_t version : {1, 2}) {
+    auto model = std::make_shared<ServedModelInfo>();
+    model->name = ModelNameOf("chat", version);
+    model->base = "chat";
+    model->version = version;
+    models.push_back(std::move(model));
+  }
+  const Catalog catalog(
+      {.models = models, .routes = {{"chat", {{"chat@2", 100}}}, {"prod", {{"chat@1", 100}}}}});
+  EXPECT_EQ(FindKserveModel(catalog, "chat", "").value(), models[1]);
+  EXPECT_EQ(FindKserveModel(catalog, "chat", "1").value(), models[0]);
+  EXPECT_EQ(FindKserveModel(catalog, "prod", "2").value(), models[1]);
+  EXPECT_TRUE(absl::IsNotFound(FindKserveModel(catalog, "chat", "3").status()));
+  EXPECT_TRUE(absl::IsNotFound(FindKserveModel(catalog, "", "1").status()));
+  EXPECT_EQ(KserveMetadata(catalog, *models[0]).versions_size(), 2);
 }
 
 TEST(KserveRequestTest, OneVersionOneModel) {

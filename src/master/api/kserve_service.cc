@@ -50,7 +50,7 @@ grpc::ServerUnaryReactor* KserveService::ModelReady(grpc::CallbackServerContext*
                                                     inference::ModelReadyResponse* response) {
   return Answer(context, *keys_, [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const ModelPtr model,
-                     FindKserveModel(serving_->catalog(), request->name(), request->version()));
+                     FindKserveModel(*serving_->catalog(), request->name(), request->version()));
     response->set_ready(KserveModelReady(*serving_, *model).ok());
     return absl::OkStatus();
   });
@@ -69,9 +69,10 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(
     grpc::CallbackServerContext* context, const inference::ModelMetadataRequest* request,
     inference::ModelMetadataResponse* response) {
   return Answer(context, *keys_, [&]() -> absl::Status {
+    const CatalogPtr catalog = serving_->catalog();
     ASSIGN_OR_RETURN(const ModelPtr model,
-                     FindKserveModel(serving_->catalog(), request->name(), request->version()));
-    *response = KserveMetadata(*model);
+                     FindKserveModel(*catalog, request->name(), request->version()));
+    *response = KserveMetadata(*catalog, *model);
     return absl::OkStatus();
   });
 }
@@ -81,7 +82,7 @@ grpc::ServerUnaryReactor* KserveService::ModelConfig(grpc::CallbackServerContext
                                                      inference::ModelConfigResponse* response) {
   return Answer(context, *keys_, [&]() -> absl::Status {
     ASSIGN_OR_RETURN(const ModelPtr model,
-                     FindKserveModel(serving_->catalog(), request->name(), request->version()));
+                     FindKserveModel(*serving_->catalog(), request->name(), request->version()));
     *response->mutable_config() = KserveConfig(*model);
     return absl::OkStatus();
   });
@@ -108,13 +109,13 @@ grpc::ServerUnaryReactor* KserveService::RepositoryIndex(
 grpc::ServerUnaryReactor* KserveService::RepositoryModelLoad(
     grpc::CallbackServerContext* context, const inference::RepositoryModelLoadRequest* request,
     inference::RepositoryModelLoadResponse* /*response*/) {
-  return Answer(context, *keys_, [&] { return KserveLoad(serving_->catalog(), *request); });
+  return Answer(context, *keys_, [&] { return KserveLoad(*serving_->catalog(), *request); });
 }
 
 grpc::ServerUnaryReactor* KserveService::RepositoryModelUnload(
     grpc::CallbackServerContext* context, const inference::RepositoryModelUnloadRequest* request,
     inference::RepositoryModelUnloadResponse* /*response*/) {
-  return Answer(context, *keys_, [&] { return KserveUnload(serving_->catalog(), *request); });
+  return Answer(context, *keys_, [&] { return KserveUnload(*serving_->catalog(), *request); });
 }
 
 grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
@@ -132,7 +133,7 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
         *principal);
   }
   absl::StatusOr<KserveRequest> parsed =
-      ReadKserveRequest(*request, serving_->catalog(), options_.timeout_max);
+      ReadKserveRequest(*request, *serving_->catalog(), options_.timeout_max, serving_->NewId());
   if (!parsed.ok()) return refuse(parsed.status(), *principal);
   if (parsed->stream.value_or(false)) {
     return refuse(
@@ -140,7 +141,6 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
         *principal);
   }
   GenerationRequest& generation = parsed->generation;
-  generation.id = serving_->NewId();
   BelongTo(*principal, generation);
   generation.timeout = WithinDeadline(*context, generation.timeout);
   return StartKserveInfer(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),

@@ -159,14 +159,15 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
       return WithRetryAfter(absl::UnavailableError("the server is shutting down"),
                             absl::Seconds(1));
     }
-    ASSIGN_OR_RETURN(KserveRequest parsed, ReadKserveRequest(std::move(message), serving_.catalog(),
-                                                             options_.timeout_max));
-    request.info.model = parsed.generation.model->name;
+    ASSIGN_OR_RETURN(KserveRequest parsed,
+                     ReadKserveRequest(std::move(message), *serving_.catalog(),
+                                       options_.timeout_max, request.id));
+    request.info.model = parsed.generation.model->base;
+    request.info.version = parsed.generation.model->version;
     request.info.outputs = std::move(parsed.outputs);
     request.whole = !parsed.stream.value_or(true);
     request.empty_final = parsed.empty_final_response;
     GenerationRequest generation = std::move(parsed.generation);
-    generation.id = request.id;
     BelongTo(principal_, generation);
     generation.timeout = WithinDeadline(*context_, generation.timeout);
     return generation;

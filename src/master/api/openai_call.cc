@@ -77,14 +77,23 @@ void OpenAiCall::Start() {
 }
 
 absl::StatusOr<OpenAiRequest> OpenAiCall::Parse() const {
-  absl::StatusOr<OpenAiRequest> parsed =
-      ParseOpenAiRequest(kind_, call_.body, serving_.catalog(), options_.bounds);
-  if (!parsed.ok()) return parsed;
-  ASSIGN_OR_RETURN(parsed->resume, PlanResume(*parsed));
+  ASSIGN_OR_RETURN(const ResumeAsk ask, ReadAsk());
+  const ResumeKeys& keys = serving_.resume_keys();
+  const RequestDraw draw = DrawOf(ask, keys, call_.principal, serving_.NewId());
+  const CatalogPtr catalog = serving_.catalog();
+  ASSIGN_OR_RETURN(OpenAiRequest parsed,
+                   ParseOpenAiRequest(kind_, call_.body, *catalog, options_.bounds, draw.draw()));
+  const size_t num_choices = parsed.generations.size() * parsed.generations.front().n;
+  ASSIGN_OR_RETURN(parsed.resume,
+                   PlanResumption(ask, keys, call_.principal, draw.id,
+                                  absl::ToUnixSeconds(serving_.clock().Now()), num_choices));
+  if (parsed.routed) parsed.resume.model = MarkOf(parsed.model->name);
+  // Whole answers are told from the start.
+  if (!parsed.stream) parsed.resume.resumes = false;
   return parsed;
 }
 
-absl::StatusOr<ResumePlan> OpenAiCall::PlanResume(const OpenAiRequest& request) const {
+absl::StatusOr<ResumeAsk> OpenAiCall::ReadAsk() const {
   const auto header = [this](const char* name) {
     const auto found = call_.headers.find(name);
     return found == call_.headers.end()
@@ -98,13 +107,7 @@ absl::StatusOr<ResumePlan> OpenAiCall::PlanResume(const OpenAiRequest& request) 
   if (const std::string_view hold = header("X-Fathom-Resume"); !hold.empty()) {
     ASSIGN_OR_RETURN(ask.hold, ParseHold(hold));
   }
-  const size_t num_choices = request.generations.size() * request.generations.front().n;
-  ASSIGN_OR_RETURN(ResumePlan plan,
-                   PlanResumption(ask, serving_.resume_keys(), call_.principal, serving_.NewId(),
-                                  absl::ToUnixSeconds(serving_.clock().Now()), num_choices));
-  // Whole answers are told from the start.
-  if (!request.stream) plan.resumes = false;
-  return plan;
+  return ask;
 }
 
 void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {

@@ -12,6 +12,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "master/api/fields.h"
+#include "master/api/find_model.h"
 #include "master/api/openai_prompt.h"
 #include "master/api/sampling_fields.h"
 #include "master/serving/failure.h"
@@ -219,26 +220,23 @@ std::string EchoOf(const ServedModelInfo& model, const PromptInput& prompt) {
 
 }  // namespace
 
-absl::StatusOr<ModelPtr> ReadModel(Fields& fields, const Catalog& catalog) {
+absl::StatusOr<std::string> ReadModelName(Fields& fields) {
   std::string name;
   if (!fields.Read("model", kNameBytesMax, name)) fields.Fail("model", "is required");
   RETURN_IF_ERROR(fields.status());
-  ModelPtr model = name.empty() ? nullptr : catalog.Find(name);
-  if (model != nullptr) return model;
-  return WithCode(
-      WithParam(absl::NotFoundError(absl::StrCat("The model '", name, "' does not exist")),
-                "model"),
-      "model_not_found");
+  return name;
 }
 
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
-                                                 const Catalog& catalog,
-                                                 const OpenAiBounds& bounds) {
+                                                 const Catalog& catalog, const OpenAiBounds& bounds,
+                                                 const ModelDraw& draw) {
   ASSIGN_OR_RETURN(const json::object object, ParseJsonObject(body));
   Fields fields(object);
   OpenAiRequest out;
   out.kind = kind;
-  ASSIGN_OR_RETURN(out.model, ReadModel(fields, catalog));
+  ASSIGN_OR_RETURN(const std::string name, ReadModelName(fields));
+  ASSIGN_OR_RETURN(out.model, FindNamedModel(catalog, name, draw, "model"));
+  out.routed = catalog.IsRoute(name);
 
   GenerationRequest request;
   request.model = out.model;

@@ -28,6 +28,7 @@ struct OpenAiBounds {
 struct OpenAiRequest {
   OpenAiKind kind = OpenAiKind::kChat;
   ModelPtr model;
+  bool routed = false;  // another request for the same name may get another model
   // One a prompt; only completions may have several. Ids, tenant and priority are not set.
   std::vector<GenerationRequest> generations;
   bool stream = false;
@@ -42,11 +43,11 @@ struct OpenAiRequest {
   ResumePlan resume;  // set by the call
 };
 
-// Reads "model". NOT_FOUND for one that is not served.
-absl::StatusOr<ModelPtr> ReadModel(Fields& fields, const Catalog& catalog);
+// Reads "model".
+absl::StatusOr<std::string> ReadModelName(Fields& fields);
 
 absl::StatusOr<OpenAiRequest> ParseOpenAiRequest(OpenAiKind kind, std::string_view body,
-                                                 const Catalog& catalog,
-                                                 const OpenAiBounds& bounds);
+                                                 const Catalog& catalog, const OpenAiBounds& bounds,
+                                                 const ModelDraw& draw = {});
 
 }  // namespace fathom::master

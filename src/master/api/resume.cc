@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/digest.h"
@@ -46,16 +47,17 @@ std::optional<ResumeMark> ParseMark(absl::string_view text) {
   return mark;
 }
 
-// The parts of a token, its proof not checked yet.
-std::optional<ResumePlan> ParseToken(std::string_view token, size_t num_choices) {
+// The parts of a token, its proof not checked yet; nor, without a number, how many choices it is
+// of.
+std::optional<ResumePlan> ParseToken(std::string_view token, std::optional<size_t> num_choices) {
   const std::vector<absl::string_view> parts = absl::StrSplit(ToAbsl(token), '.');
-  if (parts.size() != 5 && !(parts.size() == 6 && parts[5] == "u")) return std::nullopt;
+  if (parts.size() < 5) return std::nullopt;
   if (parts[0].size() != kIdChars || parts[1].size() != kProofChars) return std::nullopt;
   const auto created = Number<int64_t>(parts[2], 16);
   const auto attempt = Number<uint32_t>(parts[3], 16);
   const std::vector<absl::string_view> marks = absl::StrSplit(parts[4], ',');
   if (!created || !attempt || *attempt > kAttemptMax) return std::nullopt;
-  if (marks.size() != num_choices) return std::nullopt;
+  if (num_choices && marks.size() != *num_choices) return std::nullopt;
   ResumePlan plan;
   plan.id = std::string(parts[0]);
   plan.proof = std::string(parts[1]);
@@ -66,7 +68,16 @@ std::optional<ResumePlan> ParseToken(std::string_view token, size_t num_choices)
     if (!mark) return std::nullopt;
     plan.marks.push_back(*mark);
   }
-  plan.usage_told = parts.size() == 6;
+  size_t next = 5;
+  if (next < parts.size() && absl::StartsWith(parts[next], "m")) {
+    plan.model = Number<uint32_t>(parts[next++].substr(1), 16);
+    if (!plan.model) return std::nullopt;
+  }
+  if (next < parts.size() && parts[next] == "u") {
+    plan.usage_told = true;
+    ++next;
+  }
+  if (next != parts.size()) return std::nullopt;
   return plan;
 }
 
@@ -84,6 +95,16 @@ Resumption ResumePlan::For(size_t index, int32_t choices) const {
     for (int32_t i = 0; i < choices; ++i) resumption.have.push_back(marks[first + i].tokens);
   }
   return resumption;
+}
+
+RequestDraw DrawOf(const ResumeAsk& ask, const ResumeKeys& keys, const Principal& principal,
+                   std::string fresh_id) {
+  if (!ask.token.empty()) {
+    // One that is none is refused once the body is known.
+    if (const auto plan = ParseToken(ask.token, std::nullopt)) return {plan->id, plan->model};
+  }
+  if (ask.idempotency_key.empty()) return {std::move(fresh_id), std::nullopt};
+  return {keys.IdOf(principal.key_id, ask.idempotency_key), std::nullopt};
 }
 
 absl::StatusOr<ResumePlan> PlanResumption(const ResumeAsk& ask, const ResumeKeys& keys,
@@ -125,6 +146,7 @@ absl::StatusOr<absl::Duration> ParseHold(std::string_view text) {
 ResumeCursor::ResumeCursor(const ResumePlan& plan, size_t num_choices)
     : prefix_(absl::StrCat(plan.id, ".", plan.proof, ".", absl::Hex(plan.created), ".")),
       had_(plan.resumes ? plan.marks : std::vector<ResumeMark>(num_choices)),
+      model_(plan.model),
       attempt_(plan.attempt),
       marks_(num_choices) {
   for (size_t i = 0; i < num_choices; ++i) marks_[i].begun = had_[i].begun;
@@ -159,6 +181,7 @@ void ResumeCursor::AppendToken(std::string& out, bool usage_told) const {
     }
     absl::StrAppend(&out, mark.tokens, mark.ended ? "f" : "");
   }
+  if (model_) absl::StrAppend(&out, ".m", absl::Hex(*model_));
   if (usage_told) out += ".u";
 }
 

@@ -4,13 +4,15 @@
 // (the id of a server-sent event, a field over gRPC). A client that comes back with the last token
 // and the same request, at whichever master, gets the rest.
 //
-//   token = request "." proof "." created "." attempt "." marks [".u"]
+//   token = request "." proof "." created "." attempt "." marks [".m" model] [".u"]
 //   marks = one a choice, joined by ",": "-" has not begun, N tokens, "f" after it when it has
 //   ended
 //
-// `created` and `attempt` are hexadecimal; ".u": the usage has been told. Pure.
+// `created`, `attempt` and `model` are hexadecimal; `model`: MarkOf the one that was drawn among a
+// route's; ".u": the usage has been told. Pure.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "master/identity/principal.h"
+#include "master/models/catalog.h"
 #include "master/serving/generation_request.h"
 #include "master/serving/resume_keys.h"
 
@@ -47,12 +50,23 @@ struct ResumePlan {
   bool resumes = false;  // a client that has the token of its last piece
   uint32_t attempt = 0;
   std::vector<ResumeMark> marks;  // of all choices, when it resumes
+  std::optional<uint32_t> model;  // mark of the one that it runs on, where its name does not say
   bool usage_told = false;
   absl::Duration hold;
 
   // What generation `index` of the request's, each of `choices` choices, is to know.
   Resumption For(size_t index, int32_t choices) const;
 };
+
+// What decides which model a request gets, before its body is read: the name it will have, or the
+// model that a token says it had.
+struct RequestDraw {
+  std::string id;
+  std::optional<uint32_t> model;
+  ModelDraw draw() const { return {.request_id = id, .mark = model}; }
+};
+RequestDraw DrawOf(const ResumeAsk& ask, const ResumeKeys& keys, const Principal& principal,
+                   std::string fresh_id);
 
 // NOT_FOUND for tokens that are none, another caller's or another body's; INVALID_ARGUMENT for keys
 // that cannot be. `fresh_id` is taken when the client gives no name to its request. `num_choices`
@@ -80,6 +94,7 @@ class ResumeCursor {
  private:
   const std::string prefix_;  // up to the attempt
   const std::vector<ResumeMark> had_;
+  const std::optional<uint32_t> model_;
   uint32_t attempt_;
   std::vector<ResumeMark> marks_;
 };

@@ -59,6 +59,30 @@ TEST(ResumeTest, ATokenComesBackAsItWas) {
   EXPECT_TRUE(Plan({.token = token + ".u", .body = kBody})->usage_told);
 }
 
+TEST(ResumeTest, ATokenSaysWhichModelWasDrawn) {
+  auto plan = Plan({.body = kBody});
+  ASSERT_TRUE(plan.ok());
+  plan->model = 0x1a2b;
+  const std::string token = TokenOf(*plan);
+  EXPECT_TRUE(token.ends_with(".17,-,4f.m1a2b")) << token;
+  const auto back = Plan({.token = token, .body = kBody});
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->model, 0x1a2bu);
+  EXPECT_TRUE(Plan({.token = token + ".u", .body = kBody})->usage_told);
+  for (const char* end : {".m1", ".u.u", ".x", "."}) {
+    EXPECT_FALSE(Plan({.token = token + end, .body = kBody}).ok()) << end;
+  }
+  EXPECT_FALSE(Plan({.token = TokenOf(*Plan({.body = kBody})) + ".mxyz", .body = kBody}).ok());
+
+  // Before the body is read: the same name and model, or nothing of it.
+  const auto draw = [](const ResumeAsk& ask) { return DrawOf(ask, kKeys, kAlice, kFresh); };
+  EXPECT_EQ(draw({.token = token}).model, 0x1a2bu);
+  EXPECT_EQ(draw({.token = token}).id, kFresh);
+  EXPECT_EQ(draw({.token = "rubbish"}).id, kFresh);
+  EXPECT_EQ(draw({.idempotency_key = "k"}).id, Plan({.idempotency_key = "k", .body = kBody})->id);
+  EXPECT_EQ(draw({}).model, std::nullopt);
+}
+
 TEST(ResumeTest, TheCursorKnowsWhatTheClientHas) {
   const auto plan = Plan({.token = TokenOf(*Plan({.body = kBody})), .body = kBody});
   ASSERT_TRUE(plan.ok());

@@ -12,6 +12,7 @@
 #include "common/strings.h"
 #include "master/api/errors.h"
 #include "master/api/fields.h"
+#include "master/api/find_model.h"
 #include "master/api/openai_prompt.h"
 #include "master/api/openai_request.h"
 #include "master/serving/failure.h"
@@ -45,7 +46,8 @@ absl::StatusOr<PromptInput> ReadInput(Fields& fields, std::string_view body, con
 absl::StatusOr<std::string> TokenizeBody(std::string_view body, const Catalog& catalog) {
   ASSIGN_OR_RETURN(const boost::json::object object, ParseJsonObject(body));
   Fields fields(object);
-  ASSIGN_OR_RETURN(const ModelPtr model, ReadModel(fields, catalog));
+  ASSIGN_OR_RETURN(const std::string name, ReadModelName(fields));
+  ASSIGN_OR_RETURN(const ModelPtr model, FindNamedModel(catalog, name, {}, "model"));
   TokenizeOptions options;
   bool with_strings = false;
   fields.Read("return_token_strs", with_strings);
@@ -68,7 +70,8 @@ absl::StatusOr<std::string> TokenizeBody(std::string_view body, const Catalog& c
 absl::StatusOr<std::string> DetokenizeBody(std::string_view body, const Catalog& catalog) {
   ASSIGN_OR_RETURN(const boost::json::object object, ParseJsonObject(body));
   Fields fields(object);
-  ASSIGN_OR_RETURN(const ModelPtr model, ReadModel(fields, catalog));
+  ASSIGN_OR_RETURN(const std::string name, ReadModelName(fields));
+  ASSIGN_OR_RETURN(const ModelPtr model, FindNamedModel(catalog, name, {}, "model"));
   const boost::json::array* tokens = fields.Array("tokens");
   if (tokens == nullptr) fields.Fail("tokens", "is required");
   std::vector<TokenId> ids;
@@ -93,7 +96,7 @@ void AnswerOnPool(BodyFunction function, Serving& serving, HttpCall call,
                   const std::shared_ptr<HttpExchange>& exchange) {
   const bool accepted = serving.pool().Submit(
       [function, &serving, body = std::move(call.body), exchange, strand = exchange->strand()] {
-        const absl::StatusOr<std::string> answer = function(body, serving.catalog());
+        const absl::StatusOr<std::string> answer = function(body, *serving.catalog());
         auto reply = std::make_shared<HttpReply>(answer.ok() ? HttpReply{.body = *answer}
                                                              : ErrorReply(answer.status()));
         const std::string error(Message(answer.status()));

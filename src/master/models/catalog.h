@@ -1,73 +1,92 @@
 #pragma once
 
-// The models this master serves: what it needs of each to speak for it, i.e. tokenizer, chat
-// template, limits and defaults. Weights are the workers' business. Immutable after Load, so any
-// thread may read it.
+// The models that requests may ask for, and where requests for a name go. A Catalog is one moment's
+// and immutable; LiveCatalog has the newest, which whoever handles a request takes once.
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
-#include "common/domain.h"
-#include "master/models/output_format.h"
-#include "text/text.h"
+#include "master/models/routes.h"
+#include "master/models/served_model.h"
 
 namespace fathom::master {
 
-// What generation_config.json says about sampling; it applies where a client says nothing.
-struct SamplingDefaults {
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
+// What decides between the targets of a route.
+struct ModelDraw {
+  std::string_view request_id;   // empty: the target of the greatest weight
+  std::optional<uint32_t> mark;  // of the model that the request ran on before
 };
 
-// What the chat template expects of messages, beyond what all do.
-struct TemplateTraits {
-  bool knows_developer = false;    // the role; elsewhere it is the system's
-  bool arguments_as_text = false;  // a tool call's arguments are JSON text, not an object
-  bool knows_reasoning = false;    // it writes or cuts out </think>: the model reasons by habit
-};
+// Names a model in few bytes, for clients that come back to it.
+uint32_t MarkOf(std::string_view model);
 
-struct ServedModelInfo {
+struct CatalogRoute {
   std::string name;
-  std::shared_ptr<const text::Tokenizer> tokenizer;
-  std::shared_ptr<const text::ChatTemplate> chat_template;  // null: the model has none
-  TemplateTraits template_traits;
-  OutputFormat output_format;
-  int32_t context_length = 0;  // tokens, prompt and output together
-  int32_t vocab_size = 0;      // of the logits
-  SamplingDefaults defaults;
-  std::string config_digest;     // SHA-256 of config.json, hex
-  std::string tokenizer_digest;  // SHA-256 of tokenizer.json, hex
-  absl::Time created;
-  std::string pool;  // of workers that may run it; empty: any that have it
+  RouteTargets targets;
 };
 
-using ModelPtr = std::shared_ptr<const ServedModelInfo>;
-
-// Reads a directory in Hugging Face layout. Errors name the file. `do_sample: false` in
-// generation_config.json counts as temperature 0.
-absl::StatusOr<ModelPtr> LoadServedModel(const std::string& directory, const std::string& name,
-                                         absl::Time now, const OutputFormatChoice& format = {},
-                                         const std::string& pool = {});
+struct CatalogContent {
+  std::vector<ModelPtr> models;               // that requests may ask for
+  std::vector<ModelPtr> retired;              // that only requests which ran on them before may
+  std::vector<CatalogRoute> routes;           // by name
+  std::map<std::string, std::string> absent;  // models that this master cannot speak for: why
+};
 
 class Catalog {
  public:
-  explicit Catalog(std::vector<ModelPtr> models) : models_(std::move(models)) {}
+  explicit Catalog(std::vector<ModelPtr> models)
+      : Catalog(CatalogContent{.models = std::move(models)}) {}
+  explicit Catalog(CatalogContent content) : content_(std::move(content)) {}
 
-  // Null when there is none of that name. An empty name finds the only model, if there is one only.
-  ModelPtr Find(std::string_view name) const;
-  const std::vector<ModelPtr>& models() const { return models_; }
+  // A model's own name or a route's; an empty one is that of the only model, if there is one only.
+  // NOT_FOUND; UNAVAILABLE when this master cannot speak for the model yet.
+  absl::StatusOr<ModelPtr> Get(std::string_view name, const ModelDraw& draw = {}) const;
+  // Likewise; null where Get has an error.
+  ModelPtr Find(std::string_view name) const { return Get(name).value_or(nullptr); }
+
+  // Requests for that name may go to one model or another, now or at another time.
+  bool IsRoute(std::string_view name) const { return FindRoute(name) != nullptr; }
+
+  const std::vector<ModelPtr>& models() const { return content_.models; }
+  const std::vector<CatalogRoute>& routes() const { return content_.routes; }
+  // Of all models that requests may ask for, in their order.
+  std::vector<int64_t> VersionsOf(std::string_view base) const;
 
  private:
-  const std::vector<ModelPtr> models_;
+  absl::StatusOr<ModelPtr> GetModel(std::string_view model) const;
+  const CatalogRoute* FindRoute(std::string_view name) const;
+
+  const CatalogContent content_;
+};
+
+using CatalogPtr = std::shared_ptr<const Catalog>;
+
+// Thread safety: any thread.
+class LiveCatalog {
+ public:
+  explicit LiveCatalog(Catalog catalog)
+      : now_(std::make_shared<const Catalog>(std::move(catalog))) {}
+
+  CatalogPtr Now() const {
+    const std::lock_guard lock(mutex_);
+    return now_;
+  }
+  void Set(CatalogPtr catalog) {
+    const std::lock_guard lock(mutex_);
+    now_.swap(catalog);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  CatalogPtr now_;  // protected by mutex_
 };
 
 }  // namespace fathom::master

@@ -1,98 +1,28 @@
 #include "master/models/catalog.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
+#include <map>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "common/digest.h"
-#include "common/files.h"
 
 namespace fathom::master {
 namespace {
 
-std::string TinyPath() {
-  const char* root = std::getenv("FATHOM_SOURCE_DIR");
-  return absl::StrCat(root == nullptr ? "." : root, "/models/tiny");
+using testing::ElementsAre;
+
+ModelPtr Model(const std::string& base, int64_t version = 0) {
+  auto model = std::make_shared<ServedModelInfo>();
+  model->name = ModelNameOf(base, version);
+  model->base = base;
+  model->version = version == 0 ? 1 : version;
+  return model;
 }
 
-// A copy of models/tiny without its weights, to be broken.
-class CatalogTest : public testing::Test {
- protected:
-  void SetUp() override {
-    char pattern[] = "/tmp/fathom-catalog-test-XXXXXX";
-    directory_ = mkdtemp(pattern);
-    for (const char* name : {"config.json", "generation_config.json", "tokenizer.json",
-                             "tokenizer_config.json", "chat_template.jinja"}) {
-      std::filesystem::copy_file(absl::StrCat(TinyPath(), "/", name), Path(name));
-    }
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::string Path(const std::string& name) const { return absl::StrCat(directory_, "/", name); }
-  void Write(const std::string& name, const std::string& text) {
-    ASSERT_TRUE(WriteFileAtomically(Path(name), text).ok());
-  }
-  absl::StatusOr<ModelPtr> Load() {
-    return LoadServedModel(directory_, "m", absl::FromUnixSeconds(5));
-  }
-
-  std::string directory_;
-};
-
-TEST_F(CatalogTest, ReadsWhatServingNeeds) {
-  const auto model = Load();
-  ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_EQ((*model)->name, "m");
-  EXPECT_EQ((*model)->context_length, 4096);
-  EXPECT_EQ((*model)->vocab_size, 4096);
-  EXPECT_EQ((*model)->defaults.temperature, 0.0f) << "do_sample: false";
-  EXPECT_FALSE((*model)->defaults.top_p.has_value());
-  EXPECT_NE((*model)->chat_template, nullptr);
-  EXPECT_EQ((*model)->config_digest, Sha256Hex(*ReadFile(Path("config.json"), 1 << 20)));
-  EXPECT_EQ((*model)->tokenizer_digest, Sha256Hex(*ReadFile(Path("tokenizer.json"), 1 << 24)));
-}
-
-TEST_F(CatalogTest, DefaultsOutOfRangeAreLeftOut) {
-  Write("generation_config.json",
-        R"({"do_sample":true,"temperature":0.6,"top_k":20,"top_p":7,"min_p":"x"})");
-  const auto model = Load();
-  ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_EQ((*model)->defaults.temperature, 0.6f);
-  EXPECT_EQ((*model)->defaults.top_k, 20);
-  EXPECT_FALSE((*model)->defaults.top_p.has_value());
-  EXPECT_FALSE((*model)->defaults.min_p.has_value());
-}
-
-TEST_F(CatalogTest, TemplateAndGenerationConfigMayBeMissing) {
-  std::filesystem::remove(Path("chat_template.jinja"));
-  std::filesystem::remove(Path("generation_config.json"));
-  const auto model = Load();
-  ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_EQ((*model)->chat_template, nullptr);
-  EXPECT_FALSE((*model)->defaults.temperature.has_value());
-}
-
-TEST_F(CatalogTest, ErrorsNameTheFile) {
-  const auto refusal = [this] { return std::string(Load().status().message()); };
-  Write("generation_config.json", "{");
-  EXPECT_TRUE(absl::StrContains(refusal(), "generation_config.json"));
-  for (const char* config : {"", "[]", "{}", R"({"max_position_embeddings":"x","vocab_size":1})",
-                             R"({"max_position_embeddings":-1,"vocab_size":1})"}) {
-    Write("config.json", config);
-    EXPECT_TRUE(absl::StrContains(refusal(), "config.json")) << config;
-  }
-  std::filesystem::remove(Path("config.json"));
-  EXPECT_EQ(Load().status().code(), absl::StatusCode::kNotFound);
-}
-
-TEST_F(CatalogTest, FindsByNameAndTheOnlyOneWithout) {
-  auto a = std::make_shared<ServedModelInfo>();
-  a->name = "a";
-  auto b = std::make_shared<ServedModelInfo>();
-  b->name = "b";
+TEST(CatalogTest, FindsByNameAndTheOnlyOneWithout) {
+  const ModelPtr a = Model("a");
+  const ModelPtr b = Model("b");
   const Catalog one({a});
   EXPECT_EQ(one.Find("a"), a);
   EXPECT_EQ(one.Find(""), a);
@@ -100,6 +30,43 @@ TEST_F(CatalogTest, FindsByNameAndTheOnlyOneWithout) {
   const Catalog two({a, b});
   EXPECT_EQ(two.Find("b"), b);
   EXPECT_EQ(two.Find(""), nullptr);
+}
+
+TEST(CatalogTest, ARouteIsDrawnByRequest) {
+  const ModelPtr stable = Model("chat", 7);
+  const ModelPtr canary = Model("chat", 8);
+  const Catalog catalog(
+      {.models = {stable, canary, Model("tiny")},
+       .routes = {{"chat", {{"chat@7", 80}, {"chat@8", 20}}}, {"tiny", {{"chat@8", 100}}}}});
+  EXPECT_EQ(catalog.Find("chat"), stable) << "the greater weight";
+  EXPECT_EQ(catalog.Find("chat@8"), canary) << "a version by its name";
+  EXPECT_EQ(catalog.Find("tiny"), canary) << "a route goes before the model of its name";
+  std::map<ModelPtr, int> drawn;
+  for (int i = 0; i < 1000; ++i)
+    ++drawn[catalog.Get("chat", {.request_id = absl::StrCat(i)}).value()];
+  EXPECT_NEAR(drawn[canary], 200, 40);
+  EXPECT_EQ(drawn[stable] + drawn[canary], 1000);
+  EXPECT_THAT(catalog.VersionsOf("chat"), ElementsAre(7, 8));
+}
+
+TEST(CatalogTest, WhoComesBackGetsTheModelOfBefore) {
+  const ModelPtr retired = Model("chat", 6);
+  const ModelPtr now = Model("chat", 7);
+  const Catalog catalog(
+      {.models = {now}, .retired = {retired}, .routes = {{"chat", {{"chat@7", 100}}}}});
+  EXPECT_TRUE(absl::IsNotFound(catalog.Get("chat@6").status())) << "no new requests";
+  EXPECT_EQ(catalog.Get("chat", {.request_id = "x", .mark = MarkOf("chat@6")}).value(), retired);
+  EXPECT_EQ(catalog.Get("chat", {.request_id = "x", .mark = MarkOf("chat@7")}).value(), now);
+  EXPECT_TRUE(absl::IsNotFound(catalog.Get("chat", {.mark = MarkOf("chat@5")}).status()));
+}
+
+TEST(CatalogTest, AModelThatCannotBeReadIsNotThereYet) {
+  const Catalog catalog(
+      {.routes = {{"chat", {{"chat@1", 100}}}}, .absent = {{"chat@1", "no disk"}}});
+  const absl::Status status = catalog.Get("chat").status();
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_NE(status.message().find("no disk"), std::string::npos);
+  EXPECT_TRUE(absl::IsNotFound(catalog.Get("chat@2").status()));
 }
 
 }  // namespace

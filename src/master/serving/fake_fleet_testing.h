@@ -92,7 +92,8 @@ class FakeFleet final : public Fleet {
   }
   static WorkerInfo ReadyWorker(const std::string& id, const ServedModelInfo& model,
                                 int64_t credit = 1 << 20) {
-    WorkerInfo worker{.key = {id, "1"}, .state = WorkerState::kReady, .figures = {.credit = credit}};
+    WorkerInfo worker{
+        .key = {id, "1"}, .state = WorkerState::kReady, .figures = {.credit = credit}};
     worker.models.push_back({.name = model.name,
                              .config_digest = model.config_digest,
                              .tokenizer_digest = model.tokenizer_digest});

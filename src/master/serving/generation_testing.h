@@ -76,7 +76,7 @@ inline WorkerLoss Crash() {
 class GenerationTest : public testing::Test {
  protected:
   explicit GenerationTest(bool migration = true)
-      : catalog_({TinyModel()}),
+      : catalog_(Catalog({TinyModel()})),
         serving_(
             {.admission = limits_, .cpu_threads = 1, .held_bytes = 100'000, .migration = migration},
             &fleet_, &catalog_, Clock::Real(), &random_) {
@@ -122,7 +122,7 @@ class GenerationTest : public testing::Test {
 
   AdmissionLimits limits_;
   FakeFleet fleet_;
-  Catalog catalog_;
+  LiveCatalog catalog_;
   SeededRandom random_{1};
   asio::io_context io_;
   asio::any_io_executor strand_ = asio::make_strand(io_);

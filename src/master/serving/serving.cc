@@ -18,7 +18,7 @@ constexpr size_t kSweepMin = 1024;
 
 }  // namespace
 
-Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* catalog,
+Serving::Serving(const ServingOptions& options, Fleet* fleet, const LiveCatalog* catalog,
                  const Clock* clock, Random* random)
     : catalog_(catalog),
       fleet_(fleet),
@@ -84,16 +84,20 @@ int32_t Serving::ReadyWorkers(const ServedModelInfo& model) const {
       std::count_if(fleet->workers.begin(), fleet->workers.end(), [&](const WorkerInfo& worker) {
         return worker.state == WorkerState::kReady && IsOfPool(worker, model.pool) &&
                std::any_of(worker.models.begin(), worker.models.end(),
-                           [&](const ServedModel& served) { return served.name == model.name; });
+                           [&](const ServedModel& served) {
+                             return served.name == model.name && served.serving();
+                           });
       }));
 }
 
 absl::Status Serving::Ready() {
   if (draining_) return absl::UnavailableError("the master is shutting down");
-  for (const ModelPtr& model : catalog_->models()) {
+  const CatalogPtr catalog = catalog_->Now();
+  for (const ModelPtr& model : catalog->models()) {
     if (ReadyWorkers(*model) > 0) return absl::OkStatus();
   }
-  const RouteObstacle obstacle = dispatcher_.Obstacle(*catalog_->models().front());
+  if (catalog->models().empty()) return absl::UnavailableError("no model is in the catalogue");
+  const RouteObstacle obstacle = dispatcher_.Obstacle(*catalog->models().front());
   return absl::UnavailableError(ToAbsl(Describe(obstacle)));
 }
 

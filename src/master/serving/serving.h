@@ -40,8 +40,8 @@ struct ServingOptions {
 class Serving {
  public:
   // `fleet` and `catalog` outlive it.
-  Serving(const ServingOptions& options, Fleet* fleet, const Catalog* catalog, const Clock* clock,
-          Random* random);
+  Serving(const ServingOptions& options, Fleet* fleet, const LiveCatalog* catalog,
+          const Clock* clock, Random* random);
   ~Serving();
 
   // On `strand`, on which the sink will hear of it. Where the client gave no seed, it gets the one
@@ -76,7 +76,8 @@ class Serving {
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
-  const Catalog& catalog() const { return *catalog_; }
+  // As it is now: whoever handles a request takes it once.
+  CatalogPtr catalog() const { return catalog_->Now(); }
   CpuPool& pool() { return pool_; }
   const StatisticsBook& statistics() const { return statistics_; }
   const RequestBook& book() const { return book_; }
@@ -86,7 +87,7 @@ class Serving {
   const Clock& clock() const { return *clock_; }
 
  private:
-  const Catalog* const catalog_;
+  const LiveCatalog* const catalog_;
   Fleet* const fleet_;
   Quotas* const quotas_;
   const Clock* const clock_;
