@@ -1,0 +1,74 @@
+#include "master/serving/model_keeper.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/logging.h"
+#include "common/strings.h"
+#include "master/models/catalog_changes.h"
+
+namespace fathom::master {
+namespace {
+
+constexpr absl::Duration kPeriod = absl::Milliseconds(500);
+constexpr absl::Duration kWriteLimit = absl::Seconds(3);
+
+}  // namespace
+
+ModelKeeper::ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live,
+                         Database* database, std::function<bool()> leads, const Clock* clock)
+    : fleet_(fleet),
+      catalog_(catalog),
+      live_(live),
+      database_(database),
+      leads_(std::move(leads)),
+      clock_(clock),
+      ticker_(kPeriod, [this] { Look(); }) {}
+
+void ModelKeeper::Look() {
+  const bool leads = leads_();
+  if (leads && !led_) orders_.BeginTerm(clock_->MonotonicNs());
+  led_ = leads;
+  const std::shared_ptr<const CatalogRows> rows = catalog_->rows();
+  if (!leads || rows == nullptr || rows->versions.empty()) return;
+  const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
+  const ModelOrders::Decision decision = orders_.Decide(*rows, *fleet, clock_->MonotonicNs());
+  for (const ModelOrder& order : decision.orders) Give(order, *rows);
+  for (const ModelVersionRow& row : decision.replaced) Finish(row);
+}
+
+void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows) {
+  absl::Status status;
+  if (order.load) {
+    const auto row = std::find_if(
+        rows.versions.begin(), rows.versions.end(),
+        [&](const ModelVersionRow& r) { return ModelNameOf(r.name, r.version) == order.model; });
+    LoadOrder load{
+        .model = order.model, .directory = row->path, .kv_cache_bytes = row->kv_cache_bytes};
+    // A master that cannot read it itself leaves it to the worker what is there.
+    if (const ModelPtr model = live_->Now()->Find(order.model)) {
+      load.config_digest = model->config_digest;
+      load.tokenizer_digest = model->tokenizer_digest;
+    }
+    status = fleet_->Load(order.worker, load);
+  } else {
+    status = fleet_->Unload(order.worker, order.model);
+  }
+  LogInfo("models", order.load ? "worker told to load a model" : "worker told to unload a model",
+          {{"labels.worker", order.worker.id},
+           {"labels.model", order.model},
+           {"error.message", std::string(Message(status))}});
+}
+
+void ModelKeeper::Finish(const ModelVersionRow& row) {
+  const absl::Status status = database_->Run(kWriteLimit, [&](SqlSession& session) {
+    return CatalogChanges(&session, {}).FinishReplacement(row);
+  });
+  LogInfo("models", "a version takes another's place",
+          {{"labels.model", ModelNameOf(row.name, row.version)},
+           {"labels.replaces", ModelNameOf(row.name, row.replaces)},
+           {"error.message", std::string(Message(status))}});
+  catalog_->Hurry();
+}
+
+}  // namespace fathom::master

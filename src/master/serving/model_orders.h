@@ -1,0 +1,66 @@
+#pragma once
+
+// What the leading master has workers do with models: turns what the catalogue wants and what the
+// fleet tells into orders, and says which replacements are ready to take over. Remembers what it
+// ordered until the fleet shows it, and where a load failed, so that it is tried again there only
+// after a while that doubles.
+//
+// Thread safety: none. Time comes in as an argument; reads no clock, sends nothing.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "master/fleet/fleet.h"
+#include "master/models/catalog.h"
+#include "master/models/placement.h"
+#include "master/state/catalog_rows.h"
+
+namespace fathom::master {
+
+struct ModelOrder {
+  WorkerKey worker;
+  std::string model;
+  bool load = true;  // false: unload
+};
+
+class ModelOrders {
+ public:
+  struct Decision {
+    std::vector<ModelOrder> orders;
+    std::vector<ModelVersionRow> replaced;  // ready: they take the place of what they replace
+  };
+
+  // From now on this master leads: it sees what there is for a while before it orders anything,
+  // for workers may be about to link, and other masters about to hear of changes.
+  void BeginTerm(int64_t now_ns);
+  Decision Decide(const CatalogRows& rows, const FleetSnapshot& fleet, int64_t now_ns);
+
+ private:
+  // One model on one life of a worker.
+  using Place = std::pair<std::string, std::string>;  // incarnation, model
+  struct Ordered {
+    bool load = true;
+    int64_t at_ns = 0;
+  };
+  struct Failure {
+    int count = 0;
+    int64_t retry_at_ns = 0;
+    bool told = false;  // the worker still says so
+  };
+
+  PlacementWorker Describe(const WorkerInfo& worker, const CatalogRows& rows, int64_t now_ns);
+  void NoteFailure(const Place& place, bool failed, int64_t now_ns);
+  bool IsReplaced(const ModelVersionRow& row, const CatalogRows& rows, const FleetSnapshot& fleet,
+                  bool room) const;
+  void Forget(const CatalogRows& rows, const FleetSnapshot& fleet);
+
+  int64_t begin_at_ns_ = 0;
+  std::map<Place, Ordered> ordered_;
+  std::map<Place, Failure> failures_;
+  std::map<std::string, int64_t> retired_at_ns_;  // when it was first seen to be
+};
+
+}  // namespace fathom::master

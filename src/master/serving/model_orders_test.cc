@@ -1,0 +1,185 @@
+#include "master/serving/model_orders.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace fathom::master {
+namespace {
+
+using testing::IsEmpty;
+using testing::SizeIs;
+
+constexpr int64_t kSecondNs = 1'000'000'000;
+
+class ModelOrdersTest : public testing::Test {
+ protected:
+  ModelOrdersTest() {
+    orders_.BeginTerm(0);
+    now_ns_ = 3 * kSecondNs;
+  }
+
+  static WorkerInfo Worker(const std::string& id, int64_t free = 1000) {
+    return {.key = {id, id + "-life"}, .state = WorkerState::kReady, .free_memory_bytes = free};
+  }
+  static ModelVersionRow Version(int64_t version, int64_t replicas = 1) {
+    return {.name = "chat", .version = version, .replicas = replicas, .memory_bytes = 100};
+  }
+  void Show(size_t worker, const std::string& model, ModelPhase phase) {
+    std::vector<ServedModel>& models = fleet_.workers[worker].models;
+    std::erase_if(models, [&](const ServedModel& m) { return m.name == model; });
+    models.emplace_back().name = model;
+    models.back().phase = phase;
+  }
+  void Gone(size_t worker, const std::string& model) {
+    std::erase_if(fleet_.workers[worker].models,
+                  [&](const ServedModel& m) { return m.name == model; });
+  }
+  // "+worker model" and "-worker model".
+  std::vector<std::string> Look() {
+    const ModelOrders::Decision decision = orders_.Decide(rows_, fleet_, now_ns_);
+    std::vector<std::string> out;
+    for (const ModelOrder& order : decision.orders) {
+      out.push_back(absl::StrCat(order.load ? "+" : "-", order.worker.id, " ", order.model));
+    }
+    for (const ModelVersionRow& row : decision.replaced) {
+      out.push_back(absl::StrCat("chat@", row.version, " replaces ", row.replaces));
+    }
+    return out;
+  }
+  static testing::Matcher<std::vector<std::string>> Only(const std::string& what) {
+    return testing::ElementsAre(what);
+  }
+
+  ModelOrders orders_;
+  CatalogRows rows_;
+  FleetSnapshot fleet_;
+  int64_t now_ns_ = 0;
+};
+
+TEST_F(ModelOrdersTest, AnOrderIsGivenOnceAndAgainWhenNothingComesOfIt) {
+  rows_.versions = {Version(1)};
+  fleet_.workers = {Worker("a"), Worker("b", 50)};
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 6 * kSecondNs;
+  EXPECT_THAT(Look(), Only("+a chat@1")) << "it may never have come";
+  Show(0, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 600 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty()) << "a load takes its time";
+  Show(0, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), IsEmpty());
+  fleet_.workers[0] = Worker("c");
+  EXPECT_THAT(Look(), Only("+c chat@1")) << "its worker is gone";
+}
+
+TEST_F(ModelOrdersTest, ANewLeaderLooksAroundFirst) {
+  rows_.versions = {Version(1)};
+  fleet_.workers = {Worker("a")};
+  orders_.BeginTerm(now_ns_);
+  EXPECT_THAT(Look(), IsEmpty());
+  fleet_.workers.push_back(Worker("b"));
+  Show(1, "chat@1", ModelPhase::kReady);
+  now_ns_ += 3 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty()) << "b has it, and linked later";
+}
+
+TEST_F(ModelOrdersTest, MemoryOfWhatIsComingIsNotGivenTwice) {
+  rows_.versions = {Version(1), Version(2)};
+  fleet_.workers = {Worker("a", 150)};
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  Show(0, "chat@1", ModelPhase::kWarming);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kReady);
+  fleet_.workers[0].free_memory_bytes = 50;
+  EXPECT_THAT(Look(), IsEmpty());
+  fleet_.workers[0].free_memory_bytes = 100;
+  EXPECT_THAT(Look(), Only("+a chat@2"));
+}
+
+TEST_F(ModelOrdersTest, WhereALoadFailsItIsTriedAgainAfterAWhileThatDoubles) {
+  rows_.versions = {Version(1)};
+  fleet_.workers = {Worker("a")};
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  Show(0, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kFailed);
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 9 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += kSecondNs;
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  EXPECT_THAT(Look(), IsEmpty()) << "it still tells of the first time";
+  Show(0, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kFailed);
+  now_ns_ += 10 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 20 * kSecondNs;
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  fleet_.workers.push_back(Worker("b"));
+  Show(0, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kFailed);
+  EXPECT_THAT(Look(), Only("+b chat@1")) << "elsewhere at once";
+}
+
+TEST_F(ModelOrdersTest, ARetiredVersionGoesWhenAllMastersHaveHeard) {
+  rows_.versions = {Version(1)};
+  rows_.versions[0].retired = true;
+  fleet_.workers = {Worker("a")};
+  Show(0, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 4 * kSecondNs;
+  EXPECT_THAT(Look(), Only("-a chat@1"));
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kUnloading);
+  now_ns_ += 60 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty()) << "what runs there runs out";
+  rows_.versions[0].retired = false;
+  EXPECT_THAT(Look(), Only("+a chat@1")) << "back before it went";
+}
+
+TEST_F(ModelOrdersTest, AReplacementWaitsForAsManyAsServe) {
+  rows_.versions = {Version(1, 2), Version(2, 2)};
+  rows_.versions[1].replaces = 1;
+  fleet_.workers = {Worker("a"), Worker("b")};
+  Show(0, "chat@1", ModelPhase::kReady);
+  Show(1, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), SizeIs(2));
+  Show(0, "chat@2", ModelPhase::kReady);
+  Show(1, "chat@2", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(1, "chat@2", ModelPhase::kReady);
+  EXPECT_THAT(Look(), Only("chat@2 replaces 1"));
+}
+
+TEST_F(ModelOrdersTest, AReplacementThatFindsNoRoomTakesOverWithFewer) {
+  rows_.versions = {Version(1, 2), Version(2, 2)};
+  rows_.versions[1].replaces = 1;
+  fleet_.workers = {Worker("a", 100), Worker("b", 0)};
+  Show(0, "chat@1", ModelPhase::kReady);
+  Show(1, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), Only("+a chat@2"));
+  Show(0, "chat@2", ModelPhase::kReady);
+  fleet_.workers[0].free_memory_bytes = 0;
+  EXPECT_THAT(Look(), Only("chat@2 replaces 1"));
+}
+
+TEST_F(ModelOrdersTest, NothingReplacesWhatServesBeforeItServes) {
+  rows_.versions = {Version(1), Version(2)};
+  rows_.versions[1].replaces = 1;
+  fleet_.workers = {Worker("a", 0)};
+  Show(0, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@2", ModelPhase::kFailed);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(0, "chat@1", ModelPhase::kFailed);
+  Show(0, "chat@2", ModelPhase::kReady);
+  EXPECT_THAT(Look(), Only("chat@2 replaces 1")) << "what is broken waits for nobody";
+}
+
+}  // namespace
+}  // namespace fathom::master
