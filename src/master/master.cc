@@ -75,13 +75,15 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
                                                              .tools = model.tool_parser},
                                                             model.pool));
   }
-  catalog_.emplace(Catalog(std::move(models)));
+  catalog_.emplace(Catalog(models));
   std::string cluster_secret;
   if (!settings_.cluster_secret_file.empty()) {
     ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));
   }
   io_ = std::make_unique<boost::asio::io_context>(settings_.io_threads);
   RETURN_IF_ERROR(OpenState());
+  catalog_keeper_ =
+      std::make_unique<CatalogKeeper>(std::move(models), &cluster_->database(), &*catalog_, clock);
   ASSIGN_OR_RETURN(fleet_, fleet(settings_, *catalog_->Now(), *cluster_));
   ports_.link = fleet_.port;
   serving_ = std::make_unique<Serving>(
@@ -106,6 +108,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   }
   RETURN_IF_ERROR(StartListeners());
   JoinCluster();
+  model_keeper_ = std::make_unique<ModelKeeper>(
+      fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_, &cluster_->database(),
+      [this] { return cluster_->is_leader(); }, clock);
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",
           {{"labels.models", absl::StrJoin(settings_.models, ",",
@@ -189,7 +194,8 @@ absl::Status Master::StartListeners() {
     UpdateReadiness();
   }
   if (settings_.admin_port) {
-    grpc_admin_ = std::make_unique<GrpcAdmin>(serving_.get(), &*keys_, cluster_.get());
+    grpc_admin_ =
+        std::make_unique<GrpcAdmin>(serving_.get(), &*keys_, cluster_.get(), catalog_keeper_.get());
     ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.bind = settings_.bind,
                                                 .port = *settings_.admin_port,
                                                 .message_bytes = kAdminMessageBytes,
@@ -244,6 +250,7 @@ bool Master::Drain(absl::Duration grace, const std::function<bool()>& hurry) {
   serving_->BeginDrain();
   UpdateReadiness();
   DrainListeners();
+  model_keeper_ = nullptr;
   cluster_->Leave();
   const Clock& clock = *Clock::Real();
   const absl::Duration deadline = clock.Monotonic() + grace;
@@ -274,6 +281,7 @@ void Master::Stop() {
     http_->Abort();
     http_->WaitClosed(absl::InfiniteDuration());
   }
+  model_keeper_ = nullptr;
   if (cluster_ != nullptr) cluster_->Leave();
   if (fleet_.stop) fleet_.stop();
   if (serving_ != nullptr) serving_->Stop();

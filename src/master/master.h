@@ -33,6 +33,8 @@
 #include "master/fleet/fleet.h"
 #include "master/identity/api_keys.h"
 #include "master/models/catalog.h"
+#include "master/models/catalog_keeper.h"
+#include "master/serving/model_keeper.h"
 #include "master/serving/serving.h"
 #include "master/settings.h"
 #include "master/state/cluster_state.h"
@@ -92,9 +94,11 @@ class Master {
   std::optional<ApiKeys> keys_;
   std::optional<LiveCatalog> catalog_;
   std::unique_ptr<ClusterState> cluster_;
+  std::unique_ptr<CatalogKeeper> catalog_keeper_;
   std::unique_ptr<Quotas> quotas_;
   StartedFleet fleet_;
   std::unique_ptr<Serving> serving_;
+  std::unique_ptr<ModelKeeper> model_keeper_;
   std::unique_ptr<HttpApi> http_api_;
   std::unique_ptr<boost::asio::io_context> io_;  // what waits in it may own parts of serving_
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work_;

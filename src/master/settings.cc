@@ -88,7 +88,6 @@ absl::Status ReadLimits(const config::Limits& in, MasterSettings& out) {
 }
 
 absl::Status ReadModels(const config::Master& master, std::vector<ModelSettings>& models) {
-  if (master.models().empty()) return Bad("models", "at least one is needed (--model DIR)");
   if (master.models_size() > kModelsMax) {
     return Bad("models", absl::StrCat("at most ", kModelsMax, " are served"));
   }

@@ -44,7 +44,7 @@ struct MasterSettings {
   DatabaseUrl database;
   std::string database_password_file;
   std::string link_advertise;         // host:port; empty: what is bound
-  std::vector<ModelSettings> models;  // at least one; names are unique
+  std::vector<ModelSettings> models;  // names are unique; others come to the catalogue later
   std::string ports_file;
   bool grpc_reflection = false;
   bool migration = true;

@@ -1,7 +1,6 @@
 #include "master/api/grpc_admin.h"
 
 #include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
 
@@ -9,7 +8,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
-#include "master/api/grpc_call.h"
+#include "master/api/admin_rights.h"
 
 namespace fathom::master {
 namespace {
@@ -17,42 +16,6 @@ namespace {
 constexpr int32_t kRequestsDefault = 1000;
 constexpr int32_t kRequestsMax = 100'000;
 constexpr size_t kNameBytesMax = 256;
-
-enum class Action { kSeeWorkers, kSeeMasters, kDrainWorker, kSeeRequests };
-
-struct Right {
-  Action action;
-  std::string_view role;
-  bool own_tenant_only;
-};
-
-// What is not here is refused.
-constexpr std::array kRights{
-    Right{Action::kSeeWorkers, "admin", false},    Right{Action::kSeeWorkers, "auditor", false},
-    Right{Action::kSeeMasters, "admin", false},    Right{Action::kSeeMasters, "auditor", false},
-    Right{Action::kDrainWorker, "admin", false},   Right{Action::kSeeRequests, "admin", false},
-    Right{Action::kSeeRequests, "auditor", false}, Right{Action::kSeeRequests, "developer", true},
-};
-
-struct Caller {
-  Principal principal;
-  std::string tenant;  // whose requests it may see; empty: everybody's
-};
-
-absl::StatusOr<Caller> Authorize(const grpc::CallbackServerContext& context, const ApiKeys& keys,
-                                 Action action) {
-  ASSIGN_OR_RETURN(Principal principal, AuthenticateGrpc(context, keys));
-  const auto* right = std::find_if(kRights.begin(), kRights.end(), [&](const Right& r) {
-    return r.action == action && r.role == principal.role;
-  });
-  if (right == kRights.end()) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("a key of the role ", principal.role, " may not do this"));
-  }
-  Caller caller{.principal = std::move(principal), .tenant = {}};
-  if (right->own_tenant_only) caller.tenant = caller.principal.tenant;
-  return caller;
-}
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
@@ -64,7 +27,9 @@ void Fill(const WorkerInfo& info, int64_t now_ns, v1::WorkerStatus& out) {
                                                        : "loading");
   out.set_build(info.build);
   out.set_device(info.device);
-  for (const ServedModel& model : info.models) out.add_models(model.name);
+  for (const ServedModel& model : info.models) {
+    if (model.serving()) out.add_models(model.name);
+  }
   out.mutable_labels()->insert(info.labels.begin(), info.labels.end());
   out.set_running(info.figures.running);
   out.set_waiting(info.figures.waiting);
@@ -105,32 +70,26 @@ void Fill(const MasterRow& row, v1::MasterStatus& out) {
   out.set_age_seconds(row.age_seconds);
 }
 
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
-  return reactor;
-}
-
 }  // namespace
 
 grpc::ServerUnaryReactor* GrpcAdmin::ListWorkers(grpc::CallbackServerContext* context,
                                                  const v1::ListWorkersRequest* /*request*/,
                                                  v1::ListWorkersResponse* response) {
-  const auto caller = Authorize(*context, *keys_, Action::kSeeWorkers);
-  if (!caller.ok()) return Finish(context, caller.status());
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kSeeWorkers);
+  if (!caller.ok()) return FinishAdmin(context, caller.status());
   const std::shared_ptr<const FleetSnapshot> fleet = serving_->fleet().Snapshot();
   const int64_t now_ns = serving_->clock().MonotonicNs();
   for (const WorkerInfo& worker : fleet->workers) Fill(worker, now_ns, *response->add_workers());
   std::sort(response->mutable_workers()->begin(), response->mutable_workers()->end(),
             [](const auto& a, const auto& b) { return a.id() < b.id(); });
-  return Finish(context, absl::OkStatus());
+  return FinishAdmin(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::ListMasters(grpc::CallbackServerContext* context,
                                                  const v1::ListMastersRequest* /*request*/,
                                                  v1::ListMastersResponse* response) {
-  const auto caller = Authorize(*context, *keys_, Action::kSeeMasters);
-  if (!caller.ok()) return Finish(context, caller.status());
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kSeeMasters);
+  if (!caller.ok()) return FinishAdmin(context, caller.status());
   const std::string leader = cluster_->leader();
   const std::string self = cluster_->incarnation();
   for (const MasterRow& row : cluster_->masters()) {
@@ -142,49 +101,44 @@ grpc::ServerUnaryReactor* GrpcAdmin::ListMasters(grpc::CallbackServerContext* co
   response->set_epoch(cluster_->epoch());
   response->set_database_up(cluster_->database_up());
   response->set_database(cluster_->database_place());
-  return Finish(context, absl::OkStatus());
+  return FinishAdmin(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::DrainWorker(grpc::CallbackServerContext* context,
                                                  const v1::DrainWorkerRequest* request,
                                                  v1::DrainWorkerResponse* /*response*/) {
-  const auto caller = Authorize(*context, *keys_, Action::kDrainWorker);
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kDrainWorker);
   const absl::Status status =
       caller.ok() ? serving_->fleet().Drain(request->worker_id().substr(0, kNameBytesMax))
                   : caller.status();
-  LogInfo("audit", "drain worker",
-          {{"event.category", std::string("configuration")},
-           {"event.outcome", std::string(status.ok() ? "success" : "failure")},
-           {"user.id", caller.ok() ? caller->principal.key_id : std::string()},
-           {"source.address", std::string(context->peer())},
-           {"labels.worker", request->worker_id().substr(0, kNameBytesMax)},
-           {"error.message", std::string(Message(status))}});
-  return Finish(context, status);
+  AuditAdmin("drain worker", status, caller, context->peer(), request->worker_id());
+  return FinishAdmin(context, status);
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::ListRequests(grpc::CallbackServerContext* context,
                                                   const v1::ListRequestsRequest* request,
                                                   v1::ListRequestsResponse* response) {
-  const auto caller = Authorize(*context, *keys_, Action::kSeeRequests);
-  if (!caller.ok()) return Finish(context, caller.status());
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kSeeRequests);
+  if (!caller.ok()) return FinishAdmin(context, caller.status());
   const int32_t limit =
       request->limit() <= 0 ? kRequestsDefault : std::min(request->limit(), kRequestsMax);
   for (const RequestView& view :
        serving_->book().List(caller->tenant, request->ended(), static_cast<size_t>(limit))) {
     Fill(view, *response->add_requests());
   }
-  return Finish(context, absl::OkStatus());
+  return FinishAdmin(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::ExplainRequest(grpc::CallbackServerContext* context,
                                                     const v1::ExplainRequestRequest* request,
                                                     v1::ExplainRequestResponse* response) {
-  const auto caller = Authorize(*context, *keys_, Action::kSeeRequests);
-  if (!caller.ok()) return Finish(context, caller.status());
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kSeeRequests);
+  if (!caller.ok()) return FinishAdmin(context, caller.status());
   const auto view = serving_->book().Find(caller->tenant, request->request_id());
   if (!view) {
-    return Finish(context, absl::NotFoundError("this master knows no such request; it keeps those "
-                                               "that run and some thousands that ended"));
+    return FinishAdmin(context,
+                       absl::NotFoundError("this master knows no such request; it keeps those "
+                                           "that run and some thousands that ended"));
   }
   Fill(*view, *response->mutable_status());
   response->set_dropped_events(view->dropped_events);
@@ -195,7 +149,7 @@ grpc::ServerUnaryReactor* GrpcAdmin::ExplainRequest(grpc::CallbackServerContext*
     out->set_worker(event.worker);
     out->set_detail(event.detail);
   }
-  return Finish(context, absl::OkStatus());
+  return FinishAdmin(context, absl::OkStatus());
 }
 
 }  // namespace fathom::master

@@ -1,12 +1,20 @@
 #pragma once
 
-// fathom.v1.Admin: what operators ask of a master. Every call is short and answered at once; who
-// may do what is in one table (grpc_admin.cc), and each change leaves a line in the audit log.
+// fathom.v1.Admin: what operators ask of a master. Every call is short; changes of the catalogue
+// are answered when the database has them. Who may do what is in one table (admin_rights), and each
+// change leaves a line in the audit log.
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "fathom/v1/admin.grpc.pb.h"
 #include "master/identity/api_keys.h"
+#include "master/models/catalog_changes.h"
+#include "master/models/catalog_keeper.h"
 #include "master/serving/serving.h"
 #include "master/state/cluster_state.h"
 
@@ -15,8 +23,8 @@ namespace fathom::master {
 class GrpcAdmin final : public v1::Admin::CallbackService {
  public:
   // All outlive it.
-  GrpcAdmin(Serving* serving, const ApiKeys* keys, const ClusterState* cluster)
-      : serving_(serving), keys_(keys), cluster_(cluster) {}
+  GrpcAdmin(Serving* serving, const ApiKeys* keys, ClusterState* cluster, CatalogKeeper* catalog)
+      : serving_(serving), keys_(keys), cluster_(cluster), catalog_(catalog) {}
 
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,
                                         const v1::ListWorkersRequest* request,
@@ -34,10 +42,45 @@ class GrpcAdmin final : public v1::Admin::CallbackService {
                                            const v1::ExplainRequestRequest* request,
                                            v1::ExplainRequestResponse* response) override;
 
+  // In grpc_admin_catalog.cc.
+  grpc::ServerUnaryReactor* ListCatalog(grpc::CallbackServerContext* context,
+                                        const v1::ListCatalogRequest* request,
+                                        v1::ListCatalogResponse* response) override;
+  grpc::ServerUnaryReactor* LoadModel(grpc::CallbackServerContext* context,
+                                      const v1::LoadModelRequest* request,
+                                      v1::LoadModelResponse* response) override;
+  grpc::ServerUnaryReactor* ReloadModel(grpc::CallbackServerContext* context,
+                                        const v1::ReloadModelRequest* request,
+                                        v1::LoadModelResponse* response) override;
+  grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context,
+                                        const v1::UnloadModelRequest* request,
+                                        v1::UnloadModelResponse* response) override;
+  grpc::ServerUnaryReactor* SetRoute(grpc::CallbackServerContext* context,
+                                     const v1::SetRouteRequest* request,
+                                     v1::RouteResponse* response) override;
+  grpc::ServerUnaryReactor* SetCanary(grpc::CallbackServerContext* context,
+                                      const v1::SetCanaryRequest* request,
+                                      v1::RouteResponse* response) override;
+  grpc::ServerUnaryReactor* RollbackRoute(grpc::CallbackServerContext* context,
+                                          const v1::RollbackRouteRequest* request,
+                                          v1::RollbackRouteResponse* response) override;
+  grpc::ServerUnaryReactor* DropRoute(grpc::CallbackServerContext* context,
+                                      const v1::DropRouteRequest* request,
+                                      v1::RouteResponse* response) override;
+
  private:
+  using Change = std::function<absl::Status(CatalogChanges&)>;
+  grpc::ServerUnaryReactor* Make(grpc::CallbackServerContext* context, std::string_view what,
+                                 std::string subject, Change change);
+  // `change` on a database thread; then the audit line and the answer.
+  void Post(grpc::ServerUnaryReactor* reactor, Change change,
+            std::function<void(const absl::Status&)> told);
+  std::vector<std::string> ConfiguredNames() const;
+
   Serving* const serving_;
   const ApiKeys* const keys_;
-  const ClusterState* const cluster_;
+  ClusterState* const cluster_;
+  CatalogKeeper* const catalog_;
 };
 
 }  // namespace fathom::master

@@ -61,6 +61,11 @@ const CatalogRoute* Catalog::FindRoute(std::string_view name) const {
   return it == content_.routes.end() ? nullptr : &*it;
 }
 
+std::string Catalog::WhyAbsent(const std::string& model) const {
+  const auto absent = content_.absent.find(model);
+  return absent == content_.absent.end() ? std::string() : absent->second;
+}
+
 std::vector<int64_t> Catalog::VersionsOf(std::string_view base) const {
   std::vector<int64_t> versions;
   for (const ModelPtr& model : content_.models) {

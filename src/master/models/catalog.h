@@ -57,6 +57,8 @@ class Catalog {
 
   const std::vector<ModelPtr>& models() const { return content_.models; }
   const std::vector<CatalogRoute>& routes() const { return content_.routes; }
+  // Why this master cannot speak for a model; empty: it can, or there is none.
+  std::string WhyAbsent(const std::string& model) const;
   // Of all models that requests may ask for, in their order.
   std::vector<int64_t> VersionsOf(std::string_view base) const;
 
