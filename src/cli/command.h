@@ -29,6 +29,7 @@ void AddEvalCommand(CLI::App& app, CommandContext& context);
 void AddKeyCommand(CLI::App& app, CommandContext& context);
 void AddExplainCommand(CLI::App& app, CommandContext& context);
 void AddMastersCommand(CLI::App& app, CommandContext& context);
+void AddModelCommand(CLI::App& app, CommandContext& context);
 void AddRequestsCommand(CLI::App& app, CommandContext& context);
 void AddTokenizeCommand(CLI::App& app, CommandContext& context);
 void AddVersionCommand(CLI::App& app, CommandContext& context);

@@ -32,6 +32,7 @@ int Main(int argc, char** argv) {
   AddBenchCommand(app, context);
   AddChaosCommand(app, context);
   AddTokenizeCommand(app, context);
+  AddModelCommand(app, context);
   AddWorkersCommand(app, context);
   AddMastersCommand(app, context);
   AddRequestsCommand(app, context);

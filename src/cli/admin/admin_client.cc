@@ -93,6 +93,56 @@ absl::StatusOr<v1::ExplainRequestResponse> AdminClient::ExplainRequest(const std
   return Ask(*stub_, address_, key_, &v1::Admin::Stub::ExplainRequest, request);
 }
 
+absl::StatusOr<v1::ListCatalogResponse> AdminClient::ListCatalog(bool retired) {
+  v1::ListCatalogRequest request;
+  request.set_retired(retired);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ListCatalog, request);
+}
+
+absl::StatusOr<v1::LoadModelResponse> AdminClient::LoadModel(const v1::LoadModelRequest& request) {
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::LoadModel, request);
+}
+
+absl::StatusOr<v1::LoadModelResponse> AdminClient::ReloadModel(const std::string& name,
+                                                               int64_t version) {
+  v1::ReloadModelRequest request;
+  request.set_name(name);
+  request.set_version(version);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::ReloadModel, request);
+}
+
+absl::Status AdminClient::UnloadModel(const std::string& name, int64_t version) {
+  v1::UnloadModelRequest request;
+  request.set_name(name);
+  request.set_version(version);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::UnloadModel, request).status();
+}
+
+absl::Status AdminClient::SetRoute(const v1::SetRouteRequest& request) {
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::SetRoute, request).status();
+}
+
+absl::Status AdminClient::SetCanary(const std::string& route, const std::string& model,
+                                    int32_t percent) {
+  v1::SetCanaryRequest request;
+  request.set_name(route);
+  request.mutable_canary()->set_model(model);
+  request.mutable_canary()->set_weight(percent);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::SetCanary, request).status();
+}
+
+absl::StatusOr<v1::RollbackRouteResponse> AdminClient::RollbackRoute(const std::string& route) {
+  v1::RollbackRouteRequest request;
+  request.set_name(route);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::RollbackRoute, request);
+}
+
+absl::Status AdminClient::DropRoute(const std::string& route) {
+  v1::DropRouteRequest request;
+  request.set_name(route);
+  return Ask(*stub_, address_, key_, &v1::Admin::Stub::DropRoute, request).status();
+}
+
 std::string ToJson(const google::protobuf::Message& message) {
   google::protobuf::util::JsonPrintOptions options;
   options.always_print_primitive_fields = true;

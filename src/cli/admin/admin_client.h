@@ -31,6 +31,15 @@ class AdminClient {
   absl::StatusOr<v1::ListRequestsResponse> ListRequests(bool ended, int32_t limit);
   absl::StatusOr<v1::ExplainRequestResponse> ExplainRequest(const std::string& id);
 
+  absl::StatusOr<v1::ListCatalogResponse> ListCatalog(bool retired);
+  absl::StatusOr<v1::LoadModelResponse> LoadModel(const v1::LoadModelRequest& request);
+  absl::StatusOr<v1::LoadModelResponse> ReloadModel(const std::string& name, int64_t version);
+  absl::Status UnloadModel(const std::string& name, int64_t version);
+  absl::Status SetRoute(const v1::SetRouteRequest& request);
+  absl::Status SetCanary(const std::string& route, const std::string& model, int32_t percent);
+  absl::StatusOr<v1::RollbackRouteResponse> RollbackRoute(const std::string& route);
+  absl::Status DropRoute(const std::string& route);
+
  private:
   AdminClient() = default;
 

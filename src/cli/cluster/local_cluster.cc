@@ -29,6 +29,7 @@ namespace json = boost::json;
 constexpr absl::Duration kStartLimit = absl::Minutes(5);  // large models take their time to load
 constexpr absl::Duration kPollPause = absl::Milliseconds(5);
 constexpr char kSecretFile[] = "cluster-secret";
+constexpr char kDatabaseFile[] = "state.db";
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kLogTailBytes = 2000;
 constexpr size_t kLogBytesMax = size_t{1} << 30;
@@ -173,6 +174,12 @@ std::vector<std::string> LocalCluster::MasterArguments(int index, const MasterPo
                                    PortsPath(name),
                                    "--cluster-secret-file",
                                    state_.File(kSecretFile)};
+  // Masters with a database in common would tell workers of each other, past whatever links are
+  // made to run through.
+  if (!options_.links) {
+    argv.insert(argv.end(),
+                {"--database", absl::StrCat("sqlite:", state_.File(kDatabaseFile))});
+  }
   AddLinkFlags(certificates_.master, argv);
   if (options_.open) {
     argv.push_back("--open");
