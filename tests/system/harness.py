@@ -58,6 +58,11 @@ def link_flags(role, folder=None):
     return ["--link-ca", folder / "ca.pem", "--link-cert", own / "cert.pem", "--link-key", own / "key.pem"]
 
 
+def model_flags(model, name):
+    """No model: what is served is the catalogue's."""
+    return [] if model is None else ["--model", model, "--model-name", name]
+
+
 def wait_for(condition, what, limit_s=START_LIMIT_S):
     """The first true value of `condition()`; fails loudly when there is none in time."""
     deadline = time.monotonic() + limit_s
@@ -167,7 +172,7 @@ class Master(Server):
         written = Path(folder) / f"keys-{name}"
         written.write_text(f"test:{hashlib.sha256(KEY.encode()).hexdigest()}:admin\n{more_keys}")
         written.replace(keys)
-        arguments = ["--bind", "127.0.0.1", "--model", model, "--model-name", model_name]
+        arguments = ["--bind", "127.0.0.1", *model_flags(model, model_name)]
         for port in ("http", "grpc", "admin", "link", "metrics"):
             arguments += [f"--{port}-port", (ports or {}).get(port, 0)]
         if "--open" not in extra:
@@ -191,7 +196,7 @@ class Master(Server):
 
 class Worker(Server):
     def __init__(self, folder, link_address, name="worker", model=TINY, model_name="tiny", extra=()):
-        arguments = ["--master", link_address, "--model", model, "--model-name", model_name, "--id", name]
+        arguments = ["--master", link_address, *model_flags(model, model_name), "--id", name]
         arguments += ["--metrics-port", 0, "--threads", 1, "--kv-cache-bytes", 256 << 20, "--exit-with-parent"]
         if "--link-ca" not in extra and "--insecure-link" not in extra:
             arguments += link_flags("worker")
@@ -201,8 +206,10 @@ class Worker(Server):
 class SimWorker(Server):
     """The real engine over a device that only takes time; its tokens are a function of the prompt."""
 
-    def __init__(self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny"):
-        arguments = ["--master", link_address, "--model", TINY, "--model-name", model_name, "--id", name]
+    def __init__(
+        self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny", model=TINY
+    ):
+        arguments = ["--master", link_address, *model_flags(model, model_name), "--id", name]
         arguments += ["--metrics-port", 0, "--kv-cache-bytes", kv_bytes, "--time-model", time_model]
         arguments += link_flags("worker")
         super().__init__(name, "fathom-sim-worker", [*arguments, *extra, "--exit-with-parent"], folder, "metrics")
