@@ -186,7 +186,9 @@ Device MakeSimDevice(const TimeModel& time) {
                                   int32_t /*max_sequences*/) -> std::unique_ptr<Executor> {
             std::unique_ptr<SimModel> made(static_cast<SimModel*>(model.release()));
             return std::make_unique<SimExecutor>(std::move(made), time);
-          }};
+          },
+          .describe = [](const ModelOptions& /*options*/, bool /*trim*/)
+              -> absl::StatusOr<std::optional<kernels::DeviceFacts>> { return std::nullopt; }};
 }
 
 }  // namespace fathom::worker

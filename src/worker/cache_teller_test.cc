@@ -47,7 +47,7 @@ TEST(CacheTellerTest, AMasterThatHasNotAskedIsToldNothing) {
   CacheTeller teller;
   CacheTeller::Listener listener;
   const CacheChanges changes{.stored = Names(0, 3)};
-  teller.Apply(changes);
+  teller.Apply("m", changes);
   EXPECT_TRUE(CacheTeller::Tell(changes, &listener).empty());
   EXPECT_EQ(teller.Page(0, &listener)->kv_events().stored_size(), 3);
   EXPECT_EQ(CacheTeller::Tell(changes, &listener).size(), 1u);
@@ -65,7 +65,7 @@ TEST(CacheTellerTest, ManyNamesTravelInManyMessages) {
   EXPECT_EQ(messages[2].kv_events().sequence(), 3u);
   EXPECT_LE(messages[0].ByteSizeLong(), size_t{256} << 10);
 
-  teller.Apply(changes);
+  teller.Apply("m", changes);
   EXPECT_FALSE(teller.Page(0, &listener)->kv_events().last_page());
   EXPECT_FALSE(teller.Page(1, &listener)->kv_events().last_page());
   const auto last = teller.Page(2, &listener);
@@ -159,7 +159,7 @@ TEST_P(CacheTaleTest, TheMasterEndsWithWhatTheWorkerHas) {
         changes.evicted.push_back(name);
       }
     }
-    teller.Apply(changes);
+    teller.Apply("m", changes);
     for (auto& message : CacheTeller::Tell(changes, &listener)) send(std::move(message));
   };
   const auto ask = [&] {
@@ -179,7 +179,7 @@ TEST_P(CacheTaleTest, TheMasterEndsWithWhatTheWorkerHas) {
   for (uint64_t i = 0; i < 20000; ++i) {  // more than two pages
     cache.insert({i, 0});
   }
-  teller.Apply({.stored = {cache.begin(), cache.end()}});
+  teller.Apply("m", {.stored = {cache.begin(), cache.end()}});
   ask();
   deliver_down();
   for (int step = 0; step < 400; ++step) {

@@ -41,7 +41,8 @@ struct Flags {
 void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--config", flags.config_path, "Configuration file (YAML); flags override it");
   app.add_option("--master", flags.masters, "host:port of a master's link; may come repeatedly");
-  app.add_option("--model", flags.model, "Folder of the model, in Hugging Face layout");
+  app.add_option("--model", flags.model,
+                 "Folder of the model, in Hugging Face layout (default: none, masters order some)");
   app.add_option("--dummy-weights", flags.dummy_weights,
                  "Random weights of this shape instead of the model's, for measurements")
       ->type_name("SHAPE");
@@ -53,7 +54,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--backend", flags.backend, "fast (default) or ref, the naive oracle");
   app.add_option("--dtype", flags.dtype, "bf16, f16 (on a GPU), f32 or auto (default: as stored)");
   app.add_option("--kv-cache-bytes", flags.kv_cache_bytes,
-                 "Memory of the KV cache (default: a part of what is free)");
+                 "Memory of a model's KV cache (default: a part of what is free)");
   app.add_option("--max-context", flags.max_context,
                  "Tokens a sequence may have (default: the model's)");
   app.add_option("--max-sequences", flags.max_sequences,
@@ -186,7 +187,7 @@ absl::Status FillDefaults(config::Config& config, const std::string& master_node
   if (worker.bind().empty()) worker.set_bind("127.0.0.1");
   if (!worker.has_metrics_port()) worker.set_metrics_port(9090);
   if (!worker.has_drain_seconds()) worker.set_drain_seconds(30);
-  if (worker.model_name().empty()) {
+  if (worker.model_name().empty() && !worker.model_path().empty()) {
     const std::filesystem::path path(worker.model_path());
     worker.set_model_name((path.has_filename() ? path : path.parent_path()).filename().string());
   }
@@ -194,7 +195,9 @@ absl::Status FillDefaults(config::Config& config, const std::string& master_node
   if (logging.level().empty()) logging.set_level("info");
   if (logging.format().empty()) logging.set_format("json");
 
-  if (worker.model_path().empty()) return Wrong("model_path", "no model was given (--model)");
+  if (worker.model_path().empty() && !worker.dummy_weights().empty()) {
+    return Wrong("dummy_weights", "no model was given to stand in for (--model)");
+  }
   if (worker.masters().empty()) {
     return Wrong("masters", "no master was given (--master, MASTER_NODE)");
   }

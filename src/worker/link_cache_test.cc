@@ -65,9 +65,9 @@ class LinkCacheTest : public testing::Test {
     client_.reset();
     server_->Stop();
   }
-  void StartClient(v1::Hello hello) {
-    client_ = std::make_unique<LinkClient>(TestOptions({server_->port()}, std::move(hello)));
-    ASSERT_TRUE(client_->Start(engine_.Port()).ok());
+  void StartClient(const v1::Hello& hello) {
+    client_ = std::make_unique<LinkClient>(TestOptions({server_->port()}, hello));
+    ASSERT_TRUE(engine_.Serve(*client_, hello.models(0)).ok());
   }
   bool Holds(const BlockNameSet& names, char incarnation = 'a') {
     const std::string hex = absl::BytesToHexString(std::string(16, incarnation));

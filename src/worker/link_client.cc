@@ -8,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/credits.h"
 #include "worker/link_messages.h"
 
 namespace fathom::worker {
@@ -22,8 +21,6 @@ constexpr int64_t kWelcomeNs = 5'000'000'000;
 constexpr int64_t kFlushNs = 1'000'000'000;
 constexpr int64_t kBeatMinNs = 20'000'000;
 constexpr int64_t kBeatMaxNs = 10'000'000'000;
-// While it has nothing to do, a worker sends so many times fewer heartbeats.
-constexpr int64_t kIdleBeats = 16;
 constexpr int64_t kRetryAfterMs = 250;
 
 }  // namespace
@@ -39,11 +36,13 @@ LinkClient::LinkClient(LinkClientOptions options)
 
 LinkClient::~LinkClient() { Stop(); }
 
-absl::Status LinkClient::Start(EnginePort engine) {
-  engine_ = std::move(engine);
+absl::Status LinkClient::Start(WorkerPort worker) {
+  worker_ = std::move(worker);
   ASSIGN_OR_RETURN(credentials_,
                    MakeLinkCredentials(options_.tls, options_.insecure, options_.clock->Now()));
   for (const std::string& master : options_.masters) RETURN_IF_ERROR(AddPeer(master));
+  // The first Hello tells of the models that are there.
+  while (auto act = mailbox_.TryPop()) (*act)();
   thread_ = std::thread([this] { Run(); });
   return absl::OkStatus();
 }
@@ -68,21 +67,25 @@ void LinkClient::Stop() {
 }
 
 void LinkClient::OnStep(std::vector<SequenceOutput> outputs) {
-  for (int posted = steps_posted_; posted >= kStepsPostedMax; posted = steps_posted_) {
+  int posted = steps_posted_;
+  while (posted >= kStepsPostedMax || !steps_posted_.compare_exchange_weak(posted, posted + 1)) {
     if (mailbox_.closed()) return;
-    steps_posted_.wait(posted);
+    if (posted >= kStepsPostedMax) steps_posted_.wait(posted);
+    posted = steps_posted_;
   }
-  ++steps_posted_;
   Post([this, outputs = std::move(outputs)] {
     OnOutputs(outputs);
     --steps_posted_;
-    steps_posted_.notify_one();
+    steps_posted_.notify_all();  // several engines may wait, each for another count
   });
 }
 
 void LinkClient::OnDead(const absl::Status& reason) {
   LogError("link", "the engine is dead", {{"error.message", std::string(reason.message())}});
-  Post([this] { SendHeartbeatsNow(); });
+  Post([this] {
+    dead_ = true;
+    SendHeartbeatsNow();
+  });
 }
 
 void LinkClient::SayCrashed() {
@@ -124,7 +127,7 @@ void LinkClient::Run() {
   }
   static_cast<void>(mailbox_.Drain());
   steps_posted_ = 0;
-  steps_posted_.notify_one();
+  steps_posted_.notify_all();
 }
 
 bool LinkClient::Done(int64_t now_ns) const {
@@ -161,6 +164,7 @@ void LinkClient::Tick(int64_t now_ns) {
       Lose(peer, absl::UnavailableError("the master is silent"));
     }
   }
+  if (worker_.look) worker_.look(now_ns, [this](const auto& model) { return IsInUse(model); });
   SendHeartbeats(now_ns);
   SendCacheChanges();
   CancelAll(requests_.Expire(now_ns));
@@ -178,7 +182,7 @@ void LinkClient::Dial(Peer& peer, int64_t now_ns) {
   peer.heard_ns = heard_ns;
   const Clock* const clock = options_.clock;
   peer.link =
-      MasterLink::Dial(peer.address, credentials_, options_.hello, options_.outbox_bytes,
+      MasterLink::Dial(peer.address, credentials_, Greeting(peer), options_.outbox_bytes,
                        {.on_control =
                             [this, id, heard_ns, clock](v1::MasterControl message) {
                               *heard_ns = clock->MonotonicNs();
@@ -252,37 +256,20 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
   if (!peer.welcomed) return Lose(peer, absl::InvalidArgumentError("no Welcome came first"));
   if (message.has_heartbeat()) {
     peer.judge->Beat(*peer.heard_ns);
-    const int64_t before = std::exchange(peer.backlog, message.heartbeat().backlog_cost());
-    if (before != peer.backlog) {
-      // Credits change with it, also where the next heartbeats are a while away.
-      const int64_t soon_ns = options_.clock->MonotonicNs() + peer.beat_every_ns;
-      for (Peer& other : peers_) other.beat_at_ns = std::min(other.beat_at_ns, soon_ns);
-    }
+    OnBacklog(peer, message.heartbeat());
     Learn(peer, message.heartbeat().address(), message.heartbeat().masters());
   } else if (message.has_cancel()) {
-    const v1::Cancel& cancel = message.cancel();
-    // It may have been claimed while this was under way.
-    if (requests_.IsOfAnother(cancel.request_id(), peer.id)) return;
-    engine_.cancel(cancel.request_id(), cancel.attempt(),
-                   {cancel.choices().begin(), cancel.choices().end()});
+    OnCancel(peer, message.cancel());
   } else if (message.has_drain()) {
     OnDrain(peer, message.drain());
   } else if (message.has_claim()) {
     OnClaim(peer, message.claim());
+  } else if (message.has_load()) {
+    OnLoad(peer, message.load());
+  } else if (message.has_unload()) {
+    OnUnload(peer, message.unload());
   }
   // Others are of a newer protocol and may be passed over.
-}
-
-void LinkClient::OnDrain(const Peer& peer, const v1::Drain& drain) {
-  if (drain.epoch() < epoch_) {
-    return LogWarn("link", "an order of a leader that is none any more is refused",
-                   {{"server.address", peer.address},
-                    {"labels.epoch", static_cast<int64_t>(drain.epoch())},
-                    {"labels.epoch_known", static_cast<int64_t>(epoch_)}});
-  }
-  epoch_ = drain.epoch();
-  LogInfo("link", "a master wants this worker to leave", {{"server.address", peer.address}});
-  engine_.leave();
 }
 
 void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
@@ -310,17 +297,15 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     message.mutable_leaving()->set_reason("leaving");
     peer.link->Send(std::move(message));
   }
+  TellModels(peer);
   Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
 }
 
 absl::Status LinkClient::Admit(const v1::Submit& submit) const {
   if (leaving_) return absl::UnavailableError("the worker is leaving");
-  const auto& models = options_.hello.models();
-  const bool known = std::any_of(models.begin(), models.end(), [&](const v1::LoadedModel& model) {
-    return model.name() == submit.model();
-  });
-  return known ? absl::OkStatus() : absl::NotFoundError("this worker has no such model");
+  return EngineOf(submit.model()) != nullptr ? absl::OkStatus()
+                                             : absl::NotFoundError("this worker has no such model");
 }
 
 void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
@@ -330,14 +315,16 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
     auto request = FromMessage(submit, options_.clock->MonotonicNs());
     status = request.status();
     if (request.ok()) {
-      brief = RequestTable::BriefOf(*request);
-      status = engine_.submit(*std::move(request));
+      brief = RequestTable::BriefOf(*request, submit.model());
+      status = EngineOf(submit.model())->submit(*std::move(request));
     }
   }
   v1::WorkerData answer;
   if (status.ok()) {
     // Its outputs come through the mailbox: after this.
-    requests_.Add(std::move(brief), peer.id, submit.cost(), submit.resume_context());
+    const auto elsewhere =
+        requests_.Add(std::move(brief), peer.id, submit.cost(), submit.resume_context());
+    if (elsewhere) CancelAll({*elsewhere});
     v1::Accepted* accepted = answer.add_accepted();
     accepted->set_request_id(submit.request_id());
     accepted->set_attempt(submit.attempt());
@@ -359,23 +346,22 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
   SendData(peer.id, std::move(answer));
 }
 
+void LinkClient::OnCancel(const Peer& peer, const v1::Cancel& cancel) {
+  // It may have been claimed while this was under way.
+  if (requests_.IsOfAnother(cancel.request_id(), peer.id)) return;
+  const std::string* model = requests_.ModelOf(cancel.request_id());
+  const EnginePort* engine = model == nullptr ? nullptr : EngineOf(*model);
+  if (engine == nullptr) return;
+  engine->cancel(cancel.request_id(), cancel.attempt(),
+                 {cancel.choices().begin(), cancel.choices().end()});
+}
+
 void LinkClient::OnBulk(Peer& peer, const v1::MasterBulk& message) {
   if (!message.has_resync_page()) return;  // of a newer protocol
   SendCacheChanges();
   // One that cannot be sent leaves a gap, after which the master asks again.
   if (auto page = cache_.Page(message.resync_page(), &peer.cache))
     peer.link->Send(*std::move(page));
-}
-
-void LinkClient::SendCacheChanges() {
-  const CacheChanges changes = engine_.cache_changes();
-  if (changes.empty()) return;
-  cache_.Apply(changes);
-  for (Peer& peer : peers_) {
-    for (v1::WorkerBulk& message : CacheTeller::Tell(changes, &peer.cache)) {
-      peer.link->Send(std::move(message));
-    }
-  }
 }
 
 void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {
@@ -403,65 +389,6 @@ void LinkClient::OnOutputs(const std::vector<SequenceOutput>& outputs) {
   unfinished_ = requests_.unfinished();
 }
 
-void LinkClient::SendHeartbeatsNow() {
-  for (Peer& peer : peers_) peer.beat_at_ns = 0;
-  SendHeartbeats(options_.clock->MonotonicNs());
-}
-
-void LinkClient::SendHeartbeats(int64_t now_ns) {
-  std::vector<Peer*> linked;
-  std::vector<CreditClaim> claims;
-  bool due = false;
-  for (Peer& peer : peers_) {
-    if (!peer.welcomed) continue;
-    linked.push_back(&peer);
-    claims.push_back({requests_.in_flight(peer.id), peer.backlog});
-    due = due || peer.beat_at_ns <= now_ns;
-  }
-  if (!due) return;
-
-  const EngineStats stats = engine_.stats();
-  const bool idle = requests_.unfinished() == 0 && stats.waiting + stats.running == 0;
-  const std::vector<int64_t> credits =
-      GrantCredits(options_.capacity, requests_.unowned_cost(), claims);
-  v1::Heartbeat beat;
-  beat.set_engine_step(stats.steps);
-  if (stats.step_deadline_ns != 0) {
-    const int64_t left_ms = (stats.step_deadline_ns - now_ns) / 1'000'000;
-    beat.set_step_deadline_ms(left_ms == 0 ? -1 : left_ms);
-  }
-  beat.set_state(ToMessage(leaving_ && stats.state == EngineState::kReady ? EngineState::kDraining
-                                                                          : stats.state));
-  if (crashed_) beat.set_state(v1::ENGINE_STATE_DEAD);
-  beat.set_waiting(stats.waiting);
-  beat.set_running(stats.running);
-  beat.set_free_blocks(stats.free_blocks);
-  beat.set_total_blocks(stats.total_blocks);
-  beat.set_tokens_per_second(static_cast<float>(tokens_.Update(stats.output_tokens, now_ns)));
-  if (stats.total_blocks > 0) {
-    beat.set_saturation(1 - static_cast<float>(stats.free_blocks) /
-                                static_cast<float>(stats.total_blocks));
-  }
-  beat.set_queued_tokens(stats.queued_tokens);
-  beat.set_prefill_tokens_per_second(static_cast<float>(stats.prefill_tokens_per_second));
-  beat.set_step_time_us(
-      static_cast<int32_t>(std::clamp<int64_t>(stats.step_ns / 1000, 0, INT32_MAX)));
-  for (size_t i = 0; i < linked.size(); ++i) {
-    Peer& peer = *linked[i];
-    if (peer.beat_at_ns > now_ns) continue;
-    const int64_t next_ns = peer.beat_every_ns * (idle ? kIdleBeats : 1);
-    peer.beat_at_ns = now_ns + next_ns;
-    beat.set_next_ms(static_cast<int32_t>(next_ns / 1'000'000));
-    beat.set_sequence(++peer.beats);
-    beat.set_credit(credits[i]);
-    v1::WorkerControl message;
-    *message.mutable_heartbeat() = beat;
-    if (!peer.link->Send(std::move(message))) {
-      Lose(peer, absl::ResourceExhaustedError("the control outbox is full"));
-    }
-  }
-}
-
 void LinkClient::SendData(LinkId id, v1::WorkerData message) {
   Peer* peer = Find(id);
   if (peer == nullptr || peer->link->Send(std::move(message))) return;
@@ -470,8 +397,10 @@ void LinkClient::SendData(LinkId id, v1::WorkerData message) {
 
 void LinkClient::CancelAll(const std::vector<RequestTable::Ref>& requests) {
   for (const RequestTable::Ref& request : requests) {
-    LogInfo("link", "giving up a request whose master is gone", {{"labels.request", request.id}});
-    engine_.cancel(request.id, request.attempt, {});
+    LogInfo("link", "giving a request up", {{"labels.request", request.id}});
+    if (const EnginePort* engine = EngineOf(request.model)) {
+      engine->cancel(request.id, request.attempt, {});
+    }
   }
 }
 

@@ -65,7 +65,7 @@ class LinkMastersTest : public testing::Test {
     LinkClientOptions options = TestOptions({});
     options.masters = {"localhost:" + std::to_string(a_.server->port())};
     client_ = std::make_unique<LinkClient>(std::move(options));
-    ASSERT_TRUE(client_->Start(engine_.Port()).ok());
+    ASSERT_TRUE(engine_.Serve(*client_).ok());
   }
 
   ScriptedEngine engine_;

@@ -29,7 +29,7 @@ std::unique_ptr<LinkServer> StartServer(LinkServerOptions options = {}) {
 class LinkTest : public ::testing::Test {
  protected:
   LinkTest() {
-    EXPECT_TRUE(client_->Start(engine_.Port()).ok());
+    EXPECT_TRUE(engine_.Serve(*client_).ok());
     const auto info = watch_.WaitForReady();
     EXPECT_TRUE(info.has_value());
     if (info) worker_ = info->key;
@@ -222,7 +222,7 @@ TEST_F(LinkTest, ADeadWorkerIsLostOnceAndARestartedOneServes) {
             absl::StatusCode::kUnavailable);
 
   client_ = std::make_unique<LinkClient>(TestOptions({server_->port()}, TestHello("w1", 'b')));
-  ASSERT_TRUE(client_->Start(engine_.Port()).ok());
+  ASSERT_TRUE(engine_.Serve(*client_).ok());
   const auto info = watch_.WaitForReady();
   ASSERT_TRUE(info.has_value());
   EXPECT_NE(info->key, worker_);
@@ -364,8 +364,8 @@ TEST(LinkPaceTest, AnEngineFasterThanTheLinkWaitsForIt) {
   const auto server = StartServer();
   FleetWatch watch(*server);
   ScriptedEngine engine;
-  EnginePort port = engine.Port();
-  port.submit = [&engine, submit = port.submit](EngineRequest request) {
+  ModelNews news = engine.Ready();
+  news.engine->submit = [&engine, submit = news.engine->submit](EngineRequest request) {
     if (request.id == "slow") {
       engine.Set([&] { engine.cancelled.push_back({"slow begins"}); });
       absl::SleepFor(absl::Milliseconds(200));
@@ -373,7 +373,8 @@ TEST(LinkPaceTest, AnEngineFasterThanTheLinkWaitsForIt) {
     return submit(std::move(request));
   };
   LinkClient client(TestOptions({server->port()}));
-  ASSERT_TRUE(client.Start(port).ok());
+  client.OnModel(std::move(news));
+  ASSERT_TRUE(client.Start(engine.Port()).ok());
   const auto info = watch.WaitForReady();
   ASSERT_TRUE(info.has_value());
   auto listener = std::make_shared<RecordingListener>();

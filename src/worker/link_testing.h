@@ -47,7 +47,36 @@ class Waitable {
   std::condition_variable changed_;
 };
 
-// Takes everything on unless told otherwise; puts out what the test says.
+inline v1::Hello TestHello(const std::string& id = "w1", char incarnation = 'a') {
+  v1::Hello hello;
+  hello.set_worker_id(id);
+  hello.set_incarnation(std::string(16, incarnation));
+  hello.set_build("test");
+  v1::LoadedModel* model = hello.add_models();
+  model->set_name("tiny");
+  model->set_config_digest("c0ffee");
+  model->set_tokenizer_digest("beef");
+  model->set_context_length(1000);
+  model->set_vocab_size(100);
+  model->set_kv_tokens(1000);
+  return hello;
+}
+
+inline v1::LoadedModel TestModel(const std::string& name = "tiny") {
+  v1::LoadedModel model = TestHello().models(0);
+  model.set_name(name);
+  return model;
+}
+
+inline v1::ModelState TestState(const std::string& name, v1::ModelPhase phase) {
+  v1::ModelState state;
+  state.set_model(name);
+  state.set_phase(phase);
+  return state;
+}
+
+// Takes everything on unless told otherwise; puts out what the test says. It is also the worker
+// around it, which does what masters order by remembering it.
 class ScriptedEngine : public Waitable {
  public:
   struct Cancelled {
@@ -56,7 +85,7 @@ class ScriptedEngine : public Waitable {
     std::vector<int32_t> choices;
   };
 
-  EnginePort Port() {
+  EnginePort Engine() {
     return {
         .submit =
             [this](EngineRequest request) {
@@ -70,9 +99,31 @@ class ScriptedEngine : public Waitable {
             [this](const std::string& id, uint32_t attempt, std::vector<int32_t> choices) {
               With([&] { cancelled.push_back({id, attempt, std::move(choices)}); });
             },
-        .leave = [this] { With([&] { ++leaves; }); },
         .stats = [this] { return With([&] { return stats; }); },
         .cache_changes = [this] { return With([&] { return std::exchange(cache_changes, {}); }); }};
+  }
+  WorkerPort Port() {
+    return {.leave = [this] { With([&] { ++leaves; }); },
+            .load = [this](const v1::Load& load) { With([&] { loads.push_back(load); }); },
+            .unload = [this](const auto& model) { With([&] { unloads.push_back(model); }); },
+            .look =
+                [this](int64_t, const auto& in_use) {
+                  With([&] {
+                    for (auto& [model, used] : looks) used = in_use(model);
+                  });
+                },
+            .free_memory = [this] { return With([&] { return free_memory; }); }};
+  }
+  // The news of a model that this engine serves from now on.
+  ModelNews Ready(const v1::LoadedModel& model = TestModel(), int64_t capacity = 1000) {
+    ModelNews news{TestState(model.name(), v1::MODEL_PHASE_READY), Engine(), capacity};
+    *news.state.mutable_loaded() = model;
+    return news;
+  }
+  // Starts a worker with that one model.
+  absl::Status Serve(LinkClient& client, const v1::LoadedModel& model = TestModel()) {
+    client.OnModel(Ready(model));
+    return client.Start(Port());
   }
 
   template <typename Change>
@@ -82,6 +133,10 @@ class ScriptedEngine : public Waitable {
 
   absl::Status refusal;
   int leaves = 0;  // orders to go
+  std::vector<v1::Load> loads;
+  std::vector<std::string> unloads;
+  std::map<std::string, bool> looks;  // whether these models are in use, as the link sees it
+  int64_t free_memory = 0;
   EngineStats stats = {.state = EngineState::kReady, .free_blocks = 10, .total_blocks = 10};
   CacheChanges cache_changes;
   std::vector<EngineRequest> submitted;
@@ -155,26 +210,10 @@ class FleetWatch : public Waitable {
   master::Fleet& fleet_;
 };
 
-inline v1::Hello TestHello(const std::string& id = "w1", char incarnation = 'a') {
-  v1::Hello hello;
-  hello.set_worker_id(id);
-  hello.set_incarnation(std::string(16, incarnation));
-  hello.set_build("test");
-  v1::LoadedModel* model = hello.add_models();
-  model->set_name("tiny");
-  model->set_config_digest("c0ffee");
-  model->set_tokenizer_digest("beef");
-  model->set_context_length(1000);
-  model->set_vocab_size(100);
-  model->set_kv_tokens(1000);
-  return hello;
-}
-
 inline LinkClientOptions TestOptions(const std::vector<int>& ports, v1::Hello hello = TestHello()) {
   LinkClientOptions options;
   for (const int port : ports) options.masters.push_back("127.0.0.1:" + std::to_string(port));
   options.hello = std::move(hello);
-  options.capacity = 1000;
   options.insecure = true;
   options.redial_first = absl::Milliseconds(10);
   options.redial_max = absl::Milliseconds(50);
@@ -183,7 +222,7 @@ inline LinkClientOptions TestOptions(const std::vector<int>& ports, v1::Hello he
 
 inline std::unique_ptr<LinkClient> StartClient(LinkClientOptions options, ScriptedEngine& engine) {
   auto client = std::make_unique<LinkClient>(std::move(options));
-  const absl::Status status = client->Start(engine.Port());
+  const absl::Status status = engine.Serve(*client);
   EXPECT_TRUE(status.ok()) << status;
   return client;
 }

@@ -53,7 +53,7 @@ class LinkTlsTest : public ::testing::Test {
     options.tls = tls;
     options.insecure = tls.empty();
     client_ = std::make_unique<LinkClient>(options);
-    const absl::Status status = client_->Start(engine_.Port());
+    const absl::Status status = engine_.Serve(*client_);
     ASSERT_TRUE(status.ok()) << status;
   }
   // Long enough for dozens of dials.

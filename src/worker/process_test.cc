@@ -123,7 +123,7 @@ TEST_F(ProcessTest, MistakesHaveTheirExitCodes) {
   };
   EXPECT_EQ(exit_code({"--help"}), kExitOk);
   EXPECT_EQ(exit_code({"--nonsense"}), kExitUsage);
-  EXPECT_EQ(exit_code({"--master", "127.0.0.1:1"}), kExitConfig);
+  EXPECT_EQ(exit_code({"--master", "127.0.0.1:1", "--dummy-weights", "llama-3.1-8b"}), kExitConfig);
   const std::vector<std::string> base = {"--master", "127.0.0.1:1", "--metrics-port", "-1"};
   const auto with = [&base](std::initializer_list<std::string> more) {
     std::vector<std::string> all = base;

@@ -19,18 +19,26 @@ size_t RequestTable::Entry::bytes() const {
   return bytes;
 }
 
-RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request) {
+RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request, std::string model) {
   return {.id = request.id,
           .attempt = request.attempt,
+          .model = std::move(model),
           .choices = request.choices,
           .with_logprobs = request.logprobs.output || request.logprobs.prompt.has_value()};
 }
 
-void RequestTable::Add(Brief request, LinkId owner, int64_t cost, std::string resume_context) {
+std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, int64_t cost,
+                                                   std::string resume_context) {
+  std::optional<Ref> elsewhere;
   const auto old = entries_.find(request.id);
-  if (old != entries_.end()) Erase(old);
+  if (old != entries_.end()) {
+    const bool runs = !old->second.finished && old->second.model != request.model;
+    Ref ref = Take(old);
+    if (runs) elsewhere = std::move(ref);
+  }
   Entry entry;
   entry.attempt = request.attempt;
+  entry.model = std::move(request.model);
   entry.owner = owner;
   entry.cost = std::clamp<int64_t>(cost, 0, kCostMax);
   entry.resume_context = std::move(resume_context);
@@ -41,9 +49,11 @@ void RequestTable::Add(Brief request, LinkId owner, int64_t cost, std::string re
     choice.tokens = std::move(start.tokens);
     entry.choices.push_back(std::move(choice));
   }
-  in_flight_[owner] += entry.cost;
-  ++unfinished_;
+  Load& load = loads_[entry.model];
+  load.in_flight[owner] += entry.cost;
+  ++load.unfinished;
   entries_.emplace(std::move(request.id), std::move(entry));
+  return elsewhere;
 }
 
 std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& output) {
@@ -73,14 +83,14 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
 void RequestTable::Disown(LinkId owner, const std::string& who, int64_t now_ns) {
   for (auto& [id, entry] : entries_) {
     if (entry.owner != owner) continue;
-    in_flight_[kNoLink] += entry.cost;
+    loads_[entry.model].in_flight[kNoLink] += entry.cost;
     entry.owner = kNoLink;
     entry.forsaken_by = who;
     entry.expires_at_ns = now_ns + limits_.hold_ns;
     entry.held = held_.insert(held_.end(), id);
     held_bytes_ += entry.bytes();
   }
-  in_flight_.erase(owner);
+  for (auto& [model, load] : loads_) load.in_flight.erase(owner);
 }
 
 std::vector<RequestTable::Ref> RequestTable::Expire(int64_t now_ns) {
@@ -153,8 +163,9 @@ RequestTable::Handover RequestTable::Claim(const v1::Claim& claim, LinkId owner)
     held_.erase(entry.held);
   }
   if (!entry.finished) {
-    in_flight_[entry.owner] -= entry.cost;
-    in_flight_[owner] += entry.cost;
+    std::map<LinkId, int64_t>& in_flight = loads_[entry.model].in_flight;
+    in_flight[entry.owner] -= entry.cost;
+    in_flight[owner] += entry.cost;
   }
   entry.owner = owner;
   if (entry.finished) entries_.erase(it);
@@ -166,15 +177,40 @@ bool RequestTable::IsOfAnother(const std::string& id, LinkId owner) const {
   return it != entries_.end() && it->second.owner != owner;
 }
 
+const std::string* RequestTable::ModelOf(const std::string& id) const {
+  const auto it = entries_.find(id);
+  return it == entries_.end() ? nullptr : &it->second.model;
+}
+
 int64_t RequestTable::in_flight(LinkId owner) const {
-  const auto it = in_flight_.find(owner);
-  return it == in_flight_.end() ? 0 : it->second;
+  int64_t sum = 0;
+  for (const auto& [model, load] : loads_) sum += in_flight(owner, model);
+  return sum;
+}
+
+int64_t RequestTable::in_flight(LinkId owner, const std::string& model) const {
+  const auto load = loads_.find(model);
+  if (load == loads_.end()) return 0;
+  const auto it = load->second.in_flight.find(owner);
+  return it == load->second.in_flight.end() ? 0 : it->second;
+}
+
+int RequestTable::unfinished() const {
+  int sum = 0;
+  for (const auto& [model, load] : loads_) sum += load.unfinished;
+  return sum;
+}
+
+int RequestTable::unfinished(const std::string& model) const {
+  const auto load = loads_.find(model);
+  return load == loads_.end() ? 0 : load->second.unfinished;
 }
 
 void RequestTable::Finish(Entry& entry) {
   if (std::exchange(entry.finished, true)) return;
-  in_flight_[entry.owner] -= entry.cost;
-  --unfinished_;
+  const auto load = loads_.find(entry.model);
+  load->second.in_flight[entry.owner] -= entry.cost;
+  if (--load->second.unfinished == 0) loads_.erase(load);
 }
 
 void RequestTable::Erase(Map::iterator it) {
@@ -187,7 +223,7 @@ void RequestTable::Erase(Map::iterator it) {
 }
 
 RequestTable::Ref RequestTable::Take(Map::iterator it) {
-  Ref ref{it->first, it->second.attempt};
+  Ref ref{it->first, it->second.attempt, it->second.model};
   Erase(it);
   return ref;
 }

@@ -1,13 +1,13 @@
 #pragma once
 
-// Whose request is whose: every request the engine has, the master it belongs to, and the tokens it
-// has put out so far. Requests whose master is gone are held for a grace time, in which another
-// master may claim them; what is held is bounded in bytes.
+// Whose request is whose: every request the engines have, the model it is for, the master it
+// belongs to, and the tokens it has put out so far. Requests whose master is gone are held for a
+// grace time, in which another master may claim them; what is held is bounded in bytes.
 //
 // Thread safety: none; the link thread owns it. Time comes in as an argument.
 //
 // Invariants:
-//   1. in_flight(owner) is the sum of the costs of unfinished entries of that owner.
+//   1. in_flight(owner, model) is the sum of the costs of unfinished entries of those.
 //   2. held_bytes() never stays above the limit: the entry held longest goes first.
 
 #include <cstddef>
@@ -38,6 +38,7 @@ class RequestTable {
   struct Ref {
     std::string id;
     uint32_t attempt = 0;
+    std::string model;
   };
   // Where an output goes.
   struct Route {
@@ -51,13 +52,15 @@ class RequestTable {
   struct Brief {
     std::string id;
     uint32_t attempt = 0;
+    std::string model;
     std::vector<ChoiceStart> choices;
     bool with_logprobs = false;
   };
-  static Brief BriefOf(const EngineRequest& request);
+  static Brief BriefOf(const EngineRequest& request, std::string model);
 
-  // Takes on a request that the engine accepted; an older attempt of it is superseded.
-  void Add(Brief request, LinkId owner, int64_t cost, std::string resume_context);
+  // Takes on a request that the model's engine accepted; an older attempt of it is superseded.
+  // Returns that one if it runs on another engine, which does not know.
+  std::optional<Ref> Add(Brief request, LinkId owner, int64_t cost, std::string resume_context);
 
   // Notes an output; nothing when no entry of that attempt has that choice open. Finished requests
   // of living masters are forgotten, those of lost ones stay claimable until their time is over.
@@ -86,9 +89,14 @@ class RequestTable {
   // A request that is known to be another's.
   bool IsOfAnother(const std::string& id, LinkId owner) const;
 
-  int64_t in_flight(LinkId owner) const;
+  // Which a request is for; null: it is not here.
+  const std::string* ModelOf(const std::string& id) const;
+
+  int64_t in_flight(LinkId owner) const;  // of all models
+  int64_t in_flight(LinkId owner, const std::string& model) const;
   int64_t unowned_cost() const { return in_flight(kNoLink); }
-  int unfinished() const { return unfinished_; }
+  int unfinished() const;
+  int unfinished(const std::string& model) const;
   size_t held_bytes() const { return held_bytes_; }
 
  private:
@@ -102,6 +110,7 @@ class RequestTable {
   };
   struct Entry {
     uint32_t attempt = 0;
+    std::string model;
     LinkId owner = kNoLink;
     int64_t cost = 0;
     std::string resume_context;
@@ -115,6 +124,11 @@ class RequestTable {
     size_t bytes() const;
   };
   using Map = std::unordered_map<std::string, Entry>;
+  // Sums over the unfinished entries of a model.
+  struct Load {
+    std::map<LinkId, int64_t> in_flight;
+    int unfinished = 0;
+  };
 
   static std::vector<v1::StepOutput> Farewell(const std::string& id, const Entry& entry);
   void Finish(Entry& entry);
@@ -123,9 +137,8 @@ class RequestTable {
 
   const Limits limits_;
   Map entries_;
-  std::list<std::string> held_;  // unowned entries, longest held first
-  std::map<LinkId, int64_t> in_flight_;
-  int unfinished_ = 0;
+  std::list<std::string> held_;        // unowned entries, longest held first
+  std::map<std::string, Load> loads_;  // of models with unfinished entries
   size_t held_bytes_ = 0;
 };
 

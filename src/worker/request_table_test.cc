@@ -17,9 +17,11 @@ constexpr int64_t kSecond = 1'000'000'000;
 constexpr LinkId kA = 1;
 constexpr LinkId kB = 2;
 
-RequestTable::Brief Brief(const std::string& id, uint32_t attempt = 1) {
+RequestTable::Brief Brief(const std::string& id, uint32_t attempt = 1,
+                          const std::string& model = "m") {
   return {.id = id,
           .attempt = attempt,
+          .model = model,
           .choices = {{.index = 0, .tokens = {}}},
           .with_logprobs = false};
 }

@@ -154,6 +154,7 @@ int RunWorker(int argc, const char* const* argv, const Device& device) {
   RequireTls13();
   LogForGrpc();
   auto worker = Start(config, shutdown, device);
+  if (absl::IsDeadlineExceeded(worker.status())) ExitDead(worker.status());
   if (!worker.ok()) {
     LogError("worker", "cannot start", {{"error.message", std::string(Message(worker.status()))}});
     return ExitCodeOf(worker.status());

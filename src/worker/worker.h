@@ -1,8 +1,8 @@
 #pragma once
 
-// The worker process as one object: it owns the model, the engine, the link and the health port,
-// and knows in which order they start and stop. Health answers from the first moment; ready means
-// that the model is loaded and at least one master is linked.
+// The worker process as one object: it owns the models with their engines, the link and the health
+// port, and knows in which order they start and stop. Health answers from the first moment; ready
+// means that the model it was started with, if any, is loaded and at least one master is linked.
 //
 // Thread safety: Start, Drain, Stop and the destructor on one thread; the rest from any thread.
 
@@ -19,9 +19,10 @@
 #include "common/random.h"
 #include "fathom/config.pb.h"
 #include "worker/device.h"
-#include "worker/engine/engine.h"
 #include "worker/gpu/gpu_monitor.h"
 #include "worker/link_client.h"
+#include "worker/model_host.h"
+#include "worker/model_loading.h"
 #include "worker/worker_metrics.h"
 
 namespace fathom::worker {
@@ -39,9 +40,9 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // OK once the model is loaded and a master is linked; else what is missing.
+  // OK once the model of the start is loaded and a master is linked; else what is missing.
   absl::Status Ready() const;
-  // The engine's fatal error, or a hang: the process should exit.
+  // An engine's fatal error, or a hang: the process should exit.
   absl::Status Health() const;
   // The health port's; 0 when it is off.
   uint16_t metrics_port() const { return health_ == nullptr ? 0 : health_->port(); }
@@ -61,17 +62,17 @@ class Worker {
  private:
   Worker(const Clock* clock, Random* random) : clock_(clock), random_(random) {}
   absl::Status StartHealth(const config::Worker& config);
-  absl::Status StartEngine(const config::Worker& config, const Device& device);
+  absl::Status StartModels(const config::Worker& config, const Device& device);
   absl::Status StartLink();
   void RefreshMetrics();
 
   const Clock* const clock_;
   Random* const random_;
   WorkerMetrics metrics_;
-  LinkClientOptions link_options_;
   std::unique_ptr<LinkClient> link_;
-  std::unique_ptr<Engine> engine_;    // puts out into link_
-  std::atomic<bool> started_{false};  // link_ and engine_ are there
+  std::unique_ptr<ModelLoading> loading_;
+  std::unique_ptr<ModelHost> host_;   // loads with loading_, puts out into link_
+  std::atomic<bool> started_{false};  // all of them are there
   std::atomic<bool> draining_{false};
   std::atomic<bool> leave_asked_{false};
   std::unique_ptr<GpuMonitor> gpu_;       // none without a GPU

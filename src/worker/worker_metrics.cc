@@ -1,5 +1,7 @@
 #include "worker/worker_metrics.h"
 
+#include <utility>
+
 #include "common/metrics.h"
 
 namespace fathom::worker {
@@ -29,9 +31,23 @@ WorkerMetrics::WorkerMetrics()
       kv_usage_(AddGauge("fathom_worker_kv_usage_ratio", "Part of the KV blocks in use, 0 to 1.")),
       masters_linked_(
           AddGauge("fathom_worker_masters_linked", "Masters this worker is linked to.")),
-      requests_(AddGauge("fathom_worker_requests", "Requests taken on and not finished.")) {}
+      requests_(AddGauge("fathom_worker_requests", "Requests taken on and not finished.")) {
+  constexpr std::pair<v1::ModelPhase, const char*> kPhases[] = {
+      {v1::MODEL_PHASE_LOADING, "loading"},
+      {v1::MODEL_PHASE_WARMING, "warming"},
+      {v1::MODEL_PHASE_READY, "ready"},
+      {v1::MODEL_PHASE_UNLOADING, "unloading"},
+      {v1::MODEL_PHASE_FAILED, "failed"}};
+  for (const auto& [phase, name] : kPhases) {
+    models_[phase] =
+        &AddGauge("fathom_worker_models", "Models of this worker, by what becomes of them.",
+                  {{"phase", name}});
+  }
+}
 
-void WorkerMetrics::Refresh(const EngineStats& stats, int masters_linked, int requests) {
+void WorkerMetrics::Refresh(const EngineStats& stats,
+                            const std::array<int, v1::ModelPhase_ARRAYSIZE>& phases,
+                            int masters_linked, int requests) {
   Raise(steps_, static_cast<double>(stats.steps));
   Raise(output_tokens_, static_cast<double>(stats.output_tokens));
   Raise(prompt_tokens_, static_cast<double>(stats.prompt_tokens));
@@ -46,6 +62,9 @@ void WorkerMetrics::Refresh(const EngineStats& stats, int masters_linked, int re
                     : 1 - static_cast<double>(stats.free_blocks) / stats.total_blocks);
   masters_linked_.Set(masters_linked);
   requests_.Set(requests);
+  for (size_t phase = 0; phase < phases.size(); ++phase) {
+    if (models_[phase] != nullptr) models_[phase]->Set(phases[phase]);
+  }
 }
 
 }  // namespace fathom::worker

@@ -1,11 +1,14 @@
 #pragma once
 
-// The worker's figures for Prometheus, refreshed from the engine's and the link's counters whenever
-// they are asked for. Thread safety: Refresh from one thread at a time.
+// The worker's figures for Prometheus, over all its models, refreshed from the engines' and the
+// link's counters whenever they are asked for. Thread safety: Refresh from one thread at a time.
 
 #include <prometheus/counter.h>
 #include <prometheus/gauge.h>
 
+#include <array>
+
+#include "fathom/v1/link.pb.h"
 #include "worker/engine/request.h"
 
 namespace fathom::worker {
@@ -13,7 +16,9 @@ namespace fathom::worker {
 class WorkerMetrics {
  public:
   WorkerMetrics();
-  void Refresh(const EngineStats& stats, int masters_linked, int requests);
+  // `stats`: sums; `phases`: how many models are in each.
+  void Refresh(const EngineStats& stats, const std::array<int, v1::ModelPhase_ARRAYSIZE>& phases,
+               int masters_linked, int requests);
 
  private:
   prometheus::Counter& steps_;
@@ -28,6 +33,7 @@ class WorkerMetrics {
   prometheus::Gauge& kv_usage_;
   prometheus::Gauge& masters_linked_;
   prometheus::Gauge& requests_;
+  std::array<prometheus::Gauge*, v1::ModelPhase_ARRAYSIZE> models_{};  // by phase; some are none
 };
 
 }  // namespace fathom::worker

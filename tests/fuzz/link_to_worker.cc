@@ -110,7 +110,8 @@ class Worker {
     fuzz::CheckSound(0, request.status());
     if (!request.ok()) return;
     CheckRequest(*request);
-    table_.Add(RequestTable::BriefOf(*request), owner, message.cost(), message.resume_context());
+    table_.Add(RequestTable::BriefOf(*request, message.model()), owner, message.cost(),
+               message.resume_context());
   }
 
   void Control(const v1::MasterControl& message) {

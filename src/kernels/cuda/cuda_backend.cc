@@ -59,6 +59,23 @@ class CudaMark final : public Mark {
   const cudaStream_t stream_;
 };
 
+absl::StatusOr<DeviceFacts> FactsOf(int32_t ordinal, const std::string& name, bool trim) {
+  if (trim) {
+    cudaMemPool_t pool = nullptr;
+    RETURN_IF_CUDA_ERROR(cudaDeviceGetDefaultMemPool(&pool, ordinal));
+    RETURN_IF_CUDA_ERROR(cudaMemPoolTrimTo(pool, 0));
+  }
+  ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(ordinal));
+  std::array<char, 32> bus_id{};
+  RETURN_IF_CUDA_ERROR(cudaDeviceGetPCIBusId(bus_id.data(), bus_id.size(), ordinal));
+  DeviceFacts facts;
+  facts.name = name;
+  facts.pci_bus_id = bus_id.data();
+  facts.total_bytes = memory.total_bytes;
+  facts.free_bytes = memory.free_bytes;
+  return facts;
+}
+
 class CudaPinned final : public PinnedBuffer {
  public:
   explicit CudaPinned(PinnedMemory memory) : memory_(std::move(memory)) {}
@@ -215,17 +232,7 @@ absl::Status CudaBackend::Plan() {
 absl::StatusOr<std::optional<DeviceFacts>> CudaBackend::Facts() {
   // What was freed in order is free now, for others too.
   RETURN_IF_ERROR(Synchronize());
-  cudaMemPool_t pool = nullptr;
-  RETURN_IF_CUDA_ERROR(cudaDeviceGetDefaultMemPool(&pool, options_.ordinal));
-  RETURN_IF_CUDA_ERROR(cudaMemPoolTrimTo(pool, 0));
-  ASSIGN_OR_RETURN(const DeviceMemory memory, QueryMemory(options_.ordinal));
-  std::array<char, 32> bus_id{};
-  RETURN_IF_CUDA_ERROR(cudaDeviceGetPCIBusId(bus_id.data(), bus_id.size(), options_.ordinal));
-  DeviceFacts facts;
-  facts.name = gpu_name_;
-  facts.pci_bus_id = bus_id.data();
-  facts.total_bytes = memory.total_bytes;
-  facts.free_bytes = memory.free_bytes;
+  ASSIGN_OR_RETURN(DeviceFacts facts, FactsOf(options_.ordinal, gpu_name_, /*trim=*/true));
   for (const DeviceBuffer* workspace :
        {&attention_workspace_, &skinny_workspace_, &sampling_workspace_, &library_workspace_}) {
     facts.workspace_bytes += static_cast<int64_t>(workspace->bytes());
@@ -381,6 +388,13 @@ absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal) {
   size_t total_bytes = 0;
   RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free_bytes, &total_bytes));
   return DeviceMemory{static_cast<int64_t>(free_bytes), static_cast<int64_t>(total_bytes)};
+}
+
+absl::StatusOr<DeviceFacts> DescribeGpu(int32_t ordinal, bool trim) {
+  static const GpuSurvey survey = SurveyGpus();  // asked for often, and it stays what it is
+  RETURN_IF_ERROR(CheckGpu(survey, ordinal));
+  RETURN_IF_ERROR(ExplainGpuError(survey, ordinal, cudaSetDevice(ordinal)));
+  return FactsOf(ordinal, survey.gpus[ordinal].name, trim);
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const CudaOptions& options) {

@@ -29,4 +29,9 @@ struct DeviceMemory {
 };
 absl::StatusOr<DeviceMemory> QueryMemory(int32_t ordinal);
 
+// The GPU as it is now, without a backend on it (workspace_bytes is 0). What backends of this
+// process have freed counts as free with `trim`, which gives it back to the driver first.
+// FAILED_PRECONDITION as above.
+absl::StatusOr<DeviceFacts> DescribeGpu(int32_t ordinal, bool trim);
+
 }  // namespace fathom::kernels::cuda

@@ -124,6 +124,12 @@ class Engine::Impl {
     return stats;
   }
 
+  void ForgetFigures() {
+    const std::lock_guard lock(mutex_);
+    mail_.forget_figures = true;
+    wake_.notify_one();
+  }
+
   CacheChanges TakeCacheChanges() { return board_.cache_news().Take(); }
 
   absl::Status Health() const {
@@ -147,7 +153,10 @@ class Engine::Impl {
     std::vector<EngineRequest> requests;
     std::vector<CancelOrder> cancels;
     std::vector<Compiled> compiled;
-    bool empty() const { return requests.empty() && cancels.empty() && compiled.empty(); }
+    bool forget_figures = false;
+    bool empty() const {
+      return requests.empty() && cancels.empty() && compiled.empty() && !forget_figures;
+    }
   };
 
   // ---- engine thread ----
@@ -178,6 +187,7 @@ class Engine::Impl {
       in_transit_ = mail.requests.size();
       state_ = draining_ ? EngineState::kDraining : EngineState::kReady;
     }
+    if (mail.forget_figures) core->ForgetFigures();
     auto cancel = mail.cancels.begin();
     const auto cancel_up_to = [&](size_t taken) {
       for (; cancel != mail.cancels.end() && cancel->after <= taken; ++cancel) {
@@ -291,6 +301,7 @@ void Engine::Cancel(const std::string& id, uint32_t attempt, std::vector<int32_t
 void Engine::Drain() { impl_->Drain(); }
 void Engine::Stop() { impl_->Stop(); }
 EngineStats Engine::Stats() const { return impl_->Stats(); }
+void Engine::ForgetFigures() { impl_->ForgetFigures(); }
 CacheChanges Engine::TakeCacheChanges() { return impl_->TakeCacheChanges(); }
 absl::Status Engine::Health() const { return impl_->Health(); }
 

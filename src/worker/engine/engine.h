@@ -77,6 +77,8 @@ class Engine {
   void Stop();
 
   EngineStats Stats() const;
+  // Soon, counts and rates start anew, as if nothing had run yet.
+  void ForgetFigures();
   // What changed in the prefix cache since the last call.
   CacheChanges TakeCacheChanges();
   // The first fatal error, for good.

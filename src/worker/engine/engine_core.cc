@@ -224,4 +224,13 @@ void EngineCore::Publish(EngineState state) {
   board_->Publish(stats_);
 }
 
+void EngineCore::ForgetFigures() {
+  stats_.steps = 0;
+  stats_.output_tokens = 0;
+  stats_.prompt_tokens = 0;
+  stats_.cached_tokens = 0;
+  prefill_meter_ = {};
+  decode_timer_ = {};
+}
+
 }  // namespace fathom::worker

@@ -61,6 +61,8 @@ class EngineCore {
   }
   void CheckIntegrity() const { scheduler_.CheckIntegrity(); }
   void Publish(EngineState state);
+  // Counts and rates start anew; what steps may take stays known.
+  void ForgetFigures();
 
  private:
   static constexpr int32_t kMaxInFlight = 2;

@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #endif
 #include "worker/model/checkpoint.h"
+#include "worker/model/counted_source.h"
 #include "worker/model/decoder.h"
 #include "worker/model/model.h"
 #include "worker/model/model_shapes.h"
@@ -19,6 +20,14 @@ namespace fathom::worker {
 namespace {
 
 constexpr uint64_t kDummySeed = 1;
+
+#ifndef FATHOM_CUDA
+absl::Status NoCuda() {
+  return absl::FailedPreconditionError(
+      "this build has no CUDA backend: use --device cpu, or build the preset `cuda` "
+      "(scripts/build_cuda.sh fathom-worker)");
+}
+#endif
 
 absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptions& options,
                                                                 int32_t vocab_size) {
@@ -36,9 +45,7 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> CreateBackend(const ModelOptio
            .batch_invariant = options.batch_invariant});
 #else
       (void)vocab_size;
-      return absl::FailedPreconditionError(
-          "this build has no CUDA backend: use --device cpu, or build the preset `cuda` "
-          "(scripts/build_cuda.sh fathom-worker)");
+      return NoCuda();
 #endif
   }
   return absl::InvalidArgumentError("unknown backend");
@@ -49,12 +56,18 @@ absl::StatusOr<std::unique_ptr<Model>> Load(std::unique_ptr<kernels::Backend> ba
                                             DType dtype, const ModelOptions& options) {
   const Decoder::Limits limits = {options.max_step_tokens, options.max_logit_rows,
                                   options.block_tokens};
+  int64_t total = 0;
   if (options.approve) {
+    const CountedSource counted(&source);  // the dry run asks for what the loading will read
     ASSIGN_OR_RETURN(const ModelSizes sizes,
-                     Decoder::Measure(*backend, config, source, dtype, limits));
+                     Decoder::Measure(*backend, config, counted, dtype, limits));
     RETURN_IF_ERROR(options.approve(sizes));
+    total = counted.bytes();
   }
-  return Decoder::Create(std::move(backend), std::move(config), source, dtype, limits);
+  const CountedSource counted(&source, [&options, total](int64_t done) {
+    return options.progress ? options.progress(done, total) : absl::OkStatus();
+  });
+  return Decoder::Create(std::move(backend), std::move(config), counted, dtype, limits);
 }
 
 absl::Status CheckOptions(const ModelOptions& options) {
@@ -68,6 +81,17 @@ absl::Status CheckOptions(const ModelOptions& options) {
 }
 
 }  // namespace
+
+absl::StatusOr<std::optional<kernels::DeviceFacts>> DescribeDevice(const ModelOptions& options,
+                                                                   bool trim) {
+  if (options.backend != BackendKind::kCuda) return std::nullopt;
+#ifdef FATHOM_CUDA
+  return kernels::cuda::DescribeGpu(options.device_ordinal, trim);
+#else
+  (void)trim;
+  return NoCuda();
+#endif
+}
 
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options) {
   RETURN_IF_ERROR(CheckOptions(options));

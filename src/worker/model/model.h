@@ -94,10 +94,19 @@ struct ModelOptions {
   int32_t block_tokens = 16;
   // May be empty. Asked before the weights are read; an error ends the loading.
   std::function<absl::Status(const ModelSizes&)> approve;
+  // May be empty. Told how many bytes of the source's tensors have been read, of how many (0: not
+  // known), before each tensor; an error ends the loading.
+  std::function<absl::Status(int64_t done, int64_t total)> progress;
 };
 
 // Loads a checkpoint in Hugging Face layout, or makes a model of random weights. Errors name file,
 // tensor or config field.
 absl::StatusOr<std::unique_ptr<Model>> LoadModel(const ModelOptions& options);
+
+// The device of these options as it is now, whether it holds models or not; none where the memory
+// is the process's. With `trim`, what this process has freed there is given back first.
+// FAILED_PRECONDITION when there is no such device.
+absl::StatusOr<std::optional<kernels::DeviceFacts>> DescribeDevice(const ModelOptions& options,
+                                                                   bool trim);
 
 }  // namespace fathom::worker

@@ -2,6 +2,7 @@
 //
 //   lost:STEP   that step and all later ones end with an error, as after a GPU's Xid
 //   hangs:STEP  that step never ends, and nobody can leave the device
+//               (steps count from 1 with the first after the worker's own; the last of those is 0)
 //   poison:TOKEN  the process faults in the step that computes this token
 //   idle        it is lost a while after the start, before anyone asks for a step
 //   loads       never stops loading
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "common/status_macros.h"
+#include "worker/loaded_engine.h"
 #include "worker/run.h"
 
 namespace fathom::worker {
@@ -47,8 +49,10 @@ class PassingExecutor : public Executor {
 
 class FailingExecutor final : public PassingExecutor {
  public:
-  FailingExecutor(std::unique_ptr<Executor> executor, bool hangs, uint64_t first_bad)
-      : PassingExecutor(std::move(executor)), hangs_(hangs), first_bad_(first_bad) {}
+  FailingExecutor(std::unique_ptr<Executor> executor, bool hangs, int64_t first_bad)
+      : PassingExecutor(std::move(executor)),
+        hangs_(hangs),
+        first_bad_(static_cast<uint64_t>(first_bad + LoadedEngine::kWarmUpTokens)) {}
   ~FailingExecutor() override {
     if (hangs_) Hang();
   }
@@ -110,7 +114,7 @@ int Main(int argc, char** argv) {
     device.load = [](const ModelOptions&) -> absl::StatusOr<std::unique_ptr<Model>> { Hang(); };
   } else {
     const bool hangs = how.substr(0, colon) == "hangs";
-    const uint64_t first_bad = std::strtoull(how.c_str() + colon + 1, nullptr, 10);
+    const int64_t first_bad = std::strtoll(how.c_str() + colon + 1, nullptr, 10);
     device.make_executor = [=](std::unique_ptr<Model> model,
                                int32_t max_sequences) -> absl::StatusOr<std::unique_ptr<Executor>> {
       ASSIGN_OR_RETURN(auto executor, MakeModelExecutor(std::move(model), max_sequences));
