@@ -221,6 +221,12 @@ size_t Dispatcher::queue_length() const {
   return length;
 }
 
+size_t Dispatcher::queue_length(const std::string& model) const {
+  const std::lock_guard lock(mutex_);
+  const auto lane = lanes_.find(model);
+  return lane == lanes_.end() ? 0 : lane->second.queue.size();
+}
+
 void Dispatcher::ClearSuspect(WorkerSlot slot) {
   Grants grants;
   {

@@ -117,6 +117,8 @@ class Dispatcher {
   // What a request for this model waits for.
   RouteObstacle Obstacle(const ServedModelInfo& model);
   size_t queue_length() const;
+  // Of one model.
+  size_t queue_length(const std::string& model) const;
 
  private:
   friend class Placement;

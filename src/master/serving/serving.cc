@@ -116,6 +116,14 @@ void Serving::CancelAll(const absl::Status& status) {
 
 void Serving::RefreshMetrics() const {
   ServingMetrics::Get().queue_length.Set(static_cast<double>(dispatcher_.queue_length()));
+  std::vector<ModelBoard::Row> rows;
+  for (const ModelPtr& model : catalog_->Now()->models()) {
+    rows.push_back({.model = model->name,
+                    .statistics = statistics_.Of(model->name),
+                    .queued = dispatcher_.queue_length(model->name),
+                    .ready_workers = ReadyWorkers(*model)});
+  }
+  ServingMetrics::Get().models->Set(std::move(rows));
 }
 
 }  // namespace fathom::master

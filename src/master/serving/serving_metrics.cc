@@ -23,6 +23,12 @@ std::shared_ptr<GenerationTally> AddTally() {
   return tally;
 }
 
+std::shared_ptr<ModelBoard> AddBoard() {
+  auto board = std::make_shared<ModelBoard>();
+  AddCollectable(board);
+  return board;
+}
+
 prometheus::Counter& AddResumed(const char* from) {
   return AddCounter("fathom_master_resumed_total",
                     "Requests that went on for a client that came back: found here, found at a "
@@ -66,7 +72,8 @@ ServingMetrics::ServingMetrics()
       resumed_anew(AddResumed("anew")),
       rejections(AddCounter("fathom_master_attempts_rejected_total",
                             "Attempts that a worker did not take on")),
-      queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")) {}
+      queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")),
+      models(AddBoard()) {}
 
 ServingMetrics& ServingMetrics::Get() {
   static ServingMetrics metrics;

@@ -6,6 +6,7 @@
 
 #include "common/metrics.h"
 #include "master/serving/generation_tally.h"
+#include "master/serving/model_board.h"
 
 namespace fathom::master {
 
@@ -31,6 +32,7 @@ class ServingMetrics {
   prometheus::Counter& resumed_anew;
   prometheus::Counter& rejections;
   prometheus::Gauge& queue_length;
+  const std::shared_ptr<ModelBoard> models;
 };
 
 }  // namespace fathom::master
