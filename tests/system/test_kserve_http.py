@@ -89,12 +89,12 @@ def test_metadata(kserve):
             assert error.value.status() == "404"
 
 
-def test_models_are_fixed(kserve):
+def test_models_are_the_operators_business(kserve):
     kserve.load_model("tiny", headers=auth())
     for call, said in (
         (lambda: kserve.load_model("other", headers=auth()), "'other'"),
         (lambda: kserve.load_model("tiny", config="{}", headers=auth()), "parameters are refused"),
-        (lambda: kserve.unload_model("tiny", headers=auth()), "fixed at start"),
+        (lambda: kserve.unload_model("tiny", headers=auth()), "fathom model unload"),
         (lambda: kserve.unload_model("org/other", headers=auth()), "'org/other'"),
     ):
         with pytest.raises(InferenceServerException, match=said):

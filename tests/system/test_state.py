@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from harness import BIN, KEY, Master, Process, SimWorker, clean_environment, fathom, wait_for
+from harness import BIN, KEY, ROOT, Master, Process, SimWorker, clean_environment, fathom, wait_for
 from postgresql import Postgresql
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -126,6 +126,7 @@ def leading_intervals(master, end):
 def test_the_unit_tests_of_the_state_pass_on_postgresql_too(postgresql, name):
     program = BIN.parent / "tests" / name
     environment = {**clean_environment(), **postgresql.environment(), "FATHOM_TEST_DATABASE": postgresql.url}
+    environment["FATHOM_SOURCE_DIR"] = str(ROOT)
     done = subprocess.run([program], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
