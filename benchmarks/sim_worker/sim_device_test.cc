@@ -13,8 +13,10 @@
 
 #include "cli/load/simulated_text.h"
 #include "text/text.h"
+#include "worker/command_line.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/testing/collecting_sink.h"
+#include "worker/model_loading.h"
 
 namespace fathom::worker {
 namespace {
@@ -105,6 +107,31 @@ TEST_F(SimDeviceTest, TakesTheTimeOfItsModel) {
   ASSERT_TRUE(engine_->Submit(Ask("slow", {1, 2, 3}, 10)).ok());
   sink_.WaitForEnds(1);
   EXPECT_GE(Clock::Real()->MonotonicNs() - start_ns, 100'000'000);
+}
+
+// As a worker does that masters order to load one after the other.
+TEST_F(SimDeviceTest, RunsSeveralModelsSideBySide) {
+  config::Config config;
+  config.mutable_worker()->add_masters("127.0.0.1:1");
+  ASSERT_TRUE(FillDefaults(config, "", "host").ok());
+  ModelLoading loading(config.worker(), MakeSimDevice({}), Random::Real(), Clock::Real(), &sink_);
+  std::vector<Loaded> models;
+  for (const char* name : {"a", "b"}) {
+    auto loaded = loading.Load({.model = name, .path = Tiny(), .kv_cache_bytes = 64 << 20}, {});
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->memory_bytes, 64 << 20);
+    EXPECT_EQ(loaded->capacity, 2 * loaded->model.kv_tokens());
+    ASSERT_TRUE(loaded->engine->WarmUp().ok());
+    models.push_back(*std::move(loaded));
+  }
+  for (const Loaded& model : models) {
+    ASSERT_TRUE(model.engine->Submit(Ask(model.model.name(), {1, 2, 3}, 30)).ok());
+  }
+  sink_.WaitForEnds(2);
+  EXPECT_EQ(sink_.Of("a").tokens.size(), 30u);
+  EXPECT_EQ(sink_.Of("a").tokens, sink_.Of("b").tokens);
+  for (const Loaded& model : models) EXPECT_EQ(model.engine->Stats().output_tokens, 30);
+  EXPECT_GT(loading.FreeMemory(/*released=*/false), 0);
 }
 
 TEST(TimeModelTest, AddsUpWhatAStepDoes) {
