@@ -142,7 +142,8 @@ RequestTable::Handover RequestTable::Claim(const v1::Claim& claim, LinkId owner)
   handover.answer.set_attempt(entry.attempt);
   handover.farewell = Farewell(claim.request_id(), entry);
   handover.previous = entry.owner;
-  if (entry.with_logprobs) {
+  const bool other_model = !claim.model().empty() && claim.model() != entry.model;
+  if (entry.with_logprobs || other_model) {
     handover.given_up = Take(it);
     return handover;
   }

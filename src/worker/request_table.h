@@ -76,8 +76,9 @@ class RequestTable {
   std::vector<Ref> ForsakenBy(const std::string& who);
 
   // Hands a request over to `owner`, unless it is not here, is the claimer's own or came with
-  // another context. One whose logprobs, which are not kept, would be missing is given up instead:
-  // its client is with a master that has to begin anew.
+  // another context. One whose logprobs, which are not kept, would be missing, and one of another
+  // model than the claimer's, is given up instead: its client is with a master that has to begin
+  // anew.
   struct Handover {
     v1::Claimed answer;
     LinkId previous = kNoLink;             // the living owner it is taken from

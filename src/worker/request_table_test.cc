@@ -195,6 +195,20 @@ TEST(RequestTableTest, ARequestWithLogprobsIsGivenUpInsteadOfHandedOver) {
   EXPECT_EQ(table.unfinished(), 0);
 }
 
+TEST(RequestTableTest, ARequestOfAnotherModelIsGivenUpInsteadOfHandedOver) {
+  RequestTable table({});
+  table.Add(Brief("r", 2, "chat@1"), kA, 1, "sealed");
+  v1::Claim claim = ClaimOf("r");
+  claim.set_model("chat@2");
+  const auto handover = table.Claim(claim, kB);
+  EXPECT_FALSE(handover.answer.found());
+  EXPECT_EQ(handover.answer.attempt(), 2u) << "what begins anew comes after it";
+  ASSERT_TRUE(handover.given_up.has_value());
+  table.Add(Brief("s", 1, "chat@2"), kA, 1, "sealed");
+  claim.set_request_id("s");
+  EXPECT_TRUE(table.Claim(claim, kB).answer.found());
+}
+
 TEST(RequestTableTest, AMasterThatComesBackHasGivenItsRequestsUp) {
   RequestTable table({});
   table.Add(Brief("a"), kA, 1, "");

@@ -178,6 +178,7 @@ class SubmissionListener {
 // A request that other masters may have on some worker, to be taken over.
 struct ClaimRequest {
   std::string request_id;
+  std::string model;  // what runs on another is given up
   std::string resume_context;
   int64_t cost = 0;  // in tokens
 };

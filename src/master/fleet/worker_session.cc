@@ -149,6 +149,7 @@ void WorkerSession::Claim(const ClaimRequest& request, std::shared_ptr<Submissio
   v1::MasterControl message;
   message.mutable_claim()->set_request_id(request.request_id);
   message.mutable_claim()->set_resume_context(request.resume_context);
+  message.mutable_claim()->set_model(request.model);
   {
     const std::lock_guard lock(mutex_);
     if (!dead_ && data_ != nullptr && control_->Send(std::move(message))) {

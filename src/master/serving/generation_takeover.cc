@@ -64,9 +64,11 @@ void Generation::LookForRunning() {
 std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<Generation>& heir) {
   const bool ended = sink_ == nullptr;
   if (ended && !end_) return std::nullopt;
-  // Logprobs are not kept; the heir computes all again.
-  const bool incomplete =
-      looking_ || choices_.empty() || request_.logprobs.output || request_.logprobs.prompt;
+  // Logprobs are not kept; the heir computes all again. So it does where its name leads to another
+  // model by now: one answer is never of two.
+  const bool incomplete = looking_ || choices_.empty() || request_.logprobs.output ||
+                          request_.logprobs.prompt ||
+                          request_.model->name != heir->request_.model->name;
   std::optional<Takeover> takeover;
   if (!incomplete) {
     takeover.emplace();
@@ -104,6 +106,7 @@ void Generation::HandleHandover(uint32_t attempt, std::optional<Takeover> takeov
 
 void Generation::AskWorkers() {
   services_.fleet->Claim({.request_id = request_.id,
+                          .model = request_.model->name,
                           .resume_context = request_.resumption.context,
                           .cost = prompt_.cost},
                          shared_from_this(), [self = shared_from_this()](ClaimOutcome outcome) {

@@ -36,6 +36,7 @@ TEST_F(GenerationTakeoverTest, WhatAWorkerHandsOverGoesOn) {
   RunUntil([&] { return sink_->deltas.size() == 3; });
   EXPECT_EQ(fleet_.WaitCancelled(0).request_id, fleet_.claims()[0].request_id);  // the older one
   EXPECT_EQ(fleet_.claims()[0].resume_context, "proof");
+  EXPECT_EQ(fleet_.claims()[0].model, "tiny");
   EXPECT_EQ(sink_->deltas[0].tokens.size(), 1u) << "a delta ends where the client's tokens end";
   EXPECT_EQ(sink_->deltas[1].tokens.size(), 1u);
   EXPECT_EQ(sink_->deltas[1].attempt, 3u);
@@ -132,6 +133,27 @@ TEST_F(GenerationTakeoverTest, AClientThatComesBackHereGetsTheHeldRequest) {
   EXPECT_EQ(sink_->text[0], "one two three four");
   EXPECT_EQ(sink_->usage.completion_tokens, static_cast<int32_t>(tokens.size()));
   EXPECT_EQ(fleet_.num_sent(), 1u);
+}
+
+TEST_F(GenerationTakeoverTest, AnAnswerIsNeverOfTwoModels) {
+  GenerationRequest request = Request();
+  request.resumption = {.context = "proof", .hold = absl::Minutes(1)};
+  GenerationRequest again = ComingBack(request);
+  auto other = std::make_shared<ServedModelInfo>(*TinyModel());
+  other->name = "tiny@2";
+  again.model = other;
+  fleet_.SetWorkers(
+      {FakeFleet::ReadyWorker("w", *TinyModel()), FakeFleet::ReadyWorker("v", *other)});
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, {Encode("one")[0]}));
+  RunUntil([&] { return sink_->deltas.size() == 1; });
+  Start(std::move(again));
+  const auto anew = RunUntilSent(1);
+  EXPECT_EQ(anew.worker.id, "v");
+  EXPECT_GT(anew.submission.attempt, sent.submission.attempt);
+  EXPECT_TRUE(anew.submission.choices[0].tokens.empty());
+  EXPECT_EQ(fleet_.WaitCancelled(0).request_id, sent.submission.request_id);
 }
 
 TEST_F(GenerationTakeoverTest, AHeldRequestThatHasEndedIsToldWhole) {
