@@ -139,11 +139,11 @@ class Process:
 class Server(Process):
     """A master or a worker: it writes the ports it bound into a file and answers /ready."""
 
-    def __init__(self, name, program, arguments, folder, ready_port, env=None):
+    def __init__(self, name, program, arguments, folder, ready_port, env=None, programs=BIN):
         self.ports_path = Path(folder) / f"{name}.ports.json"
         self.ports_path.unlink(missing_ok=True)
         self._ready_port = ready_port
-        super().__init__(name, [BIN / program, *arguments, "--ports-file", self.ports_path], folder, env)
+        super().__init__(name, [Path(programs) / program, *arguments, "--ports-file", self.ports_path], folder, env)
 
     def ports(self):
         def read():
@@ -166,7 +166,9 @@ class Server(Process):
 
 
 class Master(Server):
-    def __init__(self, folder, name="master", model=TINY, model_name="tiny", ports=None, extra=(), more_keys=""):
+    def __init__(
+        self, folder, name="master", model=TINY, model_name="tiny", ports=None, extra=(), more_keys="", programs=BIN
+    ):
         keys = Path(folder) / "keys"
         # Another master may read the same file just now.
         written = Path(folder) / f"keys-{name}"
@@ -179,7 +181,7 @@ class Master(Server):
             arguments += ["--keys-file", keys]
         if "--link-ca" not in extra and "--insecure-link" not in extra:
             arguments += link_flags("master")
-        super().__init__(name, "fathom-master", [*arguments, *extra], folder, "http")
+        super().__init__(name, "fathom-master", [*arguments, *extra], folder, "http", programs=programs)
 
     @property
     def url(self):
@@ -207,12 +209,14 @@ class SimWorker(Server):
     """The real engine over a device that only takes time; its tokens are a function of the prompt."""
 
     def __init__(
-        self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny", model=TINY
-    ):
+        self, folder, link_address, time_model, name="sim", kv_bytes=256 << 20, extra=(), model_name="tiny", model=TINY,
+        programs=BIN,
+    ):  # fmt: skip
         arguments = ["--master", link_address, *model_flags(model, model_name), "--id", name]
         arguments += ["--metrics-port", 0, "--kv-cache-bytes", kv_bytes, "--time-model", time_model]
         arguments += link_flags("worker")
-        super().__init__(name, "fathom-sim-worker", [*arguments, *extra, "--exit-with-parent"], folder, "metrics")
+        arguments += [*extra, "--exit-with-parent"]
+        super().__init__(name, "fathom-sim-worker", arguments, folder, "metrics", programs=programs)
 
 
 class Cluster:
