@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <set>
+#include <string>
 
 #include "common/random.h"
 #include "master/fleet/cache_follower.h"
@@ -51,6 +53,22 @@ TEST(CacheTellerTest, AMasterThatHasNotAskedIsToldNothing) {
   EXPECT_TRUE(CacheTeller::Tell(changes, &listener).empty());
   EXPECT_EQ(teller.Page(0, &listener)->kv_events().stored_size(), 3);
   EXPECT_EQ(CacheTeller::Tell(changes, &listener).size(), 1u);
+}
+
+TEST(CacheTellerTest, WhatSeveralModelsHoldIsNewsOnce) {
+  CacheTeller teller;
+  EXPECT_EQ(teller.Apply("a", {.stored = Names(0, 3)}).stored.size(), 3u);
+  const CacheChanges second = teller.Apply("b", {.stored = Names(2, 3)});
+  EXPECT_EQ(second.stored, Names(3, 2));
+  CacheTeller::Listener listener;
+  const auto page = teller.Page(0, &listener);
+  std::set<std::string> told(page->kv_events().stored().begin(), page->kv_events().stored().end());
+  EXPECT_EQ(told.size(), 5u);
+  EXPECT_TRUE(teller.Apply("a", {.evicted = Names(2, 1)}).evicted.empty());
+  EXPECT_EQ(teller.Apply("b", {.evicted = Names(2, 1)}).evicted, Names(2, 1));
+  EXPECT_EQ(teller.Forget("b").evicted.size(), 2u);
+  EXPECT_TRUE(teller.Forget("b").evicted.empty());
+  EXPECT_EQ(teller.size(), 2u);
 }
 
 TEST(CacheTellerTest, ManyNamesTravelInManyMessages) {

@@ -127,7 +127,7 @@ absl::Status ModelHost::LoadAndWait(LoadOrder order) {
       return {static_cast<absl::StatusCode>(entry.state.code()), entry.state.error()};
     }
     const int64_t now_ns = options_.clock->MonotonicNs();
-    const absl::Status health =
+    absl::Status health =
         entry.engine == nullptr ? absl::OkStatus() : HealthOf(*entry.engine, *options_.clock);
     if (!absl::IsDeadlineExceeded(health)) late_since_ns = now_ns;
     if (now_ns - late_since_ns > kLateNs) return health;

@@ -73,6 +73,44 @@ TEST(RequestTableTest, OutputsGoToTheOwnerAndTheLastOneForgets) {
   EXPECT_EQ(table.unfinished(), 0);
 }
 
+TEST(RequestTableTest, CostsAreKeptByModel) {
+  RequestTable table({});
+  table.Add(Brief("r1", 1, "m"), kA, 30, "");
+  table.Add(Brief("r2", 1, "n"), kA, 20, "sealed");
+  table.Add(Brief("r3", 1, "n"), kB, 5, "");
+  EXPECT_EQ(table.in_flight(kA, "m"), 30);
+  EXPECT_EQ(table.in_flight(kA, "n"), 20);
+  EXPECT_EQ(table.in_flight(kB, "n"), 5);
+  EXPECT_EQ(table.in_flight(kA), 50);
+  EXPECT_EQ(table.unfinished("n"), 2);
+  EXPECT_EQ(*table.ModelOf("r2"), "n");
+  EXPECT_EQ(table.ModelOf("r4"), nullptr);
+  table.Disown(kA, "a", 0);
+  EXPECT_EQ(table.in_flight(kNoLink, "m"), 30);
+  EXPECT_EQ(table.in_flight(kNoLink, "n"), 20);
+  EXPECT_TRUE(table.Claim(ClaimOf("r2"), kB).answer.found());
+  EXPECT_EQ(table.in_flight(kB, "n"), 25);
+  table.Record(Output("r3", {1}, FinishReason::kStop));
+  EXPECT_EQ(table.in_flight(kB, "n"), 20);
+  EXPECT_EQ(table.unfinished("n"), 1);
+  const std::vector<RequestTable::Ref> expired = table.Expire(100 * kSecond);
+  ASSERT_EQ(expired.size(), 1u);
+  EXPECT_EQ(expired[0].model, "m");
+  EXPECT_EQ(table.unfinished("m"), 0);
+}
+
+TEST(RequestTableTest, AnAttemptOnAnotherEngineIsTold) {
+  RequestTable table({});
+  EXPECT_FALSE(table.Add(Brief("r", 1, "m"), kA, 30, "").has_value());
+  const auto elsewhere = table.Add(Brief("r", 2, "n"), kB, 20, "");
+  ASSERT_TRUE(elsewhere.has_value());
+  EXPECT_EQ(elsewhere->model, "m");
+  EXPECT_EQ(elsewhere->attempt, 1u);
+  EXPECT_EQ(table.in_flight(kA), 0);
+  EXPECT_FALSE(table.Add(Brief("r", 3, "n"), kB, 20, "").has_value());
+  EXPECT_EQ(table.unfinished(), 1);
+}
+
 TEST(RequestTableTest, AHigherAttemptSupersedes) {
   RequestTable table({});
   table.Add(Brief("r", 1), kA, 30, "");
