@@ -192,7 +192,8 @@ TEST(LinkFleetTest, MessagesOfANewerProtocolArePassedOver) {
   reflection->MutableUnknownFields(&unknown)->AddVarint(999, 1);
   worker.control->Write(unknown);
   worker.Beat();
-  EXPECT_TRUE(watch.WaitForWorker([](const WorkerInfo& info) { return info.credit == 100; }));
+  EXPECT_TRUE(
+      watch.WaitForWorker([](const WorkerInfo& info) { return info.figures.credit == 100; }));
 }
 
 TEST(LinkFleetTest, AWorkerThatBreaksTheProtocolOnDataIsLost) {
@@ -320,11 +321,12 @@ class TwoMastersTest : public ::testing::Test {
 
 TEST_F(TwoMastersTest, OneAddressFindsBothAndCreditIsShared) {
   StartWorker(absl::Seconds(10));
-  const auto shared = [](const WorkerInfo& info) { return info.credit == 500; };
+  const auto shared = [](const WorkerInfo& info) { return info.figures.credit == 500; };
   EXPECT_TRUE(watch_a_->WaitForWorker(shared));
   EXPECT_TRUE(watch_b_->WaitForWorker(shared));
   master_a_->ReportBacklog("tiny", 5000);
-  EXPECT_TRUE(watch_a_->WaitForWorker([](const WorkerInfo& info) { return info.credit == 875; }));
+  EXPECT_TRUE(
+      watch_a_->WaitForWorker([](const WorkerInfo& info) { return info.figures.credit == 875; }));
 }
 
 TEST_F(TwoMastersTest, OutputsGoToTheirMasterAlone) {

@@ -73,8 +73,8 @@ TEST_F(LinkTest, HelloFillsTheRegistry) {
   ASSERT_EQ(info.models.size(), 1u);
   EXPECT_EQ(info.models[0].name, "tiny");
   EXPECT_EQ(info.models[0].context_length, 1000);
-  EXPECT_EQ(info.credit, 1000);
-  EXPECT_EQ(info.total_blocks, 10);
+  EXPECT_EQ(info.figures.credit, 1000);
+  EXPECT_EQ(info.figures.total_blocks, 10);
   EXPECT_EQ(client_->linked(), 1);
 }
 
@@ -84,11 +84,11 @@ TEST_F(LinkTest, HeartbeatsTellWhatIsQueuedAndHowFastItGoes) {
     engine_.stats.prefill_tokens_per_second = 40'000;
     engine_.stats.step_ns = 4'000'000;
   });
-  const auto info =
-      watch_.WaitForWorker([](const WorkerInfo& worker) { return worker.queued_tokens == 5000; });
+  const auto info = watch_.WaitForWorker(
+      [](const WorkerInfo& worker) { return worker.figures.queued_tokens == 5000; });
   ASSERT_TRUE(info.has_value());
-  EXPECT_EQ(info->prefill_tokens_per_second, 40'000);
-  EXPECT_FLOAT_EQ(info->step_seconds, 0.004F);
+  EXPECT_EQ(info->figures.prefill_tokens_per_second, 40'000);
+  EXPECT_FLOAT_EQ(info->figures.step_seconds, 0.004F);
   EXPECT_GT(info->heard_ns, 0);
 }
 

@@ -199,7 +199,8 @@ class FleetWatch : public Waitable {
   }
   std::optional<master::WorkerInfo> WaitForReady(const std::string& id = "w1") {
     return WaitForWorker([&id](const master::WorkerInfo& info) {
-      return info.key.id == id && info.state == master::WorkerState::kReady && info.credit > 0;
+      return info.key.id == id && info.state == master::WorkerState::kReady &&
+             info.figures.credit > 0;
     });
   }
   bool WaitForEmpty() {

@@ -86,7 +86,8 @@ TEST_F(ProcessTest, AWorkerWithoutAnIdleCoreStaysAlive) {
     }
     absl::SleepFor(absl::Milliseconds(50));
   }
-  EXPECT_TRUE(watch_->WaitForWorker([](const WorkerInfo& info) { return info.running > 0; }));
+  EXPECT_TRUE(
+      watch_->WaitForWorker([](const WorkerInfo& info) { return info.figures.running > 0; }));
 }
 
 TEST_F(ProcessTest, ItEndsWithItsParent) {
@@ -112,7 +113,8 @@ TEST_F(ProcessTest, CancelEndsALongRequest) {
   ASSERT_TRUE(listener->WaitUntil([&] { return !listener->tokens.empty(); }));
   server_->Cancel(worker->key, "r1", 1, {});
   EXPECT_TRUE(watch_->WaitForWorker([](const WorkerInfo& info) {
-    return info.running == 0 && info.waiting == 0 && info.free_blocks == info.total_blocks;
+    return info.figures.running == 0 && info.figures.waiting == 0 &&
+           info.figures.free_blocks == info.figures.total_blocks;
   }));
 }
 
