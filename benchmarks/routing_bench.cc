@@ -184,8 +184,8 @@ class Bench {
       pick.Time([&] { decision = router_.Pick(kModel, &prompt, kCost, now_ns_); });
       if (decision.obstacle != RouteObstacle::kNone) std::abort();
       cached += decision.cached_tokens;
-      assign.Time([&] { router_.Assign(decision, kModel, &prompt, kCost, now_ns_); });
-      router_.Release(decision.slot, kCost);
+      assign.Time([&] { router_.Assign(decision, &prompt, kCost, now_ns_); });
+      router_.Release(decision, kCost);
       now_ns_ += 10'000'000;
     }
     std::printf("prompt of %6d tokens (%.0f %% cached)\n", num_tokens,

@@ -24,10 +24,12 @@ class Router final : public Policy {
     const master::ModelWanted wanted{.name = model_};
     const auto decision = router_.Pick(wanted, prompt, cost, now_ns);
     FATHOM_CHECK(decision.obstacle == master::RouteObstacle::kNone, "no worker is free");
-    router_.Assign(decision, wanted, prompt, cost, now_ns);
+    router_.Assign(decision, prompt, cost, now_ns);
     return {std::stoul(router_.KeyOf(decision.slot).id), decision.cached_tokens};
   }
-  void OnEnd(size_t worker, int64_t cost) override { router_.Release(SlotOf(worker), cost); }
+  void OnEnd(size_t worker, int64_t cost) override {
+    router_.Release({.slot = SlotOf(worker), .model = 0}, cost);  // the only one
+  }
   void OnHeartbeat(const std::shared_ptr<const master::FleetSnapshot>& fleet) override {
     router_.Refresh(fleet);
   }
