@@ -19,7 +19,7 @@ namespace fathom::master {
 namespace {
 
 constexpr size_t kAdminMessageBytes = size_t{1} << 16;
-constexpr int kAdminStreams = 64;
+constexpr int kAdminConnections = 64;
 constexpr size_t kPasswordBytesMax = 1024;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // After every generation was told to end, connections need this long at most to say so.
@@ -190,10 +190,12 @@ absl::Status Master::StartListeners() {
   }
   if (settings_.admin_port) {
     grpc_admin_ = std::make_unique<GrpcAdmin>(serving_.get(), &*keys_, cluster_.get());
-    ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.bind = settings_.bind,
+    ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.name = "admin",
+                                                .bind = settings_.bind,
                                                 .port = *settings_.admin_port,
                                                 .message_bytes = kAdminMessageBytes,
-                                                .connections = kAdminStreams,
+                                                .connections = kAdminConnections,
+                                                .of = DescriptorClass::kPeers,
                                                 .handshake = settings_.http.header,
                                                 .reflection = settings_.grpc_reflection,
                                                 .health_names = {"fathom.v1.Admin"}},
