@@ -99,6 +99,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   fleet_.fleet->OnCacheUpdate([this](const WorkerKey& worker, const CacheUpdate& update) {
     serving_->OnCacheUpdate(worker, update);
   });
+  fleet_.fleet->OnCondemned([this](const std::string& name, absl::Duration remaining) {
+    serving_->OnCondemned(name, remaining);
+  });
   work_.emplace(io_->get_executor());
   for (int i = 0; i < settings_.io_threads; ++i) {
     // Short prompts are prepared here, templates and all.

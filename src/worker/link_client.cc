@@ -269,6 +269,8 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
     OnDrain(peer, message.drain());
   } else if (message.has_claim()) {
     OnClaim(peer, message.claim());
+  } else if (message.has_condemned()) {
+    OnCondemned(peer, message.condemned());
   }
   // Others are of a newer protocol and may be passed over.
 }
@@ -310,6 +312,7 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     message.mutable_leaving()->set_reason("leaving");
     peer.link->Send(std::move(message));
   }
+  TellCondemned(peer);
   Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
 }

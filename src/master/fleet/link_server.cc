@@ -158,6 +158,15 @@ absl::Status LinkServer::Drain(const std::string& worker_id) {
   return absl::OkStatus();
 }
 
+void LinkServer::Condemn(const std::string& name, absl::Duration remaining) {
+  if (const auto news = impl_->hub->condemned().Add(name, remaining)) impl_->hub->TellAll(*news);
+}
+
+void LinkServer::OnCondemned(
+    std::function<void(const std::string& name, absl::Duration remaining)> callback) {
+  impl_->hub->condemned().OnNews(std::move(callback));
+}
+
 void LinkServer::ReportBacklog(const std::string& model, int64_t cost) {
   impl_->hub->ReportBacklog(model, cost);
 }

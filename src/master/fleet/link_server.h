@@ -88,6 +88,9 @@ class LinkServer final : public Fleet {
   void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
              std::function<void(ClaimOutcome)> done) override;
   absl::Status Drain(const std::string& worker_id) override;
+  void Condemn(const std::string& name, absl::Duration remaining) override;
+  void OnCondemned(
+      std::function<void(const std::string& name, absl::Duration remaining)> callback) override;
   void ReportBacklog(const std::string& model, int64_t cost) override;
 
  private:

@@ -21,9 +21,6 @@ namespace asio = boost::asio;
 // Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
 // cost less than holding up an I/O thread.
 constexpr size_t kInlinePromptBytes = 2048;
-// Tokens that a suspect must get past the place where its worker was lost; a worker is some steps
-// ahead of what its master has seen.
-constexpr int32_t kTokensToClear = 8;
 // The worker has the same limit in whole milliseconds, so it may give up a moment before us.
 constexpr int64_t kDeadlineSlackNs = 5'000'000;
 
@@ -117,11 +114,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
   page_->SetUsage(usage_, 0);
   Note("prepared", {}, absl::StrCat(usage_.prompt_tokens, " tokens"));
-  if (!services_.condemned->empty()) {
-    if (absl::Status refused = services_.condemned->Check(Fingerprint()); !refused.ok()) {
-      return End(refused);
-    }
-  }
+  if (absl::Status refused = CheckCondemned(); !refused.ok()) return End(refused);
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
   }
@@ -322,9 +315,11 @@ absl::Status Generation::EmitPart(Choice& choice, SubmissionOutput output) {
   page_->SetUsage(usage_, services_.clock->MonotonicNs());
   delta.tokens = std::move(output.tokens);
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
-  tokens_here_ += static_cast<int32_t>(num_used);
-  if (tokens_here_ >= kTokensToClear) placement_.ClearSuspect();
-  if (!replaying_) Measure(choice, num_used);
+  if (!replaying_) {
+    tokens_here_ += static_cast<int32_t>(num_used);
+    if (tokens_here_ >= kTokensToClear) ClearSuspicion();
+    Measure(choice, num_used);
+  }
   if (delta.finish != FinishReason::kNone) {
     choice.finish = delta.finish;
     ++num_finished_;
@@ -395,6 +390,7 @@ void Generation::Cancel(const absl::Status& status) {
 }
 
 void Generation::End(const absl::Status& status) {
+  TellIfSuspect(status);
   if (queued_) services_.dispatcher->Remove(*std::exchange(queued_, std::nullopt));
   if (placement_) {
     if (!status.ok()) {

@@ -21,6 +21,8 @@ namespace asio = boost::asio;
 constexpr int32_t kRefusalsMax = 5;
 // A request that was on as many workers when they crashed is taken for the cause.
 constexpr int32_t kCrashesMax = 2;
+// One that got past the place each time may have been beside the cause, but not for ever.
+constexpr int32_t kCrashesInAllMax = 4;
 // Losses that tell nothing of their cause: one may be chance, more make it run where nothing new
 // does, so many are no accident.
 constexpr int32_t kLossesBeforeSuspicion = 1;
@@ -111,8 +113,13 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   // A silence is the network's or the machine's: whatever the request does, its worker's process
   // can say so.
   if (loss.kind == LossKind::kCrash || loss.kind == LossKind::kBroken) ++losses_;
-  if (loss.kind == LossKind::kCrash) ++crashes_;
-  if (crashes_ >= kCrashesMax || losses_ > kLossesMax) {
+  tokens_here_ = 0;
+  if (loss.kind == LossKind::kCrash && ++crashes_ == 1 && !services_.condemned->empty()) {
+    // Of the like of it that ran elsewhere meanwhile.
+    if (services_.condemned->IsSuspect(Fingerprint())) ++crashes_;
+  }
+  const bool crashes = crashes_ >= kCrashesMax || crashes_ + cleared_crashes_ >= kCrashesInAllMax;
+  if (crashes || losses_ > kLossesMax) {
     services_.condemned->Add(Fingerprint());
     LogError("serving", "a request is taken for the cause of lost workers",
              {{"http.request.id", request_.id},
@@ -129,14 +136,39 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   Enqueue();
 }
 
-// Equal for requests that make a worker do the same.
+absl::Status Generation::CheckCondemned() {
+  if (services_.condemned->empty()) return absl::OkStatus();
+  const std::string fingerprint = Fingerprint();
+  if (services_.condemned->IsSuspect(fingerprint)) {
+    like_crashed_ = true;
+    ++crashes_;
+    Note("suspect", {}, "a request like it has crashed a worker");
+  }
+  return services_.condemned->Check(fingerprint);
+}
+
+void Generation::ClearSuspicion() {
+  placement_.ClearSuspect();
+  cleared_crashes_ += std::exchange(crashes_, 0) - (like_crashed_ ? 1 : 0);
+  if (std::exchange(like_crashed_, false)) services_.condemned->ClearSuspect(Fingerprint());
+}
+
+// Its client may try again, here or at another master, and nobody would know that it has crashed a
+// worker.
+void Generation::TellIfSuspect(const absl::Status& status) const {
+  const bool suspect = crashes_ > 0 && crashes_ < kCrashesMax && tokens_here_ < kTokensToClear;
+  if (suspect && !status.ok() && heir_ == nullptr) services_.condemned->AddSuspect(Fingerprint());
+}
+
+// Equal for requests that make a worker do the same, at every master of the cluster; it tells
+// nothing of the prompt to those who do not know the cluster's secret.
 std::string Generation::Fingerprint() const {
-  std::string text = absl::StrCat(request_.model->name, "\n", request_.model->config_digest, "\n",
-                                  request_.n, "\n");
+  std::string text = absl::StrCat("fathom condemned\n", request_.model->name, "\n",
+                                  request_.model->config_digest, "\n", request_.n, "\n");
   text.append(reinterpret_cast<const char*>(prompt_.tokens.data()),
               prompt_.tokens.size() * sizeof(TokenId));
   if (prompt_.constraint) absl::StrAppend(&text, "\n", prompt_.constraint->grammar.source);
-  return Sha256Hex(text);
+  return HmacSha256(services_.cluster_secret, text);
 }
 
 }  // namespace fathom::master

@@ -77,9 +77,12 @@ class GenerationTest : public testing::Test {
  protected:
   explicit GenerationTest(bool migration = true)
       : catalog_({TinyModel()}),
-        serving_(
-            {.admission = limits_, .cpu_threads = 1, .held_bytes = 100'000, .migration = migration},
-            &fleet_, &catalog_, Clock::Real(), &random_) {
+        serving_({.admission = limits_,
+                  .cpu_threads = 1,
+                  .cluster_secret = "shared by the cluster's masters",
+                  .held_bytes = 100'000,
+                  .migration = migration},
+                 &fleet_, &catalog_, Clock::Real(), &random_) {
     fleet_.OnChange([this](FleetNews news) { serving_.OnFleetChange(news); });
     fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
   }

@@ -31,7 +31,10 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const Catalog* cat
       admission_(options.admission, clock),
       dispatcher_(fleet, clock, random->Next()),
       book_(clock),
-      condemned_(clock),
+      condemned_(clock,
+                 [fleet](const std::string& name, absl::Duration remaining) {
+                   fleet->Condemn(name, remaining);
+                 }),
       holds_(options.held_bytes),
       random_(random),
       sweep_at_(kSweepMin),

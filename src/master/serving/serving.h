@@ -73,6 +73,10 @@ class Serving {
   void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
     dispatcher_.OnCacheUpdate(worker, update);
   }
+  // Likewise, to Fleet::OnCondemned.
+  void OnCondemned(const std::string& name, absl::Duration remaining) {
+    condemned_.Learn(name, remaining);
+  }
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
