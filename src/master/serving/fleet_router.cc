@@ -77,6 +77,7 @@ void FleetRouter::NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot) {
   Slot& s = slots_[slot];
   if (worker.heard_ns == s.heard_ns) return;
   s.heard_ns = worker.heard_ns;
+  if (std::exchange(s.until_heard, false)) Avoid(s.key, 0);
   while (!s.unreported.empty() && s.unreported.front().at_ns < s.heard_ns - kUnderWayNs) {
     loads_[slot].unreported_tokens -= s.unreported.front().tokens;
     s.unreported.pop_front();
@@ -200,6 +201,12 @@ void FleetRouter::Release(WorkerSlot slot, int64_t cost) {
   loads_[slot].cost -= cost;
   loads_[slot].requests -= 1;
   FreeIfUnused(slot);
+}
+
+void FleetRouter::AvoidUntilHeard(const WorkerKey& worker, int64_t since_ns, int64_t until_ns) {
+  Avoid(worker, until_ns);
+  if (const auto slot = SlotOf(worker))
+    slots_[*slot].until_heard = slots_[*slot].heard_ns < since_ns;
 }
 
 void FleetRouter::Avoid(const WorkerKey& worker, int64_t until_ns) {

@@ -67,6 +67,8 @@ class FleetRouter {
   void ClearSuspect(WorkerSlot slot) { --loads_[slot].suspects; }
   // No work for it until then.
   void Avoid(const WorkerKey& worker, int64_t until_ns);
+  // Likewise; sooner once it is heard, unless it was heard since `since_ns` all the same.
+  void AvoidUntilHeard(const WorkerKey& worker, int64_t since_ns, int64_t until_ns);
   const WorkerKey& KeyOf(WorkerSlot slot) const { return slots_[slot].key; }
 
   // Its number, if it is in the fleet.
@@ -83,6 +85,7 @@ class FleetRouter {
     bool listed = false;   // in by_key_
     bool present = false;  // in the last snapshot
     int64_t heard_ns = 0;
+    bool until_heard = false;  // that it is avoided
     std::deque<Sent> unreported;
   };
   struct Model {

@@ -65,6 +65,7 @@ Generation::Generation(const GenerationServices& services, asio::any_io_executor
       sink_(std::move(sink)),
       deadline_timer_(strand_),
       retry_timer_(strand_),
+      acceptance_timer_(strand_),
       hold_timer_(strand_) {}
 
 Generation::~Generation() = default;
@@ -168,7 +169,8 @@ void Generation::HandleGrant(Placement placement) {
   ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
   const absl::Status submitted =
       services_.fleet->Submit(placement_.worker(), MakeSubmission(), shared_from_this());
-  if (!submitted.ok()) HandleRejected(submitted, absl::ZeroDuration());
+  if (!submitted.ok()) return HandleRejected(submitted, absl::ZeroDuration());
+  AwaitAcceptance();
 }
 
 Submission Generation::MakeSubmission() const {
@@ -197,8 +199,6 @@ Submission Generation::MakeSubmission() const {
   return submission;
 }
 
-void Generation::OnAccepted(uint32_t /*attempt*/) { Note("accepted"); }
-
 void Generation::Note(std::string_view what, std::string_view worker, std::string_view detail) {
   page_->Note(services_.clock->MonotonicNs(), what, worker, detail);
 }
@@ -224,6 +224,7 @@ void Generation::HandleOutput(SubmissionOutput output) {
               {"error.message", std::string(Message(checked))}});
     return End(checked);
   }
+  taken_on_ = true;
   Choice& choice = choices_[output.choice];
   if (choice.finished()) return;  // overshot a stop string; dropped and not billed
   if (output.finish == FinishReason::kError) return End(FailureOf(output));
@@ -409,6 +410,7 @@ void Generation::End(const absl::Status& status) {
   early_.clear();
   deadline_timer_.cancel();
   retry_timer_.cancel();
+  acceptance_timer_.cancel();
   const RequestState state = status.ok()                 ? RequestState::kOk
                              : absl::IsCancelled(status) ? RequestState::kCancelled
                                                          : RequestState::kError;

@@ -53,6 +53,7 @@ struct GenerationServices {
   const Clock* clock = nullptr;
   std::string_view cluster_secret;
   bool migration = true;
+  absl::Duration patience = absl::Milliseconds(400);  // with a worker that takes nothing on
 };
 
 class Generation final : public SubmissionListener,
@@ -125,6 +126,8 @@ class Generation final : public SubmissionListener,
   void Enqueue();
   void HandleGrant(Placement placement);
   Submission MakeSubmission() const;
+  void AwaitAcceptance();
+  void HandleUntaken(int64_t due_ns);
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
   void HandleLost(const WorkerLoss& loss);
   void HandleGivenUp();
@@ -156,6 +159,7 @@ class Generation final : public SubmissionListener,
   // State below is touched on the strand alone.
   boost::asio::steady_timer deadline_timer_;
   boost::asio::steady_timer retry_timer_;
+  boost::asio::steady_timer acceptance_timer_;
   int64_t started_ns_ = 0;
   int64_t deadline_ns_ = 0;
   int64_t queued_ns_ = 0;
@@ -175,6 +179,8 @@ class Generation final : public SubmissionListener,
   int32_t crashes_ = 0;          // of these, workers that may have crashed because of it
   int32_t cleared_crashes_ = 0;  // likewise, of places that it has got past since
   bool like_crashed_ = false;    // counted in crashes_: one that its like has crashed lately
+  bool taken_on_ = false;        // what was submitted last
+  int32_t untaken_ = 0;          // submissions that no worker took on in time
   int32_t refusals_ = 0;         // for reasons other than a full worker
   absl::Duration retry_wait_;
   std::optional<absl::Status> last_rejection_;

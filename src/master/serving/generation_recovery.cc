@@ -31,10 +31,62 @@ constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 // A worker that gave a request up does not get it back at once.
 constexpr absl::Duration kGivenUpPause = absl::Milliseconds(100);
+// By then one that took nothing on has been heard again, or is taken for dead.
+constexpr absl::Duration kUntakenPause = absl::Seconds(1);
+// From the second time on it is given twice as long: a fleet that is only slow is not asked ever
+// again.
+constexpr int32_t kDoublingsMax = 6;
+constexpr int64_t kLateNs = 100'000'000;
 
 }  // namespace
 
 bool Generation::IsSuspect() const { return crashes_ > 0 || losses_ > kLossesBeforeSuspicion; }
+
+void Generation::OnAccepted(uint32_t attempt) {
+  Note("accepted");
+  asio::post(strand_, [self = shared_from_this(), attempt] {
+    if (attempt != self->attempt_) return;
+    self->taken_on_ = true;
+    self->acceptance_timer_.cancel();
+  });
+}
+
+// A worker that has just been stopped or cut off looks idle until it was silent for long, and draws
+// what has to go on elsewhere. Workers take on at once what is sent to them.
+void Generation::AwaitAcceptance() {
+  taken_on_ = false;
+  const absl::Duration patience =
+      services_.patience * (1 << std::clamp(untaken_ - 1, 0, kDoublingsMax));
+  const int64_t due_ns = services_.clock->MonotonicNs() + absl::ToInt64Nanoseconds(patience);
+  acceptance_timer_.expires_after(absl::ToChronoNanoseconds(patience));
+  acceptance_timer_.async_wait([weak = weak_from_this(), attempt = attempt_,
+                                due_ns](const boost::system::error_code& error) {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (!error && self != nullptr && self->attempt_ == attempt) self->HandleUntaken(due_ns);
+  });
+}
+
+// Should the worker take it on after all, it is told to cancel that attempt, and what it puts out
+// is of an attempt that is over.
+void Generation::HandleUntaken(int64_t due_ns) {
+  if (sink_ == nullptr || !placement_ || taken_on_) return;
+  // Late itself, this process had no time to hear the worker either. And where there is nobody
+  // else the worker may as well have it.
+  const bool late = services_.clock->MonotonicNs() - due_ns > kLateNs;
+  const WorkerKey worker = placement_.worker();
+  if (late || !services_.migration ||
+      !services_.dispatcher->AvoidSilent(worker, *request_.model, prompt_.cost, granted_ns_,
+                                         kUntakenPause)) {
+    return AwaitAcceptance();
+  }
+  ++untaken_;
+  ServingMetrics::Get().untaken.Increment();
+  Note("not taken on", worker.id);
+  services_.fleet->Cancel(worker, request_.id, attempt_, {});
+  placement_.Reset();
+  Enqueue();
+  LookAgainAfter(kUntakenPause);
+}
 
 void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
                             absl::Duration retry_after) {
@@ -47,6 +99,7 @@ void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
 }
 
 void Generation::HandleRejected(const absl::Status& status, absl::Duration retry_after) {
+  if (!placement_) return;  // it waits for another worker already
   ServingMetrics::Get().rejections.Increment();
   Note("rejected", placement_.worker().id, Message(status));
   const WorkerKey worker = placement_.worker();

@@ -30,6 +30,7 @@ class ServingMetrics {
   prometheus::Counter& resumed_at_worker;
   prometheus::Counter& resumed_anew;
   prometheus::Counter& rejections;
+  prometheus::Counter& untaken;
   prometheus::Gauge& queue_length;
 };
 
