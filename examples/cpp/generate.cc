@@ -10,7 +10,8 @@
 //   2. resume_seconds asks the server to go on for a moment when the connection breaks.
 //   3. Every message has a resume_token. The same request with the last one, at any master of the
 //      cluster, gets what follows: nothing twice, nothing left out.
-//   4. The stream is whole once a message with the usage has come; until then it goes on elsewhere.
+//   4. The stream is whole once a message with the usage has come; until then it goes on elsewhere,
+//      unless the server says that the request itself is what ends its workers.
 
 #include <google/protobuf/struct.pb.h>
 #include <google/protobuf/util/json_util.h>
@@ -82,37 +83,49 @@ v1::GenerateRequest MakeRequest(const Settings& settings) {
   return request;
 }
 
-// One connection: prints what comes and keeps the place in `request`. True when all has come.
-bool Stream(v1::Inference::Stub& stub, const Settings& settings, v1::GenerateRequest& request,
-            grpc::Status& status, std::chrono::milliseconds& retry_after) {
+// How a connection ended.
+struct End {
+  bool whole = false;  // all has come
+  grpc::Status status;
+  std::string code;                       // what a program needs to know besides, if anything
+  std::chrono::milliseconds retry_after;  // a master that has no room says when to come back
+};
+
+std::string TrailerOf(const grpc::ClientContext& context, const char* name) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto found = metadata.find(name);
+  return found == metadata.end() ? "" : std::string(found->second.data(), found->second.size());
+}
+
+// One connection: prints what comes and keeps the place in `request`.
+End Stream(v1::Inference::Stub& stub, const Settings& settings, v1::GenerateRequest& request) {
   grpc::ClientContext context;
   context.set_deadline(settings.deadline);
   if (!settings.key.empty()) context.AddMetadata("authorization", "Bearer " + settings.key);
   const std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
       stub.Generate(&context, request);
-  bool whole = false;
+  End end;
   v1::GenerateResponse message;
   while (reader->Read(&message)) {
     std::cout << message.text_delta() << std::flush;
     request.set_resume_token(message.resume_token());
-    whole = message.has_usage();
+    end.whole = message.has_usage();
   }
-  status = reader->Finish();
+  end.status = reader->Finish();
+  end.code = TrailerOf(context, "fathom-error-code");
+  const std::string retry_after = TrailerOf(context, "retry-after-ms");
+  end.retry_after = std::chrono::milliseconds(std::strtoll(retry_after.c_str(), nullptr, 10));
   request.set_first_try(false);
-  // A master that has no room says when to come back.
-  retry_after = {};
-  const auto& metadata = context.GetServerTrailingMetadata();
-  if (const auto found = metadata.find("retry-after-ms"); found != metadata.end()) {
-    const std::string text(found->second.data(), found->second.size());
-    retry_after = std::chrono::milliseconds(std::strtoll(text.c_str(), nullptr, 10));
-  }
-  return whole;
+  return end;
 }
 
 // Whether another master, or the same one a moment later, may go on. Everything else is an answer.
-bool MayPass(const grpc::Status& status, std::chrono::milliseconds retry_after) {
-  return status.ok() || status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-         (status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && retry_after.count() > 0);
+bool MayPass(const End& end) {
+  // It has cost the cluster workers: it must not cost it more.
+  if (end.code == "worker_lost") return false;
+  return end.status.ok() || end.status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+         (end.status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED &&
+          end.retry_after.count() > 0);
 }
 
 // Between nothing and a bound that doubles, so that clients do not come back all at once.
@@ -134,26 +147,25 @@ int Run(const Settings& settings) {
   int failures = 0;  // since a token came last
   for (size_t i = 0;; i = (i + 1) % stubs.size()) {
     const std::string place = request.resume_token();
-    grpc::Status status;
-    std::chrono::milliseconds retry_after;
-    if (Stream(*stubs[i], settings, request, status, retry_after)) {
+    const End end = Stream(*stubs[i], settings, request);
+    if (end.whole) {
       std::cout << std::endl;
       return 0;
     }
-    if (!MayPass(status, retry_after)) {
-      std::cerr << settings.masters[i] << ": " << status.error_message() << "\n";
+    const std::string reason = end.status.error_message();
+    if (!MayPass(end)) {
+      std::cerr << settings.masters[i] << ": " << reason << "\n";
       return 1;
     }
     failures = request.resume_token() == place ? failures + 1 : 1;
     auto pause = Pause(failures);
     // With a second master there is no need to wait for the one that is full.
-    if (stubs.size() == 1) pause = std::max(pause, retry_after);
+    if (stubs.size() == 1) pause = std::max(pause, end.retry_after);
     if (std::chrono::system_clock::now() + pause >= settings.deadline) {
-      std::cerr << "no master has answered to the end in time; the last: " << status.error_message()
-                << "\n";
+      std::cerr << "no master has answered to the end in time; the last: " << reason << "\n";
       return 1;
     }
-    std::cerr << settings.masters[i] << ": " << status.error_message() << "; going on\n";
+    std::cerr << settings.masters[i] << ": " << reason << "; going on\n";
     std::this_thread::sleep_for(pause);
   }
 }

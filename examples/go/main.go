@@ -9,7 +9,8 @@
 //  2. ResumeSeconds asks the server to go on for a moment when the connection breaks.
 //  3. Every message has a resume token. The same request with the last one, at any master of the cluster, gets what
 //     follows: nothing twice, nothing left out.
-//  4. The stream is whole once a message with the usage has come; until then it goes on elsewhere.
+//  4. The stream is whole once a message with the usage has come; until then it goes on elsewhere, unless the server says
+//     that the request itself is what ends its workers.
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,24 +60,24 @@ func newRequest(question string, maxTokens int) (*fathomv1.GenerateRequest, erro
 }
 
 // stream prints what comes over one connection and keeps the place in request. It returns nil when all has come, else what
-// ended it, and when a master that has no room wants to be asked again.
-func stream(ctx context.Context, client fathomv1.InferenceClient, request *fathomv1.GenerateRequest) (time.Duration, error) {
+// ended it, with the trailing metadata that says more.
+func stream(ctx context.Context, client fathomv1.InferenceClient, request *fathomv1.GenerateRequest) (metadata.MD, error) {
 	// However this function ends, the call ends with it.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	call, err := client.Generate(ctx, request)
 	request.FirstTry = false
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	whole := false
 	for {
 		message, err := call.Recv()
 		if whole && err != nil {
-			return 0, nil
+			return nil, nil
 		}
 		if err != nil {
-			return retryAfter(call.Trailer()), err // io.EOF: it ended well, but too early
+			return call.Trailer(), err // io.EOF: it ended well, but too early
 		}
 		fmt.Print(message.GetTextDelta())
 		request.ResumeToken = message.GetResumeToken()
@@ -83,6 +85,7 @@ func stream(ctx context.Context, client fathomv1.InferenceClient, request *fatho
 	}
 }
 
+// retryAfter is when a master that has no room wants to be asked again.
 func retryAfter(trailer metadata.MD) time.Duration {
 	for _, text := range trailer.Get("retry-after-ms") {
 		if milliseconds, err := strconv.Atoi(text); err == nil {
@@ -93,9 +96,13 @@ func retryAfter(trailer metadata.MD) time.Duration {
 }
 
 // mayPass tells whether another master, or the same one a moment later, may go on. Everything else is an answer.
-func mayPass(err error, after time.Duration) bool {
+func mayPass(err error, trailer metadata.MD) bool {
+	// It has cost the cluster workers: it must not cost it more.
+	if slices.Contains(trailer.Get("fathom-error-code"), "worker_lost") {
+		return false
+	}
 	code := status.Code(err)
-	return errors.Is(err, io.EOF) || code == codes.Unavailable || (code == codes.ResourceExhausted && after > 0)
+	return errors.Is(err, io.EOF) || code == codes.Unavailable || (code == codes.ResourceExhausted && retryAfter(trailer) > 0)
 }
 
 // pause is between nothing and a bound that doubles, so that clients do not come back all at once.
@@ -126,12 +133,12 @@ func run(masters []string, question string, maxTokens int, key string, timeout t
 	failures := 0 // since a token came last
 	for i := 0; ; i = (i + 1) % len(clients) {
 		place := request.ResumeToken
-		after, err := stream(ctx, clients[i], request)
+		trailer, err := stream(ctx, clients[i], request)
 		if err == nil {
 			fmt.Println()
 			return nil
 		}
-		if !mayPass(err, after) {
+		if !mayPass(err, trailer) {
 			return fmt.Errorf("%s: %w", masters[i], err)
 		}
 		if request.ResumeToken != place {
@@ -140,7 +147,7 @@ func run(masters []string, question string, maxTokens int, key string, timeout t
 		failures++
 		wait := pause(failures)
 		if len(clients) == 1 { // with a second master there is no need to wait for the one that is full
-			wait = max(wait, after)
+			wait = max(wait, retryAfter(trailer))
 		}
 		fmt.Fprintf(os.Stderr, "%s: %v; going on\n", masters[i], err)
 		select {

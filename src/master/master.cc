@@ -19,7 +19,7 @@ namespace fathom::master {
 namespace {
 
 constexpr size_t kAdminMessageBytes = size_t{1} << 16;
-constexpr int kAdminStreams = 64;
+constexpr int kAdminConnections = 64;
 constexpr size_t kPasswordBytesMax = 1024;
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // After every generation was told to end, connections need this long at most to say so.
@@ -100,6 +100,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   });
   fleet_.fleet->OnCacheUpdate([this](const WorkerKey& worker, const CacheUpdate& update) {
     serving_->OnCacheUpdate(worker, update);
+  });
+  fleet_.fleet->OnCondemned([this](const std::string& name, absl::Duration remaining) {
+    serving_->OnCondemned(name, remaining);
   });
   work_.emplace(io_->get_executor());
   for (int i = 0; i < settings_.io_threads; ++i) {
@@ -196,10 +199,12 @@ absl::Status Master::StartListeners() {
   if (settings_.admin_port) {
     grpc_admin_ =
         std::make_unique<GrpcAdmin>(serving_.get(), &*keys_, cluster_.get(), catalog_keeper_.get());
-    ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.bind = settings_.bind,
+    ASSIGN_OR_RETURN(admin_, GrpcServer::Start({.name = "admin",
+                                                .bind = settings_.bind,
                                                 .port = *settings_.admin_port,
                                                 .message_bytes = kAdminMessageBytes,
-                                                .connections = kAdminStreams,
+                                                .connections = kAdminConnections,
+                                                .of = DescriptorClass::kPeers,
                                                 .handshake = settings_.http.header,
                                                 .reflection = settings_.grpc_reflection,
                                                 .health_names = {"fathom.v1.Admin"}},

@@ -268,6 +268,8 @@ void LinkClient::OnControl(Peer& peer, const v1::MasterControl& message) {
     OnLoad(peer, message.load());
   } else if (message.has_unload()) {
     OnUnload(peer, message.unload());
+  } else if (message.has_condemned()) {
+    OnCondemned(peer, message.condemned());
   }
   // Others are of a newer protocol and may be passed over.
 }
@@ -298,6 +300,7 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     peer.link->Send(std::move(message));
   }
   TellModels(peer);
+  TellCondemned(peer);
   Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
 }

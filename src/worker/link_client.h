@@ -33,6 +33,7 @@
 #include "absl/time/time.h"
 #include "common/bounded_queue.h"
 #include "common/clock.h"
+#include "common/expiring_names.h"
 #include "common/random.h"
 #include "common/silence_judge.h"
 #include "common/tls/link_credentials.h"
@@ -168,6 +169,8 @@ class LinkClient final : public OutputSink {
   void OnSubmit(Peer& peer, const v1::Submit& submit);
   void OnBulk(Peer& peer, const v1::MasterBulk& message);
   void OnClaim(Peer& peer, const v1::Claim& claim);
+  void OnCondemned(Peer& peer, const v1::Condemned& condemned);
+  void TellCondemned(Peer& peer);
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();
@@ -208,6 +211,7 @@ class LinkClient final : public OutputSink {
   Models models_;
   uint64_t served_ = 0;  // models that ever did
   CacheTeller cache_;
+  ExpiringNames condemned_{1024};
   LinkId last_id_ = kNoLink;
   int64_t last_tick_ns_ = 0;
   int64_t stop_by_ns_ = 0;  // 0: not stopping

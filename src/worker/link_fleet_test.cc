@@ -196,6 +196,40 @@ TEST(LinkFleetTest, MessagesOfANewerProtocolArePassedOver) {
       watch.WaitForWorker([](const WorkerInfo& info) { return info.figures.credit == 100; }));
 }
 
+// Cancels and submissions travel on different streams: a cancel may be there first, and meet
+// nothing.
+TEST(LinkFleetTest, WhatIsTakenOnAfterItWasCancelledIsCancelledAgain) {
+  const auto server = StartServer();
+  FleetWatch watch(*server);
+  RawWorker worker(server->port());
+  const auto welcome = worker.Greet(RawHello());
+  ASSERT_TRUE(welcome.has_value());
+  worker.OpenData(welcome->welcome().session_id());
+  worker.Beat();
+  const auto info = watch.WaitForReady("raw");
+  ASSERT_TRUE(info.has_value());
+  const auto listener = std::make_shared<RecordingListener>();
+  ASSERT_TRUE(watch.WaitUntil(
+      [&] { return server->Submit(info->key, TestSubmission("r"), listener).ok(); }));
+  server->Cancel(info->key, "r", 1, {});
+  const auto read_cancel = [&] {
+    v1::MasterControl message;
+    while (worker.control->Read(&message)) {
+      if (message.has_cancel()) return message.cancel().request_id();
+      worker.Beat();
+    }
+    return std::string("the link has ended");
+  };
+  EXPECT_EQ(read_cancel(), "r");
+  v1::WorkerData answer;
+  v1::Accepted* accepted = answer.add_accepted();
+  accepted->set_request_id("r");
+  accepted->set_attempt(1);
+  worker.data->Write(answer);
+  EXPECT_EQ(read_cancel(), "r");
+  EXPECT_THAT(listener->accepted, IsEmpty());
+}
+
 TEST(LinkFleetTest, AWorkerThatBreaksTheProtocolOnDataIsLost) {
   const auto server = StartServer();
   FleetWatch watch(*server);

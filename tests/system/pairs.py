@@ -11,9 +11,9 @@ OTHER_KEY = "other-key"
 
 
 class Pair:
-    """Two masters that share a secret, and two workers that serve both."""
+    """Two masters that share a secret, and workers that serve both."""
 
-    def __init__(self, folder, make_worker):
+    def __init__(self, folder, make_worker, workers=2):
         secret = folder / "secret"
         secret.write_text("s" * 40)
         secret.chmod(0o600)
@@ -25,10 +25,10 @@ class Pair:
             extra = ["--cluster-secret-file", secret, "--id", name]
             self.masters.append(Master(home, name=f"master-{name}", extra=extra, more_keys=other))
         links = [master.link_address for master in self.masters]
-        self.workers = [make_worker(folder, links, f"w{i}") for i in range(2)]
+        self.workers = [make_worker(folder, links, f"w{i}") for i in range(workers)]
         for process in [*self.workers, *self.masters]:
             process.wait_ready()
-        wait_for(lambda: all(len(self.ready(m)) == 2 for m in self.masters), "both workers at both masters")
+        wait_for(lambda: all(len(self.ready(m)) == workers for m in self.masters), "all workers at both masters")
 
     @staticmethod
     def ready(master):

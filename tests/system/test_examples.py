@@ -8,8 +8,9 @@ import subprocess
 import time
 
 import pytest
-from harness import BIN, KEY, ROOT, clean_environment, wait_for
+from harness import BIN, KEY, ROOT, TINY, clean_environment, fathom, wait_for
 from pairs import Pair, sim_worker
+from test_condemned import deaths, poisoned_worker
 
 QUESTION = 'Tell me a "story"\nabout 鲸.'
 GO = ROOT / "examples" / "go"
@@ -113,3 +114,17 @@ def test_what_it_leaves_behind_ends_with_the_hold(program, pair):
     time.sleep(1)
     assert sum(map(pair.running, pair.workers)) == 1
     wait_for(lambda: sum(map(pair.running, pair.workers)) == 0, "the end of the hold", 12)
+
+
+@pytest.mark.timeout(400)
+def test_what_kills_its_workers_is_not_tried_elsewhere(program, tmp_path):
+    token = fathom("tokenize", "--model", TINY, "story").stdout.split()[-1]
+    pair = Pair(tmp_path, lambda *where: poisoned_worker(*where, token=token), workers=4)
+    try:
+        code, out, err = finish(start(program, pair.masters, "5"))
+        assert (code, out) == (1, b"")
+        assert "lost" in err and "going on" not in err
+        wait_for(lambda: deaths(pair.workers) == 2, "the second death, which its worker told before")
+        assert deaths(pair.workers) == 2
+    finally:
+        pair.close()

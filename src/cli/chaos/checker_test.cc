@@ -207,6 +207,7 @@ absl::Status History(const std::vector<std::string>& events, const std::string& 
 TEST(ClusterViewTest, ImpossibleHistoriesAreFound) {
   EXPECT_TRUE(
       History({"received", "submitted", "lost", "queued", "submitted", "ended"}, "ok").ok());
+  EXPECT_TRUE(History({"received", "submitted", "not taken on", "submitted", "ended"}, "ok").ok());
   EXPECT_TRUE(History({"received", "submitted"}, "running").ok());
   EXPECT_TRUE(History({"received", "taken over", "lost", "submitted", "ended"}, "ok").ok());
   EXPECT_TRUE(History({"received", "taken over", "queued", "submitted", "ended"}, "ok").ok());

@@ -91,11 +91,15 @@ absl::StatusOr<std::string> ClusterView::Metrics(int master) {
   return response->body;
 }
 
-int64_t ClusterView::Migrations() {
+int64_t ClusterView::Migrations() { return Counted("fathom_master_migrations_total"); }
+
+int64_t ClusterView::Untaken() { return Counted("fathom_master_attempts_untaken_total"); }
+
+int64_t ClusterView::Counted(const std::string& metric) {
   double sum = 0;
   for (size_t m = 0; m < masters_.size(); ++m) {
     const auto metrics = Metrics(static_cast<int>(m));
-    if (metrics.ok()) sum += SumOfMetric(*metrics, "fathom_master_migrations_total").value_or(0);
+    if (metrics.ok()) sum += SumOfMetric(*metrics, metric).value_or(0);
   }
   return static_cast<int64_t>(sum);
 }
@@ -159,7 +163,8 @@ absl::Status CheckHistory(const v1::ExplainRequestResponse& history) {
     } else if (event.what() == "submitted") {
       if (place == Place::kSubmitted && whole) return broken("submitted while it runs");
       place = Place::kSubmitted;
-    } else if (event.what() == "lost" || event.what() == "rejected") {
+    } else if (event.what() == "lost" || event.what() == "rejected" ||
+               event.what() == "not taken on") {
       if (place == Place::kQueued && whole) return broken("lost without being submitted");
       place = Place::kQueued;
     } else if (event.what() == "ended") {

@@ -32,12 +32,15 @@ class ClusterView {
   absl::Status CheckConservation(int master);
   // How often requests went on at another worker, by the counts of all masters that answer.
   int64_t Migrations();
+  // Likewise, attempts that went on elsewhere because their worker took nothing on.
+  int64_t Untaken();
   // What has happened to a request, from the first master that knows it. NOT_FOUND: none does.
   absl::StatusOr<v1::ExplainRequestResponse> Explain(const std::string& id);
 
  private:
   // UNAVAILABLE when it does not answer.
   absl::StatusOr<std::string> Metrics(int master);
+  int64_t Counted(const std::string& metric);  // by all masters
 
   const std::vector<MasterPorts> masters_;
   const std::string key_;

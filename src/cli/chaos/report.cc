@@ -117,9 +117,12 @@ std::string ChaosTable(const ChaosResult& result) {
       "tokens p50 %.1f ms, p99 %.1f ms.\n",
       tally.last_ms > 0 ? static_cast<double>(tally.output_tokens) * 1e3 / tally.last_ms : 0,
       tally.bystanders.Quantile(0.5), tally.bystanders.Quantile(0.99));
-  absl::StrAppend(&text, "Accepted = ended + in flight in ", result.checks.conservation_checks,
-                  " looks at the masters; ", result.checks.histories,
-                  " histories of requests that met a fault read.\n");
+  absl::StrAppend(
+      &text, "Accepted = ended + in flight in ", result.checks.conservation_checks,
+      " looks at the masters; ", result.checks.histories,
+      " histories of requests that met a fault read.\nRequests that went on elsewhere: ",
+      result.checks.migrations, " times their worker was lost, ", result.checks.untaken,
+      " times it did not take them on in time.\n");
   for (const auto& [client, of_client] : tally.clients) {
     int shown = 0;
     for (const auto& [error, count] : of_client.errors) {
@@ -162,6 +165,7 @@ std::string ChaosJson(const ChaosResult& result) {
                           {"broken", result.checks.conservation_broken}};
   root["history"] = {{"read", result.checks.histories}, {"broken", result.checks.history_broken}};
   root["migrations"] = result.checks.migrations;
+  root["untaken"] = result.checks.untaken;
   root["crashes"] = result.checks.crashes;
   json::array broken;
   for (const std::string& promise : BrokenPromises(result)) broken.emplace_back(promise);

@@ -18,6 +18,7 @@ struct ClusterChecks {
   int64_t histories = 0;            // of generations that met a fault
   std::string history_broken;
   int64_t migrations = 0;  // as masters that were not restarted count them
+  int64_t untaken = 0;     // likewise, attempts that a worker did not take on in time
   int64_t crashes = 0;     // processes that ended though nobody touched them
 };
 

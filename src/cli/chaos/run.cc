@@ -230,6 +230,7 @@ class Run {
     }
     ClusterChecks& checks = outcome.result.checks;
     checks.migrations = view.Migrations();
+    checks.untaken = view.Untaken();
     conservation.Finish(checks);
     checks.crashes = cluster_->crashes();
     RETURN_IF_ERROR(journal->Flush());

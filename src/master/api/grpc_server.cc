@@ -6,7 +6,7 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
 
 namespace fathom::master {
 namespace {
@@ -50,23 +50,20 @@ void EnableOnce(bool reflection) {
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
   EnableOnce(options.reflection);
-  const bool v6 = options.bind.find(':') != std::string::npos;
-  const std::string address =
-      absl::StrCat(v6 ? "[" : "", options.bind, v6 ? "]:" : ":", options.port);
-  int port = 0;
+  std::unique_ptr<GrpcServer> server(new GrpcServer);
+  ASSIGN_OR_RETURN(server->listener_, GrpcListener::Listen({.name = options.name,
+                                                            .bind = options.bind,
+                                                            .port = options.port,
+                                                            .connections = options.connections,
+                                                            .of = options.of,
+                                                            .unacknowledged = kPingTimeout}));
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+  server->listener_->AddTo(builder, grpc::InsecureServerCredentials());
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes));
-  // A port shared by accident would split the traffic between two servers.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   BoundConnections(options, builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
-  std::unique_ptr<GrpcServer> server(new GrpcServer);
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen for gRPC on ", address));
-  }
-  server->port_ = static_cast<uint16_t>(port);
+  if (server->server_ == nullptr) return absl::InternalError("gRPC makes no server");
   if (grpc::HealthCheckServiceInterface* health = server->server_->GetHealthCheckService()) {
     // Known by name from now on: SetReady speaks for all of them at once, so that a watcher hears
     // of every change once.
@@ -75,6 +72,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     }
   }
   server->SetReady(false);
+  server->listener_->Start();
   return server;
 }
 
@@ -89,6 +87,7 @@ void GrpcServer::SetReady(bool ready) {
 }
 
 void GrpcServer::Shutdown() {
+  listener_->Stop();
   server_->Shutdown(std::chrono::system_clock::now());
   server_->Wait();
   server_ = nullptr;

@@ -11,14 +11,18 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/listen/descriptor_reserve.h"
+#include "common/listen/grpc_listener.h"
 
 namespace fathom::master {
 
 struct GrpcServerOptions {
+  std::string name = "grpc";  // of the port, in logs and metrics
   std::string bind = "127.0.0.1";
   uint16_t port = 0;  // 0: any free one
   size_t message_bytes = size_t{32} << 20;
-  int connections = 4096;
+  int connections = 4096;  // at once, and calls of one of them
+  DescriptorClass of = DescriptorClass::kClients;
   // A new connection may take so long to say that it speaks HTTP/2.
   std::chrono::milliseconds handshake{10'000};
   // A connection that is older is told to begin no further call; those that run end undisturbed.
@@ -37,7 +41,7 @@ class GrpcServer {
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
 
-  uint16_t port() const { return port_; }
+  uint16_t port() const { return listener_->port(); }
   // What grpc.health.v1 says. Any thread.
   void SetReady(bool ready);
   // Cancels the calls there are and returns when all are done. Once. It does not wait for them:
@@ -46,8 +50,8 @@ class GrpcServer {
 
  private:
   GrpcServer() = default;
+  std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<grpc::Server> server_;
-  uint16_t port_ = 0;
 };
 
 }  // namespace fathom::master

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/listen/descriptor_reserve.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "master/api/http_head.h"
@@ -107,7 +108,7 @@ void HttpServer::Adopt(tcp::socket socket) {
   Configure(socket);
 
   uint64_t number = 0;
-  {
+  if (!IsOfReserve(socket.native_handle(), DescriptorClass::kClients)) {
     const std::lock_guard lock(mutex_);
     if (sessions_.size() < static_cast<size_t>(limits_.connections)) {
       number = next_session_++;

@@ -239,6 +239,12 @@ class Fleet {
   // cache. Set once, before work starts.
   virtual void OnCacheUpdate(
       std::function<void(const WorkerKey&, const CacheUpdate&)> /*callback*/) {}
+  // What must not run again for a while, by a name of 32 bytes: every master of these workers is
+  // told, whenever it comes.
+  virtual void Condemn(const std::string& /*name*/, absl::Duration /*remaining*/) {}
+  // Called (on any thread, no lock held) with what other masters have condemned. Set once.
+  virtual void OnCondemned(
+      std::function<void(const std::string& name, absl::Duration remaining)> /*callback*/) {}
   // Token cost that waits for workers of this model: workers share their credit among masters in
   // proportion.
   virtual void ReportBacklog(const std::string& /*model*/, int64_t /*cost*/) {}

@@ -101,6 +101,7 @@ absl::Status LinkHub::Greet(Binding& binding, ControlStream& stream, const v1::H
     Kill(*session, {LossKind::kBroken, gone});
     return gone;
   }
+  for (v1::MasterControl& condemned : condemned_.All()) stream.Send(std::move(condemned));
   registry_.Changed(FleetNews::kMembers);
   return absl::OkStatus();
 }
@@ -127,6 +128,10 @@ absl::Status LinkHub::OnControl(Binding& binding, ControlStream& stream,
     }
   }
   if (message.has_leaving()) session->OnLeaving(message.leaving().reason());
+  if (message.has_condemned()) {
+    ASSIGN_OR_RETURN(const auto news, condemned_.Hear(message.condemned()));
+    if (news) TellAll(*news, session.get());
+  }
   if (message.has_model_state()) return session->OnModelState(message.model_state());
   // Others are of a newer protocol and may be passed over.
   return absl::OkStatus();
@@ -195,6 +200,12 @@ void LinkHub::Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListe
   if (round->over()) return;
   const std::lock_guard lock(mutex_);
   rounds_.push_back(round);
+}
+
+void LinkHub::TellAll(const v1::MasterControl& message, const WorkerSession* except) {
+  for (const std::shared_ptr<WorkerSession>& session : registry_.All()) {
+    if (session.get() != except) session->SendControl(message);
+  }
 }
 
 void LinkHub::ReportBacklog(const std::string& model, int64_t cost) {

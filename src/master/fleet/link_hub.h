@@ -22,6 +22,7 @@
 #include "common/logging.h"
 #include "fathom/v1/link.grpc.pb.h"
 #include "master/fleet/claim_round.h"
+#include "master/fleet/condemned_news.h"
 #include "master/fleet/link_server.h"
 #include "master/fleet/registry.h"
 #include "master/fleet/server_stream.h"
@@ -43,10 +44,14 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   explicit LinkHub(LinkServerOptions options)
       : options_(std::move(options)),
         incarnation_(RandomHex(*options_.random, 16)),
-        registry_(options_.clock) {}
+        registry_(options_.clock),
+        condemned_(options_.clock) {}
 
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
+  CondemnedNews& condemned() { return condemned_; }
+  // Every worker but that one.
+  void TellAll(const v1::MasterControl& message, const WorkerSession* except = nullptr);
   void ReportBacklog(const std::string& model, int64_t cost);
   ClusterNews cluster() const { return options_.cluster ? options_.cluster() : ClusterNews{}; }
 
@@ -186,6 +191,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const LinkServerOptions options_;
   const std::string incarnation_;  // hex
   Registry registry_;
+  CondemnedNews condemned_;
   uint64_t beats_ = 0;                     // the ticker's own
   Backlog told_backlog_;                   // likewise
   std::vector<std::string> told_masters_;  // likewise

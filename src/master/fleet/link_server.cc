@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/listen/grpc_listener.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "fathom/v1/link.grpc.pb.h"
@@ -16,6 +17,10 @@ namespace fathom::master {
 namespace {
 
 constexpr int kMessageBytesMax = 64 << 20;
+// A worker has one, and the largest fleet that is routed among some thousands.
+constexpr int kConnectionsMax = 8192;
+// Whoever has not shown a certificate by then makes room for others.
+constexpr int kHandshakeMs = 20'000;
 
 // The one place where the link's server credentials are made.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
@@ -60,8 +65,8 @@ std::string HostPort(const std::string& host, int port) {
 struct LinkServer::Impl {
   std::shared_ptr<LinkHub> hub;
   std::unique_ptr<Service> service;
+  std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<grpc::Server> server;
-  int port = 0;
   std::once_flag stopped;
 
   absl::Status Order(const WorkerKey& worker, v1::MasterControl message) const {
@@ -77,29 +82,35 @@ LinkServer::~LinkServer() { Stop(); }
 absl::StatusOr<std::unique_ptr<LinkServer>> LinkServer::Start(LinkServerOptions options) {
   ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ServerCredentials> credentials,
                    MakeCredentials(options));
-  const std::string address = HostPort(options.bind, options.port);
   auto impl = std::make_unique<Impl>();
+  ASSIGN_OR_RETURN(impl->listener,
+                   GrpcListener::Listen({.name = "link",
+                                         .bind = options.bind,
+                                         .port = static_cast<uint16_t>(options.port),
+                                         .connections = kConnectionsMax,
+                                         .of = DescriptorClass::kPeers,
+                                         .clock = options.clock}));
   impl->hub = std::make_shared<LinkHub>(std::move(options));
   impl->service = std::make_unique<Service>(impl->hub);
 
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, credentials, &impl->port);
+  impl->listener->AddTo(builder, credentials);
   builder.RegisterService(impl->service.get());
   builder.SetMaxReceiveMessageSize(kMessageBytesMax);
   builder.SetMaxSendMessageSize(kMessageBytesMax);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
   impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr || impl->port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot take workers on ", address));
-  }
+  if (impl->server == nullptr) return absl::InternalError("gRPC makes no server for workers");
   impl->hub->StartTicking();
+  impl->listener->Start();
   return std::unique_ptr<LinkServer>(new LinkServer(std::move(impl)));
 }
 
-int LinkServer::port() const { return impl_->port; }
+int LinkServer::port() const { return impl_->listener->port(); }
 
 void LinkServer::Stop() {
   std::call_once(impl_->stopped, [this] {
+    impl_->listener->Stop();
     impl_->hub->Stop();
     // No grace: the sessions have been told, and other streams have nothing to lose.
     impl_->server->Shutdown(std::chrono::system_clock::now());
@@ -165,6 +176,15 @@ absl::Status LinkServer::Unload(const WorkerKey& worker, const std::string& mode
   message.mutable_unload()->set_epoch(impl_->hub->cluster().epoch);
   message.mutable_unload()->set_model(model);
   return impl_->Order(worker, std::move(message));
+}
+
+void LinkServer::Condemn(const std::string& name, absl::Duration remaining) {
+  if (const auto news = impl_->hub->condemned().Add(name, remaining)) impl_->hub->TellAll(*news);
+}
+
+void LinkServer::OnCondemned(
+    std::function<void(const std::string& name, absl::Duration remaining)> callback) {
+  impl_->hub->condemned().OnNews(std::move(callback));
 }
 
 void LinkServer::ReportBacklog(const std::string& model, int64_t cost) {

@@ -90,6 +90,9 @@ class LinkServer final : public Fleet {
   absl::Status Drain(const std::string& worker_id) override;
   absl::Status Load(const WorkerKey& worker, const LoadOrder& order) override;
   absl::Status Unload(const WorkerKey& worker, const std::string& model) override;
+  void Condemn(const std::string& name, absl::Duration remaining) override;
+  void OnCondemned(
+      std::function<void(const std::string& name, absl::Duration remaining)> callback) override;
   void ReportBacklog(const std::string& model, int64_t cost) override;
 
  private:

@@ -106,6 +106,8 @@ class ServerStream : public grpc::ServerBidiReactor<Read, Write>,
 
   void OnReadDone(bool ok) override {
     if (!ok) return End(absl::OkStatus());
+    // It may have come before the peer heard that it is refused.
+    if (ended()) return;
     const absl::Status status = handlers_.on_message(*this, read_);
     if (!status.ok()) return End(status);
     const std::lock_guard lock(mutex_);

@@ -329,10 +329,16 @@ void WorkerSession::DeliverAccepted(const v1::Accepted& accepted) {
   {
     const std::lock_guard lock(mutex_);
     const auto it = active_.find(accepted.request_id());
-    if (it == active_.end() || it->second.attempt != accepted.attempt()) return;
-    listener = it->second.listener;
+    if (it != active_.end() && it->second.attempt == accepted.attempt()) {
+      listener = it->second.listener;
+    }
   }
-  listener->OnAccepted(accepted.attempt());
+  if (listener != nullptr) return listener->OnAccepted(accepted.attempt());
+  // It was cancelled before, on another stream: the cancel may have come first and met nothing.
+  v1::MasterControl message;
+  message.mutable_cancel()->set_request_id(accepted.request_id());
+  message.mutable_cancel()->set_attempt(accepted.attempt());
+  SendControl(std::move(message));
 }
 
 void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {

@@ -1,40 +1,52 @@
 #pragma once
 
 // Requests that have crashed their workers, by fingerprint: refused for a while when they come
-// again. Bounded; any thread.
+// again, here or at another master, which is told. Those that have crashed one worker and whose
+// client left before it was known whether they would crash another are suspect for a shorter while:
+// their like begins as one that has a crash behind it. Bounded; any thread.
 
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
-#include <unordered_map>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "common/digest.h"
+#include "common/expiring_names.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
 
 class Condemned {
  public:
-  explicit Condemned(const Clock* clock) : clock_(clock) {}
+  // Tells the other masters; called without a lock.
+  using Tell = std::function<void(const std::string& name, absl::Duration remaining)>;
+
+  Condemned(const Clock* clock, Tell tell) : clock_(clock), tell_(std::move(tell)) {}
   Condemned(const Condemned&) = delete;
   Condemned& operator=(const Condemned&) = delete;
 
-  void Add(const std::string& fingerprint) {
+  void Add(const std::string& fingerprint) { AddOwn(fingerprint, kFor); }
+  void AddSuspect(const std::string& fingerprint) { AddOwn(SuspectName(fingerprint), kSuspectFor); }
+  // Told by another master: a fingerprint, or the name of a suspect.
+  void Learn(const std::string& name, absl::Duration remaining) {
     const std::lock_guard lock(mutex_);
     const int64_t now_ns = clock_->MonotonicNs();
-    std::erase_if(until_ns_, [now_ns](const auto& entry) { return entry.second <= now_ns; });
-    // Who makes thousands of them is not to fill memory; the workers' restarts bound it already.
-    if (until_ns_.size() < kMax) until_ns_[fingerprint] = now_ns + kForNs;
+    names_.Add(name, now_ns + absl::ToInt64Nanoseconds(remaining), now_ns);
+  }
+  // Its like has run well.
+  void ClearSuspect(const std::string& fingerprint) {
+    const std::lock_guard lock(mutex_);
+    names_.Remove(SuspectName(fingerprint));
   }
 
   // INVALID_ARGUMENT while it is refused.
   absl::Status Check(const std::string& fingerprint) const {
-    const std::lock_guard lock(mutex_);
-    const auto found = until_ns_.find(fingerprint);
-    const int64_t left_ns = found == until_ns_.end() ? 0 : found->second - clock_->MonotonicNs();
+    const int64_t left_ns = LeftNs(fingerprint);
     if (left_ns <= 0) return absl::OkStatus();
     return WithCode(
         absl::InvalidArgumentError(absl::StrCat(
@@ -42,19 +54,38 @@ class Condemned {
             left_ns / 1'000'000'000 + 1, " s")),
         "request_crashes_workers");
   }
+  bool IsSuspect(const std::string& fingerprint) const {
+    return LeftNs(SuspectName(fingerprint)) > 0;
+  }
 
   bool empty() const {
     const std::lock_guard lock(mutex_);
-    return until_ns_.empty();
+    return names_.size() == 0;
   }
 
  private:
+  // Who makes thousands of them is not to fill memory; the workers' restarts bound it already.
   static constexpr size_t kMax = 4096;
-  static constexpr int64_t kForNs = 600'000'000'000;
+  static constexpr absl::Duration kFor = absl::Minutes(10);
+  // Whoever ran beside the cause is suspect too.
+  static constexpr absl::Duration kSuspectFor = absl::Minutes(1);
+
+  static std::string SuspectName(const std::string& fingerprint) {
+    return Sha256("suspect\n" + fingerprint);
+  }
+  void AddOwn(const std::string& name, absl::Duration remaining) {
+    Learn(name, remaining);
+    tell_(name, remaining);
+  }
+  int64_t LeftNs(const std::string& name) const {
+    const std::lock_guard lock(mutex_);
+    return names_.LeftNs(name, clock_->MonotonicNs());
+  }
 
   const Clock* const clock_;
+  const Tell tell_;
   mutable std::mutex mutex_;
-  std::unordered_map<std::string, int64_t> until_ns_;  // protected by mutex_
+  ExpiringNames names_{kMax};  // protected by mutex_
 };
 
 }  // namespace fathom::master

@@ -102,6 +102,18 @@ void Dispatcher::Avoid(const WorkerKey& worker, absl::Duration duration) {
   router_.Avoid(worker, clock_->MonotonicNs() + absl::ToInt64Nanoseconds(duration));
 }
 
+bool Dispatcher::AvoidSilent(const WorkerKey& worker, const ServedModelInfo& model, int64_t cost,
+                             int64_t since_ns, absl::Duration duration) {
+  PromptBlocks nothing;
+  const std::lock_guard lock(mutex_);
+  const int64_t now_ns = clock_->MonotonicNs();
+  router_.AvoidUntilHeard(worker, since_ns, now_ns + absl::ToInt64Nanoseconds(duration));
+  const bool other =
+      router_.Pick(WantedOf(model), &nothing, cost, now_ns).obstacle == RouteObstacle::kNone;
+  if (!other) router_.Avoid(worker, 0);
+  return other;
+}
+
 void Dispatcher::Pump() {
   Grants grants;
   {

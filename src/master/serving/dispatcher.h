@@ -106,6 +106,10 @@ class Dispatcher {
               int32_t priority, int64_t cost);
   // That worker refused: no work for it until then. Call Pump when the time is over.
   void Avoid(const WorkerKey& worker, absl::Duration duration);
+  // That worker has not taken on what was sent to it then: no work for it for a moment, or until it
+  // is heard again. False, and nothing changes, where nobody else could take such a request now.
+  bool AvoidSilent(const WorkerKey& worker, const ServedModelInfo& model, int64_t cost,
+                   int64_t since_ns, absl::Duration duration);
   // A worker refused or time has passed: look again.
   void Pump();
   // Takes the fleet's news in, then looks again. The owner connects it to Fleet::OnChange:

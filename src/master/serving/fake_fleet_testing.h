@@ -79,12 +79,21 @@ class FakeFleet final : public Fleet {
     changed_.notify_all();
   }
 
+  void Condemn(const std::string& name, absl::Duration remaining) override {
+    const std::lock_guard lock(mutex_);
+    condemned_.emplace_back(name, remaining);
+  }
   void ReportBacklog(const std::string& model, int64_t cost) override {
     const std::lock_guard lock(mutex_);
     backlog_[model] = cost;
   }
 
   // ---- for the test ----
+  using Condemnations = std::vector<std::pair<std::string, absl::Duration>>;
+  Condemnations condemned() const {
+    const std::lock_guard lock(mutex_);
+    return condemned_;
+  }
   int64_t backlog(const std::string& model) const {
     const std::lock_guard lock(mutex_);
     const auto it = backlog_.find(model);
@@ -182,6 +191,7 @@ class FakeFleet final : public Fleet {
   std::vector<Sent> sent_;
   std::vector<Cancelled> cancelled_;
   std::vector<std::string> drained_;
+  Condemnations condemned_;
 };
 
 }  // namespace fathom::master

@@ -77,6 +77,7 @@ void FleetRouter::NoteHeartbeat(const WorkerInfo& worker, WorkerSlot slot) {
   Slot& s = slots_[slot];
   if (worker.heard_ns == s.heard_ns) return;
   s.heard_ns = worker.heard_ns;
+  if (std::exchange(s.until_heard, false)) Avoid(s.key, 0);
   while (!s.unreported.empty() && s.unreported.front().at_ns < s.heard_ns - kUnderWayNs) {
     const Sent& sent = s.unreported.front();
     models_[sent.model].loads[slot].unreported_tokens -= sent.tokens;
@@ -241,6 +242,12 @@ void FleetRouter::Release(const Decision& decision, int64_t cost) {
   load.requests -= 1;
   slots_[decision.slot].requests -= 1;
   FreeIfUnused(decision.slot);
+}
+
+void FleetRouter::AvoidUntilHeard(const WorkerKey& worker, int64_t since_ns, int64_t until_ns) {
+  Avoid(worker, until_ns);
+  if (const auto slot = SlotOf(worker))
+    slots_[*slot].until_heard = slots_[*slot].heard_ns < since_ns;
 }
 
 void FleetRouter::Avoid(const WorkerKey& worker, int64_t until_ns) {

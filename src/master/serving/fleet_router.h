@@ -67,6 +67,8 @@ class FleetRouter {
   void ClearSuspect(WorkerSlot slot) { CountSuspect(slot, -1); }
   // No work for it until then.
   void Avoid(const WorkerKey& worker, int64_t until_ns);
+  // Likewise; sooner once it is heard, unless it was heard since `since_ns` all the same.
+  void AvoidUntilHeard(const WorkerKey& worker, int64_t since_ns, int64_t until_ns);
   const WorkerKey& KeyOf(WorkerSlot slot) const { return slots_[slot].key; }
 
   // Its number, if it is in the fleet.
@@ -87,6 +89,7 @@ class FleetRouter {
     int32_t requests = 0;        // of all models
     int32_t suspects = 0;        // as every model's loads have it
     int64_t avoid_until_ns = 0;  // likewise
+    bool until_heard = false;    // that it is avoided
     std::deque<Sent> unreported;
   };
   struct Model {

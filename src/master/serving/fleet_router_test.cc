@@ -206,6 +206,26 @@ TEST_F(FleetRouterTest, WhereAModelIsBeingUnloadedItRunsOnlyIfItMust) {
   EXPECT_EQ(Obstacle(), RouteObstacle::kModelNotLoaded);
 }
 
+TEST_F(FleetRouterTest, AWorkerThatTookNothingOnIsAvoidedUntilItIsHeard) {
+  Set({Worker("a")});
+  const auto heard = [this](int64_t at_ns) {
+    WorkerInfo worker = Worker("a");
+    worker.heard_ns = at_ns;
+    Set({worker});
+  };
+  router_.AvoidUntilHeard({"a", "1"}, now_ns_, now_ns_ + 100 * kMsNs);
+  EXPECT_EQ(Obstacle(), RouteObstacle::kBusy);
+  now_ns_ += 10 * kMsNs;
+  heard(now_ns_);
+  EXPECT_EQ(Obstacle(), RouteObstacle::kNone);
+  // Heard since it was asked, it takes nothing on all the same.
+  router_.AvoidUntilHeard({"a", "1"}, now_ns_ - 1, now_ns_ + 100 * kMsNs);
+  heard(now_ns_ + 10 * kMsNs);
+  EXPECT_EQ(Obstacle(), RouteObstacle::kBusy);
+  now_ns_ += 100 * kMsNs;
+  EXPECT_EQ(Obstacle(), RouteObstacle::kNone);
+}
+
 TEST_F(FleetRouterTest, AnOlderSnapshotIsNoNews) {
   Set({Worker("a")});
   auto old = std::make_shared<FleetSnapshot>();

@@ -21,9 +21,6 @@ namespace asio = boost::asio;
 // Longer prompts, and those with a grammar, are prepared on the CPU pool: two changes of threads
 // cost less than holding up an I/O thread.
 constexpr size_t kInlinePromptBytes = 2048;
-// Tokens that a suspect must get past the place where its worker was lost; a worker is some steps
-// ahead of what its master has seen.
-constexpr int32_t kTokensToClear = 8;
 // The worker has the same limit in whole milliseconds, so it may give up a moment before us.
 constexpr int64_t kDeadlineSlackNs = 5'000'000;
 
@@ -68,6 +65,7 @@ Generation::Generation(const GenerationServices& services, asio::any_io_executor
       sink_(std::move(sink)),
       deadline_timer_(strand_),
       retry_timer_(strand_),
+      acceptance_timer_(strand_),
       hold_timer_(strand_) {}
 
 Generation::~Generation() = default;
@@ -117,11 +115,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
   page_->SetUsage(usage_, 0);
   Note("prepared", {}, absl::StrCat(usage_.prompt_tokens, " tokens"));
-  if (!services_.condemned->empty()) {
-    if (absl::Status refused = services_.condemned->Check(Fingerprint()); !refused.ok()) {
-      return End(refused);
-    }
-  }
+  if (absl::Status refused = CheckCondemned(); !refused.ok()) return End(refused);
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
   }
@@ -175,7 +169,8 @@ void Generation::HandleGrant(Placement placement) {
   ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
   const absl::Status submitted =
       services_.fleet->Submit(placement_.worker(), MakeSubmission(), shared_from_this());
-  if (!submitted.ok()) HandleRejected(submitted, absl::ZeroDuration());
+  if (!submitted.ok()) return HandleRejected(submitted, absl::ZeroDuration());
+  AwaitAcceptance();
 }
 
 Submission Generation::MakeSubmission() const {
@@ -204,8 +199,6 @@ Submission Generation::MakeSubmission() const {
   return submission;
 }
 
-void Generation::OnAccepted(uint32_t /*attempt*/) { Note("accepted"); }
-
 void Generation::Note(std::string_view what, std::string_view worker, std::string_view detail) {
   page_->Note(services_.clock->MonotonicNs(), what, worker, detail);
 }
@@ -231,6 +224,7 @@ void Generation::HandleOutput(SubmissionOutput output) {
               {"error.message", std::string(Message(checked))}});
     return End(checked);
   }
+  taken_on_ = true;
   Choice& choice = choices_[output.choice];
   if (choice.finished()) return;  // overshot a stop string; dropped and not billed
   if (output.finish == FinishReason::kError) return End(FailureOf(output));
@@ -322,9 +316,11 @@ absl::Status Generation::EmitPart(Choice& choice, SubmissionOutput output) {
   page_->SetUsage(usage_, services_.clock->MonotonicNs());
   delta.tokens = std::move(output.tokens);
   if (request_.logprobs.output) delta.logprobs = std::move(output.logprobs);
-  tokens_here_ += static_cast<int32_t>(num_used);
-  if (tokens_here_ >= kTokensToClear) placement_.ClearSuspect();
-  if (!replaying_) Measure(choice, num_used);
+  if (!replaying_) {
+    tokens_here_ += static_cast<int32_t>(num_used);
+    if (tokens_here_ >= kTokensToClear) ClearSuspicion();
+    Measure(choice, num_used);
+  }
   if (delta.finish != FinishReason::kNone) {
     choice.finish = delta.finish;
     ++num_finished_;
@@ -395,6 +391,7 @@ void Generation::Cancel(const absl::Status& status) {
 }
 
 void Generation::End(const absl::Status& status) {
+  TellIfSuspect(status);
   if (queued_) services_.dispatcher->Remove(*std::exchange(queued_, std::nullopt));
   if (placement_) {
     if (!status.ok()) {
@@ -413,6 +410,7 @@ void Generation::End(const absl::Status& status) {
   early_.clear();
   deadline_timer_.cancel();
   retry_timer_.cancel();
+  acceptance_timer_.cancel();
   const RequestState state = status.ok()                 ? RequestState::kOk
                              : absl::IsCancelled(status) ? RequestState::kCancelled
                                                          : RequestState::kError;

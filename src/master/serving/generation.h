@@ -53,6 +53,7 @@ struct GenerationServices {
   const Clock* clock = nullptr;
   std::string_view cluster_secret;
   bool migration = true;
+  absl::Duration patience = absl::Milliseconds(400);  // with a worker that takes nothing on
 };
 
 class Generation final : public SubmissionListener,
@@ -81,6 +82,10 @@ class Generation final : public SubmissionListener,
   void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) override;
 
  private:
+  // Tokens that a suspect must get past the place where its worker was lost; a worker is some steps
+  // ahead of what its master has seen.
+  static constexpr int32_t kTokensToClear = 8;
+
   struct Choice {
     ChoiceText text;
     std::vector<TokenId> tokens;  // so far; what another worker would need to go on
@@ -96,6 +101,7 @@ class Generation final : public SubmissionListener,
     std::vector<SubmissionOutput> choices;  // all tokens of each so far
     int32_t losses = 0;
     int32_t crashes = 0;
+    int32_t cleared_crashes = 0;
     int32_t migrations = 0;
     absl::Status status;  // not OK: it has ended so
   };
@@ -120,6 +126,8 @@ class Generation final : public SubmissionListener,
   void Enqueue();
   void HandleGrant(Placement placement);
   Submission MakeSubmission() const;
+  void AwaitAcceptance();
+  void HandleUntaken(int64_t due_ns);
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
   void HandleLost(const WorkerLoss& loss);
   void HandleGivenUp();
@@ -127,6 +135,9 @@ class Generation final : public SubmissionListener,
   // It may be the cause of what its workers met.
   bool IsSuspect() const;
   std::string Fingerprint() const;
+  absl::Status CheckCondemned();
+  void ClearSuspicion();
+  void TellIfSuspect(const absl::Status& status) const;
   void Note(std::string_view what, std::string_view worker = {}, std::string_view detail = {});
   void HandleOutput(SubmissionOutput output);
   absl::Status CheckOutput(const SubmissionOutput& output) const;
@@ -148,6 +159,7 @@ class Generation final : public SubmissionListener,
   // State below is touched on the strand alone.
   boost::asio::steady_timer deadline_timer_;
   boost::asio::steady_timer retry_timer_;
+  boost::asio::steady_timer acceptance_timer_;
   int64_t started_ns_ = 0;
   int64_t deadline_ns_ = 0;
   int64_t queued_ns_ = 0;
@@ -162,10 +174,14 @@ class Generation final : public SubmissionListener,
   uint32_t attempt_ = 0;                 // of the last submission
   int32_t losses_ = 0;                   // workers it has lost, whatever the reason
   int32_t migrations_ = 0;
-  int32_t tokens_here_ = 0;  // that the last placement has brought
-  int64_t lost_at_ns_ = 0;   // of the last worker lost, until a token comes again
-  int32_t crashes_ = 0;      // of these, workers that may have crashed because of it
-  int32_t refusals_ = 0;     // for reasons other than a full worker
+  int32_t tokens_here_ = 0;      // that the last placement has brought
+  int64_t lost_at_ns_ = 0;       // of the last worker lost, until a token comes again
+  int32_t crashes_ = 0;          // of these, workers that may have crashed because of it
+  int32_t cleared_crashes_ = 0;  // likewise, of places that it has got past since
+  bool like_crashed_ = false;    // counted in crashes_: one that its like has crashed lately
+  bool taken_on_ = false;        // what was submitted last
+  int32_t untaken_ = 0;          // submissions that no worker took on in time
+  int32_t refusals_ = 0;         // for reasons other than a full worker
   absl::Duration retry_wait_;
   std::optional<absl::Status> last_rejection_;
   std::vector<Choice> choices_;

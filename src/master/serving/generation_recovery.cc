@@ -21,6 +21,8 @@ namespace asio = boost::asio;
 constexpr int32_t kRefusalsMax = 5;
 // A request that was on as many workers when they crashed is taken for the cause.
 constexpr int32_t kCrashesMax = 2;
+// One that got past the place each time may have been beside the cause, but not for ever.
+constexpr int32_t kCrashesInAllMax = 4;
 // Losses that tell nothing of their cause: one may be chance, more make it run where nothing new
 // does, so many are no accident.
 constexpr int32_t kLossesBeforeSuspicion = 1;
@@ -29,10 +31,62 @@ constexpr absl::Duration kRetryMin = absl::Milliseconds(10);
 constexpr absl::Duration kRetryMax = absl::Seconds(1);
 // A worker that gave a request up does not get it back at once.
 constexpr absl::Duration kGivenUpPause = absl::Milliseconds(100);
+// By then one that took nothing on has been heard again, or is taken for dead.
+constexpr absl::Duration kUntakenPause = absl::Seconds(1);
+// From the second time on it is given twice as long: a fleet that is only slow is not asked ever
+// again.
+constexpr int32_t kDoublingsMax = 6;
+constexpr int64_t kLateNs = 100'000'000;
 
 }  // namespace
 
 bool Generation::IsSuspect() const { return crashes_ > 0 || losses_ > kLossesBeforeSuspicion; }
+
+void Generation::OnAccepted(uint32_t attempt) {
+  Note("accepted");
+  asio::post(strand_, [self = shared_from_this(), attempt] {
+    if (attempt != self->attempt_) return;
+    self->taken_on_ = true;
+    self->acceptance_timer_.cancel();
+  });
+}
+
+// A worker that has just been stopped or cut off looks idle until it was silent for long, and draws
+// what has to go on elsewhere. Workers take on at once what is sent to them.
+void Generation::AwaitAcceptance() {
+  taken_on_ = false;
+  const absl::Duration patience =
+      services_.patience * (1 << std::clamp(untaken_ - 1, 0, kDoublingsMax));
+  const int64_t due_ns = services_.clock->MonotonicNs() + absl::ToInt64Nanoseconds(patience);
+  acceptance_timer_.expires_after(absl::ToChronoNanoseconds(patience));
+  acceptance_timer_.async_wait([weak = weak_from_this(), attempt = attempt_,
+                                due_ns](const boost::system::error_code& error) {
+    const std::shared_ptr<Generation> self = weak.lock();
+    if (!error && self != nullptr && self->attempt_ == attempt) self->HandleUntaken(due_ns);
+  });
+}
+
+// Should the worker take it on after all, it is told to cancel that attempt, and what it puts out
+// is of an attempt that is over.
+void Generation::HandleUntaken(int64_t due_ns) {
+  if (sink_ == nullptr || !placement_ || taken_on_) return;
+  // Late itself, this process had no time to hear the worker either. And where there is nobody
+  // else the worker may as well have it.
+  const bool late = services_.clock->MonotonicNs() - due_ns > kLateNs;
+  const WorkerKey worker = placement_.worker();
+  if (late || !services_.migration ||
+      !services_.dispatcher->AvoidSilent(worker, *request_.model, prompt_.cost, granted_ns_,
+                                         kUntakenPause)) {
+    return AwaitAcceptance();
+  }
+  ++untaken_;
+  ServingMetrics::Get().untaken.Increment();
+  Note("not taken on", worker.id);
+  services_.fleet->Cancel(worker, request_.id, attempt_, {});
+  placement_.Reset();
+  Enqueue();
+  LookAgainAfter(kUntakenPause);
+}
 
 void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
                             absl::Duration retry_after) {
@@ -45,6 +99,7 @@ void Generation::OnRejected(uint32_t attempt, const absl::Status& status,
 }
 
 void Generation::HandleRejected(const absl::Status& status, absl::Duration retry_after) {
+  if (!placement_) return;  // it waits for another worker already
   ServingMetrics::Get().rejections.Increment();
   Note("rejected", placement_.worker().id, Message(status));
   const WorkerKey worker = placement_.worker();
@@ -111,8 +166,13 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   // A silence is the network's or the machine's: whatever the request does, its worker's process
   // can say so.
   if (loss.kind == LossKind::kCrash || loss.kind == LossKind::kBroken) ++losses_;
-  if (loss.kind == LossKind::kCrash) ++crashes_;
-  if (crashes_ >= kCrashesMax || losses_ > kLossesMax) {
+  tokens_here_ = 0;
+  if (loss.kind == LossKind::kCrash && ++crashes_ == 1 && !services_.condemned->empty()) {
+    // Of the like of it that ran elsewhere meanwhile.
+    if (services_.condemned->IsSuspect(Fingerprint())) ++crashes_;
+  }
+  const bool crashes = crashes_ >= kCrashesMax || crashes_ + cleared_crashes_ >= kCrashesInAllMax;
+  if (crashes || losses_ > kLossesMax) {
     services_.condemned->Add(Fingerprint());
     LogError("serving", "a request is taken for the cause of lost workers",
              {{"http.request.id", request_.id},
@@ -129,14 +189,39 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   Enqueue();
 }
 
-// Equal for requests that make a worker do the same.
+absl::Status Generation::CheckCondemned() {
+  if (services_.condemned->empty()) return absl::OkStatus();
+  const std::string fingerprint = Fingerprint();
+  if (services_.condemned->IsSuspect(fingerprint)) {
+    like_crashed_ = true;
+    ++crashes_;
+    Note("suspect", {}, "a request like it has crashed a worker");
+  }
+  return services_.condemned->Check(fingerprint);
+}
+
+void Generation::ClearSuspicion() {
+  placement_.ClearSuspect();
+  cleared_crashes_ += std::exchange(crashes_, 0) - (like_crashed_ ? 1 : 0);
+  if (std::exchange(like_crashed_, false)) services_.condemned->ClearSuspect(Fingerprint());
+}
+
+// Its client may try again, here or at another master, and nobody would know that it has crashed a
+// worker.
+void Generation::TellIfSuspect(const absl::Status& status) const {
+  const bool suspect = crashes_ > 0 && crashes_ < kCrashesMax && tokens_here_ < kTokensToClear;
+  if (suspect && !status.ok() && heir_ == nullptr) services_.condemned->AddSuspect(Fingerprint());
+}
+
+// Equal for requests that make a worker do the same, at every master of the cluster; it tells
+// nothing of the prompt to those who do not know the cluster's secret.
 std::string Generation::Fingerprint() const {
-  std::string text = absl::StrCat(request_.model->name, "\n", request_.model->config_digest, "\n",
-                                  request_.n, "\n");
+  std::string text = absl::StrCat("fathom condemned\n", request_.model->name, "\n",
+                                  request_.model->config_digest, "\n", request_.n, "\n");
   text.append(reinterpret_cast<const char*>(prompt_.tokens.data()),
               prompt_.tokens.size() * sizeof(TokenId));
   if (prompt_.constraint) absl::StrAppend(&text, "\n", prompt_.constraint->grammar.source);
-  return Sha256Hex(text);
+  return HmacSha256(services_.cluster_secret, text);
 }
 
 }  // namespace fathom::master

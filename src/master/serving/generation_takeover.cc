@@ -76,6 +76,7 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
     takeover->placement = std::move(placement_);
     takeover->losses = losses_;
     takeover->crashes = crashes_;
+    takeover->cleared_crashes = cleared_crashes_;
     takeover->migrations = migrations_;
     if (end_) takeover->status = *end_;
     for (size_t i = 0; i < choices_.size(); ++i) {
@@ -153,7 +154,8 @@ void Generation::Adopt(Takeover takeover) {
   attempt_ = takeover.attempt;
   placement_ = std::move(takeover.placement);
   losses_ = takeover.losses;
-  crashes_ = takeover.crashes;
+  crashes_ = std::max(crashes_, takeover.crashes);
+  cleared_crashes_ = takeover.cleared_crashes;
   migrations_ = takeover.migrations;
   granted_ns_ = services_.clock->MonotonicNs();
   const std::string worker = placement_ ? placement_.worker().id : "";

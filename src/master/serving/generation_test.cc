@@ -239,6 +239,24 @@ TEST_F(GenerationTest, ARequestThatCrashesTwoWorkersEndsAndIsRefused) {
   EXPECT_TRUE(sink_->status.ok());
 }
 
+// It was beside the cause, several times, and got past the place each time.
+TEST_F(GenerationTest, ACrashThatARequestHasGotPastCountsLittle) {
+  Start(Request());
+  RunUntilSent(0).listener->OnWorkerLost(1, Crash());
+  for (uint32_t attempt = 2; attempt <= 4; ++attempt) {
+    const auto sent = RunUntilSent(attempt - 1);
+    const auto first = static_cast<int32_t>(8 * (attempt - 2));
+    SubmissionOutput output = FakeFleet::Output(0, first, std::vector<TokenId>(8, 300));
+    output.attempt = attempt;
+    sent.listener->OnOutput(std::move(output));
+    EXPECT_FALSE(sink_->ended);
+    sent.listener->OnWorkerLost(attempt, Crash());
+  }
+  RunUntilEnd();
+  EXPECT_EQ(FailureCode(sink_->status), "worker_lost") << "but not for ever";
+  EXPECT_EQ(sink_->usage.completion_tokens, 24);
+}
+
 TEST_F(GenerationTest, LossesThatTellNothingDoNotEndARequestSoon) {
   Start(Request());
   for (uint32_t attempt = 1; attempt <= 17; ++attempt) {

@@ -75,11 +75,15 @@ inline WorkerLoss Crash() {
 // Drives the I/O context by hand on the test's thread, so that the sink needs no lock.
 class GenerationTest : public testing::Test {
  protected:
-  explicit GenerationTest(bool migration = true)
+  explicit GenerationTest(bool migration = true, absl::Duration patience = absl::Milliseconds(400))
       : catalog_(Catalog({TinyModel()})),
-        serving_(
-            {.admission = limits_, .cpu_threads = 1, .held_bytes = 100'000, .migration = migration},
-            &fleet_, &catalog_, Clock::Real(), &random_) {
+        serving_({.admission = limits_,
+                  .cpu_threads = 1,
+                  .cluster_secret = "shared by the cluster's masters",
+                  .held_bytes = 100'000,
+                  .patience = patience,
+                  .migration = migration},
+                 &fleet_, &catalog_, Clock::Real(), &random_) {
     fleet_.OnChange([this](FleetNews news) { serving_.OnFleetChange(news); });
     fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
   }

@@ -28,10 +28,12 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const LiveCatalog*
                                                      : options.cluster_secret),
       resume_keys_(cluster_secret_),
       migration_(options.migration),
+      patience_(options.patience),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock, random->Next()),
       book_(clock),
-      condemned_(clock),
+      condemned_(clock, [fleet](const std::string& name,
+                                absl::Duration remaining) { fleet->Condemn(name, remaining); }),
       holds_(options.held_bytes),
       random_(random),
       sweep_at_(kSweepMin),
@@ -53,7 +55,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .holds = &holds_,
                                     .clock = clock_,
                                     .cluster_secret = cluster_secret_,
-                                    .migration = migration_};
+                                    .migration = migration_,
+                                    .patience = patience_};
   request.sampling.seed = request.seed ? *request.seed : resume_keys_.SeedOf(request.id);
   const bool look = request.resumption.look;
   auto generation =

@@ -34,7 +34,8 @@ struct ServingOptions {
   // Keys what workers learn of tenants and what resuming clients show; empty: one is drawn.
   std::string cluster_secret;
   int64_t held_bytes = int64_t{64} << 20;  // of requests that wait for their client to come back
-  bool migration = true;                   // what a lost worker ran goes on elsewhere
+  absl::Duration patience = absl::Milliseconds(400);  // with a worker that takes nothing on
+  bool migration = true;                              // what a lost worker ran goes on elsewhere
 };
 
 class Serving {
@@ -73,6 +74,10 @@ class Serving {
   void OnCacheUpdate(const WorkerKey& worker, const CacheUpdate& update) {
     dispatcher_.OnCacheUpdate(worker, update);
   }
+  // Likewise, to Fleet::OnCondemned.
+  void OnCondemned(const std::string& name, absl::Duration remaining) {
+    condemned_.Learn(name, remaining);
+  }
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
@@ -94,6 +99,7 @@ class Serving {
   const std::string cluster_secret_;
   const ResumeKeys resume_keys_;
   const bool migration_;
+  const absl::Duration patience_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;

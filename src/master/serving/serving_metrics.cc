@@ -72,6 +72,9 @@ ServingMetrics::ServingMetrics()
       resumed_anew(AddResumed("anew")),
       rejections(AddCounter("fathom_master_attempts_rejected_total",
                             "Attempts that a worker did not take on")),
+      untaken(AddCounter("fathom_master_attempts_untaken_total",
+                         "Attempts that went on elsewhere because their worker, which may have "
+                         "been stopped or cut off, did not take them on in time")),
       queue_length(AddGauge("fathom_master_queue_length", "Requests that wait for a worker")),
       models(AddBoard()) {}
 

@@ -31,6 +31,7 @@ class ServingMetrics {
   prometheus::Counter& resumed_at_worker;
   prometheus::Counter& resumed_anew;
   prometheus::Counter& rejections;
+  prometheus::Counter& untaken;
   prometheus::Gauge& queue_length;
   const std::shared_ptr<ModelBoard> models;
 };
