@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "worker/hand_master.h"
+#include "worker/hand_master_testing.h"
 #include "worker/link_client.h"
 #include "worker/link_testing.h"
 

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "master/fleet/link_messages.h"
-#include "worker/hand_master.h"
+#include "worker/hand_master_testing.h"
 #include "worker/link_client.h"
 #include "worker/link_testing.h"
 

@@ -9,7 +9,7 @@
 #include "common/periodic.h"
 #include "master/fleet/link_messages.h"
 #include "worker/command_line.h"
-#include "worker/hand_master.h"
+#include "worker/hand_master_testing.h"
 #include "worker/process_testing.h"
 
 namespace fathom::worker {
