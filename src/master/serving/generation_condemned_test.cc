@@ -13,7 +13,7 @@ class GenerationCondemnedTest : public GenerationTest {
   // Another master of the cluster, or of another one.
   struct Other {
     explicit Other(const std::string& secret)
-        : catalog({TinyModel()}),
+        : catalog(Catalog({TinyModel()})),
           serving({.cpu_threads = 1, .cluster_secret = secret}, &fleet, &catalog, Clock::Real(),
                   &random) {
       fleet.OnChange([this](FleetNews news) { serving.OnFleetChange(news); });
@@ -28,7 +28,7 @@ class GenerationCondemnedTest : public GenerationTest {
     }
     FakeFleet fleet;
     SeededRandom random{2};
-    Catalog catalog;
+    LiveCatalog catalog;
     Serving serving;
   };
 
