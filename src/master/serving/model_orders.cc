@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
+
+#include "common/logging.h"
 
 namespace fathom::master {
 namespace {
@@ -14,6 +17,7 @@ constexpr int64_t kSettleNs = 3'000'000'000;
 constexpr int64_t kOrderNs = 5'000'000'000;
 constexpr int64_t kRetryNs = 10'000'000'000;
 constexpr int kRetryDoublings = 6;
+constexpr int64_t kCrashedTwiceNs = 600'000'000'000;
 // Masters that have not heard yet still send requests there.
 constexpr int64_t kRetireNs = 4'000'000'000;
 
@@ -119,6 +123,30 @@ PlacementWorker ModelOrders::Describe(const WorkerInfo& worker, const CatalogRow
   return out;
 }
 
+void ModelOrders::NoteCrashes(const FleetSnapshot& fleet, int64_t now_ns) {
+  std::set<std::string> alive;
+  std::set<Place> loading;
+  for (const WorkerInfo& worker : fleet.workers) {
+    alive.insert(worker.key.incarnation);
+    for (const ServedModel& model : worker.models) {
+      const bool loads = model.phase == ModelPhase::kLoading || model.phase == ModelPhase::kWarming;
+      if (loads) loading.emplace(worker.key.incarnation, model.name);
+      // Where it has come to serve it is no danger.
+      if (model.phase == ModelPhase::kReady) crashes_.erase(model.name);
+    }
+  }
+  for (const auto& [incarnation, model] : loading_) {
+    if (alive.contains(incarnation)) continue;
+    Crashes& crashes = crashes_[model];
+    crashes.retry_at_ns = now_ns + (++crashes.count == 1 ? kRetryNs : kCrashedTwiceNs);
+    LogWarn("models", "a worker was lost while it loaded a model",
+            {{"labels.model", model},
+             {"labels.times", int64_t{crashes.count}},
+             {"labels.retry_seconds", (crashes.retry_at_ns - now_ns) / 1'000'000'000}});
+  }
+  loading_ = std::move(loading);
+}
+
 bool ModelOrders::IsReplaced(const ModelVersionRow& row, const CatalogRows& rows,
                              const FleetSnapshot& fleet, bool room) const {
   const int64_t ready = ReadyOn(fleet, NameOf(row));
@@ -143,12 +171,14 @@ void ModelOrders::Forget(const CatalogRows& rows, const FleetSnapshot& fleet) {
   };
   std::erase_if(ordered_, gone);
   std::erase_if(failures_, gone);
+  std::erase_if(crashes_, [&](const auto& entry) { return !models.contains(entry.first); });
   std::erase_if(retired_at_ns_, [&](const auto& entry) { return !models.contains(entry.first); });
 }
 
 ModelOrders::Decision ModelOrders::Decide(const CatalogRows& rows, const FleetSnapshot& fleet,
                                           int64_t now_ns) {
   Decision decision;
+  NoteCrashes(fleet, now_ns);
   Forget(rows, fleet);
   std::vector<PlacementModel> models;
   for (const ModelVersionRow& row : rows.versions) {
@@ -158,6 +188,8 @@ ModelOrders::Decision ModelOrders::Decide(const CatalogRows& rows, const FleetSn
     } else if (now_ns - retired_at_ns_.emplace(name, now_ns).first->second < kRetireNs) {
       continue;
     }
+    const auto crashes = crashes_.find(name);
+    if (!row.retired && crashes != crashes_.end() && now_ns < crashes->second.retry_at_ns) continue;
     models.push_back({.name = name,
                       .pool = row.pool,
                       .memory_bytes = row.memory_bytes,

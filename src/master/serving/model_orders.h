@@ -3,12 +3,15 @@
 // What the leading master has workers do with models: turns what the catalogue wants and what the
 // fleet tells into orders, and says which replacements are ready to take over. Remembers what it
 // ordered until the fleet shows it, and where a load failed, so that it is tried again there only
-// after a while that doubles.
+// after a while that doubles. A model whose worker is lost while it loads may be the cause: it is
+// tried once more soon, and then only every ten minutes, so that it cannot take one worker after
+// the other with it.
 //
 // Thread safety: none. Time comes in as an argument; reads no clock, sends nothing.
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -50,16 +53,24 @@ class ModelOrders {
     int64_t retry_at_ns = 0;
     bool told = false;  // the worker still says so
   };
+  // Of workers that were lost while a model loaded there.
+  struct Crashes {
+    int count = 0;
+    int64_t retry_at_ns = 0;
+  };
 
   PlacementWorker Describe(const WorkerInfo& worker, const CatalogRows& rows, int64_t now_ns);
   void NoteFailure(const Place& place, bool failed, int64_t now_ns);
   bool IsReplaced(const ModelVersionRow& row, const CatalogRows& rows, const FleetSnapshot& fleet,
                   bool room) const;
+  void NoteCrashes(const FleetSnapshot& fleet, int64_t now_ns);
   void Forget(const CatalogRows& rows, const FleetSnapshot& fleet);
 
   int64_t begin_at_ns_ = 0;
   std::map<Place, Ordered> ordered_;
   std::map<Place, Failure> failures_;
+  std::set<Place> loading_;                       // when it was looked at last
+  std::map<std::string, Crashes> crashes_;        // by model
   std::map<std::string, int64_t> retired_at_ns_;  // when it was first seen to be
 };
 

@@ -126,6 +126,30 @@ TEST_F(ModelOrdersTest, WhereALoadFailsItIsTriedAgainAfterAWhileThatDoubles) {
   EXPECT_THAT(Look(), Only("+b chat@1")) << "elsewhere at once";
 }
 
+TEST_F(ModelOrdersTest, AModelDoesNotTakeOneWorkerAfterTheOtherWithIt) {
+  rows_.versions = {Version(1)};
+  for (int i = 0; i < 5; ++i) fleet_.workers.push_back(Worker(absl::StrCat("w", i)));
+  const auto load_and_crash = [&] {
+    Show(0, "chat@1", ModelPhase::kWarming);
+    EXPECT_THAT(Look(), IsEmpty());
+    fleet_.workers.erase(fleet_.workers.begin());
+    EXPECT_THAT(Look(), IsEmpty()) << "it may be the cause";
+  };
+  EXPECT_THAT(Look(), Only("+w0 chat@1"));
+  load_and_crash();
+  now_ns_ += 10 * kSecondNs;
+  EXPECT_THAT(Look(), Only("+w1 chat@1")) << "once more, for workers die of other things too";
+  load_and_crash();
+  now_ns_ += 599 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += kSecondNs;
+  EXPECT_THAT(Look(), Only("+w2 chat@1"));
+  Show(0, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), IsEmpty());
+  fleet_.workers.erase(fleet_.workers.begin());
+  EXPECT_THAT(Look(), Only("+w3 chat@1")) << "it served, and died of something else";
+}
+
 TEST_F(ModelOrdersTest, ARetiredVersionGoesWhenAllMastersHaveHeard) {
   rows_.versions = {Version(1)};
   rows_.versions[0].retired = true;
