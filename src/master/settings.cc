@@ -12,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "master/models/routes.h"
 
 namespace fathom::master {
 namespace {
@@ -99,6 +100,10 @@ absl::Status ReadModels(const config::Master& master, std::vector<ModelSettings>
                         .tool_parser = in.tool_parser()};
     if (model.path.empty()) return Bad("models.path", "is needed");
     if (model.name.empty()) return Bad("models.name", "is needed");
+    if (SplitModelName(model.name).version > 0) {
+      return Bad("models.name",
+                 absl::StrCat("'", model.name, "' is that of a version of the catalogue"));
+    }
     for (const ModelSettings& other : models) {
       if (other.name == model.name) {
         return Bad("models.name", absl::StrCat("'", model.name, "' is there twice"));

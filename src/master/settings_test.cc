@@ -49,8 +49,10 @@ TEST(SettingsTest, ModelsHaveNamesOfTheirOwn) {
   EXPECT_EQ(settings->models[0].name, "tiny");
   EXPECT_EQ(settings->models[1].name, "other");
   EXPECT_EQ(settings->models[1].pool, "cv");
+  second->set_name("other@2");
+  EXPECT_TRUE(absl::StrContains(Refusal(config), "catalogue"));
   config.clear_models();
-  EXPECT_TRUE(absl::StrContains(Refusal(config), "--model"));
+  EXPECT_TRUE(ResolveSettings(config)->models.empty()) << "all come to the catalogue";
 }
 
 TEST(SettingsTest, MinusOneTurnsAListenerOff) {
