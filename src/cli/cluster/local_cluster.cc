@@ -177,8 +177,7 @@ std::vector<std::string> LocalCluster::MasterArguments(int index, const MasterPo
   // Masters with a database in common would tell workers of each other, past whatever links are
   // made to run through.
   if (!options_.links) {
-    argv.insert(argv.end(),
-                {"--database", absl::StrCat("sqlite:", state_.File(kDatabaseFile))});
+    argv.insert(argv.end(), {"--database", absl::StrCat("sqlite:", state_.File(kDatabaseFile))});
   }
   AddLinkFlags(certificates_.master, argv);
   if (options_.open) {
