@@ -69,7 +69,7 @@ std::string WhyNowhere(const ModelVersionRow& row, const FleetSnapshot& fleet) {
   if (most < row.memory_bytes) {
     return absl::StrCat("no worker has ", MiB(row.memory_bytes), " free; the most is ", MiB(most));
   }
-  return "other loads come first";
+  return "not placed yet";
 }
 
 std::string Progress(const v1::VersionOnWorker& worker) {

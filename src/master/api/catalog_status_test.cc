@@ -38,7 +38,7 @@ TEST_F(CatalogStatusTest, SaysHowFarAVersionIs) {
   Add("a", std::nullopt);
   EXPECT_EQ(State(), "waiting: no worker has 10 MiB free; the most is 5 MiB");
   row_.memory_bytes = 1 << 20;
-  EXPECT_EQ(State(), "waiting: other loads come first");
+  EXPECT_EQ(State(), "waiting: not placed yet");
   Add("b", ModelPhase::kFailed);
   EXPECT_EQ(State(), "failed: on b: no such directory");
   Add("c", ModelPhase::kLoading);
