@@ -14,6 +14,7 @@
 #include "fathom/v1/link.pb.h"
 #include "fuzz/feedback.h"
 #include "fuzz/frames.h"
+#include "master/fleet/condemned_news.h"
 #include "master/fleet/link_messages.h"
 #include "master/fleet/worker_session.h"
 
@@ -21,6 +22,7 @@ namespace fathom::master {
 namespace {
 
 constexpr int64_t kSecondNs = 1'000'000'000;
+constexpr size_t kCondemnedMax = 4096;
 
 enum Kind : size_t { kControl, kData, kCancel, kWait, kBulk };
 
@@ -180,7 +182,14 @@ class Master {
     if (session_ == nullptr) return Greet(message.hello());
     if (message.has_heartbeat()) session_->OnHeartbeat(message.heartbeat(), now_ns_);
     if (message.has_leaving()) session_->OnLeaving(message.leaving().reason());
-    return absl::OkStatus();
+    if (message.has_condemned()) {
+      RETURN_IF_ERROR(condemned_.Hear(message.condemned()).status());
+      FATHOM_CHECK(condemned_.All().size() <= kCondemnedMax, "more names than there is room for");
+    }
+    if (!message.has_model_state()) return absl::OkStatus();
+    const absl::Status status = session_->OnModelState(message.model_state());
+    FATHOM_CHECK(session_->Info().models.size() <= kWorkerModelsMax, "too many models");
+    return status;
   }
 
   absl::Status Greet(const v1::Hello& hello) {
@@ -211,6 +220,7 @@ class Master {
   }
 
   int64_t now_ns_ = kSecondNs;
+  CondemnedNews condemned_{Clock::Real()};
   std::unique_ptr<WorkerSession> session_;
   std::vector<std::pair<Submission, std::shared_ptr<Listener>>> submissions_;
 };
