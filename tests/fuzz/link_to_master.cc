@@ -187,7 +187,7 @@ class Master {
       FATHOM_CHECK(condemned_.All().size() <= kCondemnedMax, "more names than there is room for");
     }
     if (!message.has_model_state()) return absl::OkStatus();
-    const absl::Status status = session_->OnModelState(message.model_state());
+    absl::Status status = session_->OnModelState(message.model_state());
     FATHOM_CHECK(session_->Info().models.size() <= kWorkerModelsMax, "too many models");
     return status;
   }
