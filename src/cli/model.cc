@@ -19,6 +19,7 @@ namespace fathom::cli {
 namespace {
 
 constexpr absl::Duration kPoll = absl::Milliseconds(300);
+constexpr int kLooksBeforeItIsSo = 10;
 
 struct ModelFlags {
   AdminFlags admin;
@@ -74,16 +75,20 @@ absl::Status Wait(AdminClient& client, const std::string& model, ShutdownSignal&
 }
 
 absl::Status WaitReady(AdminClient& client, const std::string& model, ShutdownSignal& shutdown) {
-  int failures = 0;
+  int failed = 0;
+  int retired = 0;
   RETURN_IF_ERROR(
       Wait(client, model, shutdown, [&](const v1::CatalogVersion* version) -> absl::StatusOr<bool> {
         if (version == nullptr) return false;  // this master reads the catalogue within a second
-        if (version->state() == "retired" || version->state() == "unloading") {
+        // So it may still say what was so before.
+        const bool gone = version->state() == "retired" || version->state() == "unloading";
+        retired = gone ? retired + 1 : 0;
+        if (retired > kLooksBeforeItIsSo) {
           return absl::AbortedError(absl::StrCat(model, " was unloaded meanwhile"));
         }
         // One that is tried elsewhere at once fails for a moment only.
-        failures = version->state() == "failed" ? failures + 1 : 0;
-        if (failures > 3) {
+        failed = version->state() == "failed" ? failed + 1 : 0;
+        if (failed > kLooksBeforeItIsSo) {
           return absl::FailedPreconditionError(
               absl::StrCat(model, " failed ", Printable(version->detail()),
                            "; the cluster tries again: fathom model list"));
@@ -92,6 +97,21 @@ absl::Status WaitReady(AdminClient& client, const std::string& model, ShutdownSi
       }));
   Say(absl::StrCat(model, " is ready"));
   return absl::OkStatus();
+}
+
+// A route that waits for versions leads there once they are ready.
+absl::Status WaitRoute(AdminClient& client, const std::string& name, ShutdownSignal& shutdown) {
+  do {
+    const absl::StatusOr<v1::ListCatalogResponse> catalog = client.ListCatalog(/*retired=*/false);
+    if (absl::IsUnavailable(catalog.status())) continue;
+    RETURN_IF_ERROR(catalog.status());
+    for (const v1::RouteStatus& route : catalog->routes()) {
+      if (route.name() != name || !route.pending().empty()) continue;
+      Say(absl::StrCat(name, " -> ", SharesText(route.targets())));
+      return absl::OkStatus();
+    }
+  } while (!shutdown.WaitFor(kPoll));
+  return absl::CancelledError("interrupted; the cluster goes on with it");
 }
 
 absl::Status List(const ModelFlags& flags, ShutdownSignal& shutdown) {
@@ -183,10 +203,13 @@ absl::Status Rollback(const ModelFlags& flags, ShutdownSignal& shutdown) {
     return absl::OkStatus();
   }
   for (const std::string& model : response.loading()) {
-    Say(absl::StrCat(model, " had been unloaded; it takes over when it is ready again"));
-    if (!flags.no_wait) RETURN_IF_ERROR(WaitReady(client, model, shutdown));
+    Say(absl::StrCat(model, " had been unloaded; ", flags.route, " leads there when it is ready"));
   }
-  return absl::OkStatus();
+  if (flags.no_wait) return absl::OkStatus();
+  for (const std::string& model : response.loading()) {
+    RETURN_IF_ERROR(WaitReady(client, model, shutdown));
+  }
+  return WaitRoute(client, flags.route, shutdown);
 }
 
 CLI::App* AddSub(CLI::App& command, const char* name, const char* what) {
@@ -213,8 +236,9 @@ void AddLoad(CLI::App& command, ModelFlags& flags) {
                      "How it marks its reasoning: think, none or auto");
   command.add_option("--tool-parser", flags.tool_parser,
                      "How it writes tool calls: hermes, none or auto");
-  command.add_flag("--replace", flags.replace,
-                   "It takes the place of the newest version as soon as it is ready");
+  command.add_flag(
+      "--replace", flags.replace,
+      "It takes the place of the version that serves the name, as soon as it is ready");
 }
 
 }  // namespace
@@ -234,7 +258,9 @@ void AddModelCommand(CLI::App& app, CommandContext& context) {
   AddLoad(*load, *flags);
   CLI::App* reload = AddSub(*command, "reload",
                             "Read a version again; the new one takes its place when it is ready");
-  reload->add_option("MODEL", flags->model, "NAME, which is its newest version, or NAME@VERSION")
+  reload
+      ->add_option("MODEL", flags->model,
+                   "NAME, which is the version that serves it, or NAME@VERSION")
       ->required();
   CLI::App* unload = AddSub(*command, "unload", "Let a version go, once what it has to do is done");
   unload->add_option("MODEL", flags->model, "NAME@VERSION, or NAME for all its versions")

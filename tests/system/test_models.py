@@ -204,6 +204,12 @@ def test_a_canary_gets_its_share_and_rolls_back(site):
     assert site.drawn("chat-prod", 5) == {"chat@2": 5}
     site.model("rollback", "chat")
     wait_for(lambda: site.drawn("chat", 20) == {"chat@1": 20}, "the way back")
+    # What has been unloaded comes back first.
+    site.model("alias", "chat", "chat@2")
+    site.model("unload", "chat@1")
+    done = site.model("rollback", "chat")
+    assert "chat@1 had been unloaded" in done.stdout and "chat@1 is ready" in done.stdout
+    assert site.routes() == {"chat": {"chat@1": 100}, "chat-prod": {"chat@2": 100}}
     site.model("alias", "chat-prod", "--drop")
     wait_for(lambda: site.ask("chat-prod").status_code == 404, "the name's end")
     # KServe's versions are the catalogue's.

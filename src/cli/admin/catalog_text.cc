@@ -99,7 +99,11 @@ std::string CatalogText(const v1::ListCatalogResponse& catalog) {
   if (catalog.routes().empty()) return text;
   Table routes({"NAME", "LEADS TO", "BEFORE"});
   for (const v1::RouteStatus& route : catalog.routes()) {
-    routes.Add({Printable(route.name()), SharesText(route.targets()),
+    std::string targets = SharesText(route.targets());
+    if (!route.pending().empty()) {
+      absl::StrAppend(&targets, " (soon: ", SharesText(route.pending()), ")");
+    }
+    routes.Add({Printable(route.name()), targets,
                 route.previous().empty() ? "-" : SharesText(route.previous())});
   }
   return absl::StrCat(text, "\n", routes.Text());

@@ -52,13 +52,16 @@ TEST(CatalogTextTest, TheListSaysWhereAVersionIsAndWhyNot) {
   v1::RouteShare* share = route->add_targets();
   share->set_model("chat@1");
   share->set_weight(100);
+  share = route->add_pending();
+  share->set_model("chat@2");
+  share->set_weight(100);
   EXPECT_EQ(CatalogText(catalog),
             "MODEL   READY  WANTED  POOL  MEMORY   WORKERS         STATE\n"
             "chat@2  1      2       -     3.0 GiB  w0,w1(loading)  loading, replaces @1: 1 of 2 "
             "ready, 43% on w1\n"
             "\n"
-            "NAME  LEADS TO  BEFORE\n"
-            "chat  chat@1    -\n");
+            "NAME  LEADS TO               BEFORE\n"
+            "chat  chat@1 (soon: chat@2)  -\n");
 }
 
 }  // namespace

@@ -156,6 +156,7 @@ v1::RouteStatus StatusOf(const RouteRow& row) {
   };
   fill(row.targets, out.mutable_targets());
   if (!row.previous.empty()) fill(row.previous, out.mutable_previous());
+  if (!row.pending.empty()) fill(row.pending, out.mutable_pending());
   return out;
 }
 

@@ -75,7 +75,6 @@ class GrpcAdmin final : public v1::Admin::CallbackService {
   // `change` on a database thread; then the audit line and the answer.
   void Post(grpc::ServerUnaryReactor* reactor, Change change,
             std::function<void(const absl::Status&)> told);
-  std::vector<std::string> ConfiguredNames() const;
 
   Serving* const serving_;
   const ApiKeys* const keys_;

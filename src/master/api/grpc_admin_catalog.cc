@@ -77,17 +77,11 @@ void Answer(const ModelVersionRow& row, v1::LoadModelResponse* response) {
 
 }  // namespace
 
-std::vector<std::string> GrpcAdmin::ConfiguredNames() const {
-  std::vector<std::string> names;
-  for (const ModelPtr& model : catalog_->configured()) names.push_back(model->name);
-  return names;
-}
-
 void GrpcAdmin::Post(grpc::ServerUnaryReactor* reactor, Change change,
                      std::function<void(const absl::Status&)> told) {
   cluster_->database().Post(
       kChangeLimit,
-      [configured = ConfiguredNames(), change = std::move(change)](SqlSession& session) {
+      [configured = catalog_->ConfiguredNames(), change = std::move(change)](SqlSession& session) {
         CatalogChanges changes(&session, configured);
         return change(changes);
       },

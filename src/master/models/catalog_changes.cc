@@ -15,11 +15,16 @@ constexpr size_t kRoutesMax = 1024;
 // Retired versions of a name that are remembered, so that a rollback finds them.
 constexpr int kRetiredKept = 16;
 
-bool LeadsTo(const RouteRow& route, const std::string& model) {
-  const auto targets = ParseTargets(route.targets);
+bool Names(const std::string& text, const std::string& model) {
+  const auto targets = ParseTargets(text);
   return targets.ok() &&
          std::any_of(targets->begin(), targets->end(),
                      [&](const RouteTarget& target) { return target.model == model; });
+}
+
+// Now, or once all is ready.
+bool LeadsTo(const RouteRow& route, const std::string& model) {
+  return Names(route.targets, model) || Names(route.pending, model);
 }
 
 }  // namespace
@@ -38,12 +43,24 @@ ModelVersionRow* CatalogChanges::Find(const std::string& name, int64_t version) 
   return it == rows_.versions.end() ? nullptr : &*it;
 }
 
-const ModelVersionRow* CatalogChanges::NewestInUse(const std::string& name) const {
+const ModelVersionRow* CatalogChanges::Current(const std::string& name) {
+  if (const RouteRow* route = FindRoute(name)) {
+    const auto targets = ParseTargets(route->targets);
+    const VersionedName main =
+        targets.ok() ? SplitModelName(MainTarget(*targets).model) : VersionedName();
+    if (main.name == name && main.version > 0) return Find(name, main.version);
+  }
   const ModelVersionRow* newest = nullptr;
   for (const ModelVersionRow& row : rows_.versions) {
     if (row.name == name && !row.retired) newest = &row;  // they come by version
   }
   return newest;
+}
+
+bool CatalogChanges::IsRouted(const ModelVersionRow& row) const {
+  const std::string model = ModelNameOf(row.name, row.version);
+  return std::any_of(rows_.routes.begin(), rows_.routes.end(),
+                     [&](const RouteRow& route) { return LeadsTo(route, model); });
 }
 
 RouteRow* CatalogChanges::FindRoute(const std::string& name) {
@@ -111,22 +128,22 @@ absl::Status CatalogChanges::Write(const std::string& name, const RouteTargets& 
 }
 
 absl::StatusOr<int64_t> CatalogChanges::Supersede(const ModelVersionRow& old) {
-  const std::string model = ModelNameOf(old.name, old.version);
-  const bool routed = std::any_of(rows_.routes.begin(), rows_.routes.end(),
-                                  [&](const RouteRow& route) { return LeadsTo(route, model); });
-  if (old.replaces == 0 || routed) return old.version;
-  ModelVersionRow gone = old;
-  gone.retired = true;
-  gone.replaces = 0;
-  RETURN_IF_ERROR(UpdateModelVersion(session_, gone));
-  return old.replaces;
+  const bool waits = old.replaces != 0 && !IsRouted(old);
+  const int64_t replaced = waits ? old.replaces : old.version;
+  for (ModelVersionRow row : rows_.versions) {
+    if (row.name != old.name || row.retired || row.replaces != replaced || IsRouted(row)) continue;
+    row.retired = true;
+    row.replaces = 0;
+    RETURN_IF_ERROR(UpdateModelVersion(session_, row));
+  }
+  return replaced;
 }
 
 absl::StatusOr<ModelVersionRow> CatalogChanges::Add(ModelVersionRow row, bool replace) {
   RETURN_IF_ERROR(CheckRouteName(row.name));
   ASSIGN_OR_RETURN(SqlTransaction transaction, Begin());
   row.replaces = 0;
-  if (const ModelVersionRow* old = NewestInUse(row.name); replace && old != nullptr) {
+  if (const ModelVersionRow* old = Current(row.name); replace && old != nullptr) {
     ASSIGN_OR_RETURN(row.replaces, Supersede(*old));
   }
   ASSIGN_OR_RETURN(row, Insert(std::move(row)));
@@ -139,7 +156,7 @@ absl::StatusOr<ModelVersionRow> CatalogChanges::Add(ModelVersionRow row, bool re
 
 absl::StatusOr<ModelVersionRow> CatalogChanges::Reload(const std::string& name, int64_t version) {
   ASSIGN_OR_RETURN(SqlTransaction transaction, Begin());
-  const ModelVersionRow* old = version == 0 ? NewestInUse(name) : Find(name, version);
+  const ModelVersionRow* old = version == 0 ? Current(name) : Find(name, version);
   if (old == nullptr || old->retired) {
     return absl::NotFoundError(absl::StrCat(ModelNameOf(name, version), " is not loaded"));
   }
@@ -212,10 +229,9 @@ absl::StatusOr<std::vector<std::string>> CatalogChanges::Rollback(const std::str
   if (route->previous.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("'", name, "' has not changed yet"));
   }
-  ASSIGN_OR_RETURN(RouteTargets targets, ParseTargets(route->previous));
-  ASSIGN_OR_RETURN(const RouteTargets now, ParseTargets(route->targets));
+  ASSIGN_OR_RETURN(const RouteTargets targets, ParseTargets(route->previous));
   std::vector<std::string> returning;
-  for (const RouteTarget& target : RouteTargets(targets)) {
+  for (const RouteTarget& target : targets) {
     const VersionedName version = SplitModelName(target.model);
     if (version.version == 0) continue;
     ModelVersionRow* row = Find(version.name, version.version);
@@ -224,19 +240,17 @@ absl::StatusOr<std::vector<std::string>> CatalogChanges::Rollback(const std::str
           absl::StrCat(target.model, " was unloaded and is not remembered any more"));
     }
     if (!row->retired) continue;
-    // Until it is back, what serves now goes on in its place.
-    const VersionedName stand_in = SplitModelName(MainTarget(now).model);
-    if (stand_in.name != version.name || stand_in.version == 0) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(target.model, " was unloaded: load it again first"));
-    }
     row->retired = false;
-    row->replaces = stand_in.version;
     RETURN_IF_ERROR(UpdateModelVersion(session_, *row));
-    targets = Replace(targets, target.model, MainTarget(now).model);
     returning.push_back(target.model);
   }
-  if (targets != now) RETURN_IF_ERROR(Write(name, targets));
+  if (returning.empty()) {
+    RETURN_IF_ERROR(Write(name, targets));
+  } else {
+    // Until they are back, what serves now goes on.
+    route->pending = route->previous;
+    RETURN_IF_ERROR(WriteRoute(session_, *route));
+  }
   RETURN_IF_ERROR(transaction.Commit());
   return returning;
 }
@@ -261,7 +275,7 @@ absl::Status CatalogChanges::FinishReplacement(const ModelVersionRow& row) {
   for (const RouteRow& route : std::vector<RouteRow>(rows_.routes)) {
     if (!LeadsTo(route, from)) continue;
     ASSIGN_OR_RETURN(const RouteTargets targets, ParseTargets(route.targets));
-    RETURN_IF_ERROR(Write(route.name, Replace(targets, from, to)));
+    RETURN_IF_ERROR(Write(route.name, Replace(targets, from, to)));  // what was pending is not now
   }
   if (ModelVersionRow* old = Find(fresh->name, fresh->replaces); old != nullptr && !old->retired) {
     old->retired = true;
@@ -277,6 +291,18 @@ absl::Status CatalogChanges::FinishReplacement(const ModelVersionRow& row) {
   }
   fresh->replaces = 0;
   RETURN_IF_ERROR(UpdateModelVersion(session_, *fresh));
+  return transaction.Commit();
+}
+
+absl::Status CatalogChanges::FinishRoute(const RouteRow& route) {
+  ASSIGN_OR_RETURN(SqlTransaction transaction, Begin());
+  const RouteRow* now = FindRoute(route.name);
+  if (now == nullptr || now->pending.empty() || now->pending != route.pending) {
+    return absl::AbortedError("the catalogue has changed meanwhile");
+  }
+  ASSIGN_OR_RETURN(const RouteTargets targets, ParseTargets(now->pending));
+  RETURN_IF_ERROR(CheckInUse(targets));
+  RETURN_IF_ERROR(Write(route.name, targets));
   return transaction.Commit();
 }
 

@@ -23,11 +23,11 @@ class CatalogChanges {
       : session_(*session), configured_(std::move(configured)) {}
 
   // A new version of `row.name`, whose number is set here. The first one gets a route of its name
-  // unless there is one, or a configured model. With `replace`, it takes the place of the newest
-  // version in use as soon as it is ready, which then goes.
+  // unless there is one, or a configured model. With `replace`, it takes the place of the current
+  // version as soon as it is ready, which then goes.
   absl::StatusOr<ModelVersionRow> Add(ModelVersionRow row, bool replace);
-  // The newest version in use once more, read again from where it is: a version of its own that
-  // replaces it. NOT_FOUND when there is none.
+  // A version once more (0: the current one), read again from where it is: a version of its own
+  // that replaces it. NOT_FOUND when there is none.
   absl::StatusOr<ModelVersionRow> Reload(const std::string& name, int64_t version);
 
   // FAILED_PRECONDITION while a route leads there. Version 0: all of them and the route of that
@@ -37,25 +37,29 @@ class CatalogChanges {
   // NOT_FOUND for targets that are not in use.
   absl::Status SetRoute(const std::string& name, const RouteTargets& targets);
   absl::Status Canary(const std::string& name, const std::string& model, int32_t percent);
-  // What the route was before its last change. Where a version of it has been retired since, it is
-  // loaded again and takes its place once it is ready; returns those.
+  // What the route was before its last change. Where a version of it has been retired since, that
+  // is loaded again, and the route changes once all are ready; returns those.
   absl::StatusOr<std::vector<std::string>> Rollback(const std::string& name);
   absl::Status DropRoute(const std::string& name);
 
   // `row` is ready: every route to the version that it replaces leads to it, and that one is
   // retired. ABORTED when that is not so any more.
   absl::Status FinishReplacement(const ModelVersionRow& row);
+  // All that `route` is to lead to is ready. ABORTED when it is to lead elsewhere by now.
+  absl::Status FinishRoute(const RouteRow& route);
 
  private:
   absl::StatusOr<SqlTransaction> Begin();
   ModelVersionRow* Find(const std::string& name, int64_t version);
-  const ModelVersionRow* NewestInUse(const std::string& name) const;
+  // What requests for the name get, if it is a version of it, else the newest in use.
+  const ModelVersionRow* Current(const std::string& name);
+  bool IsRouted(const ModelVersionRow& row) const;
   RouteRow* FindRoute(const std::string& name);
   bool IsConfigured(const std::string& name) const;
   absl::Status CheckInUse(const RouteTargets& targets);
   absl::StatusOr<ModelVersionRow> Insert(ModelVersionRow row);
-  // Which version one that is to replace `old` replaces: one that waits to replace another itself
-  // and serves nobody makes way at once.
+  // Which version one that is to replace `old` replaces. Others that wait for that and serve nobody
+  // make way at once.
   absl::StatusOr<int64_t> Supersede(const ModelVersionRow& old);
   absl::Status Write(const std::string& name, const RouteTargets& targets);
   absl::Status Prune(const std::string& name);

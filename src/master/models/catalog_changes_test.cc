@@ -120,6 +120,19 @@ TEST_F(CatalogChangesTest, AReplacementThatNeverCameMakesWay) {
   EXPECT_TRUE(absl::IsNotFound(Change().Reload("nobody", 0).status()));
 }
 
+TEST_F(CatalogChangesTest, WhatServesIsReplacedNotWhatIsNewest) {
+  Load("chat");
+  Load("chat");  // loaded, and nothing leads there
+  const auto again = Change().Reload("chat", 0);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->replaces, 1);
+  ASSERT_TRUE(Change().FinishReplacement(*again).ok());
+  EXPECT_EQ(Routes()["chat"], "chat@3=100");
+  EXPECT_FALSE(Version("chat", 2).retired) << "loaded for its own sake";
+  ASSERT_TRUE(Change().DropRoute("chat").ok());
+  EXPECT_EQ(Load("chat", /*replace=*/true).replaces, 3) << "the newest, where nothing leads";
+}
+
 TEST_F(CatalogChangesTest, ARollbackIsTheWayBack) {
   Load("chat");
   EXPECT_TRUE(absl::IsFailedPrecondition(Change().Rollback("chat").status())) << "to what?";
@@ -134,14 +147,29 @@ TEST_F(CatalogChangesTest, ARollbackIsTheWayBack) {
 TEST_F(CatalogChangesTest, ARollbackToARetiredVersionLoadsItFirst) {
   Load("chat");
   ASSERT_TRUE(Change().FinishReplacement(Load("chat", /*replace=*/true)).ok());
+  ASSERT_TRUE(Change().SetRoute("other", {{"chat@2", 100}}).ok());
   EXPECT_THAT(Change().Rollback("chat").value(), ElementsAre("chat@1"));
   EXPECT_EQ(Routes()["chat"], "chat@2=100") << "until the other is back";
-  const ModelVersionRow back = Version("chat", 1);
-  EXPECT_FALSE(back.retired);
-  EXPECT_EQ(back.replaces, 2);
-  ASSERT_TRUE(Change().FinishReplacement(back).ok());
+  EXPECT_FALSE(Version("chat", 1).retired);
+  EXPECT_TRUE(absl::IsFailedPrecondition(Change().Unload("chat", 1))) << "it is needed soon";
+  const RouteRow route = Rows().routes.front();
+  EXPECT_EQ(route.pending, "chat@1=100");
+  ASSERT_TRUE(Change().FinishRoute(route).ok());
   EXPECT_EQ(Routes()["chat"], "chat@1=100");
-  EXPECT_TRUE(Version("chat", 2).retired);
+  EXPECT_EQ(Routes()["other"], "chat@2=100") << "another name's business";
+  EXPECT_FALSE(Version("chat", 2).retired);
+  EXPECT_TRUE(absl::IsAborted(Change().FinishRoute(route))) << "by another leader, before";
+}
+
+TEST_F(CatalogChangesTest, AnotherChangeEndsARollbackThatWaits) {
+  Load("chat");
+  ASSERT_TRUE(Change().FinishReplacement(Load("chat", /*replace=*/true)).ok());
+  ASSERT_TRUE(Change().Rollback("chat").ok());
+  const RouteRow route = Rows().routes.front();
+  ASSERT_TRUE(Change().SetRoute("chat", {{"tiny", 100}}).ok());
+  EXPECT_EQ(Rows().routes.front().pending, "");
+  EXPECT_TRUE(absl::IsAborted(Change().FinishRoute(route)));
+  EXPECT_EQ(Routes()["chat"], "tiny=100");
 }
 
 TEST_F(CatalogChangesTest, OldRetiredVersionsAreForgotten) {

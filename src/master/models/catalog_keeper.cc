@@ -44,6 +44,12 @@ std::shared_ptr<const CatalogRows> CatalogKeeper::rows() const {
   return rows_;
 }
 
+std::vector<std::string> CatalogKeeper::ConfiguredNames() const {
+  std::vector<std::string> names;
+  for (const ModelPtr& model : configured_) names.push_back(model->name);
+  return names;
+}
+
 void CatalogKeeper::Hurry() {
   {
     const std::lock_guard lock(mutex_);

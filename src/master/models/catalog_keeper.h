@@ -44,6 +44,7 @@ class CatalogKeeper {
   void Hurry();
 
   const std::vector<ModelPtr>& configured() const { return configured_; }
+  std::vector<std::string> ConfiguredNames() const;
 
  private:
   struct Version {

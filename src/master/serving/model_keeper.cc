@@ -35,6 +35,7 @@ void ModelKeeper::Look() {
   const ModelOrders::Decision decision = orders_.Decide(*rows, *fleet, clock_->MonotonicNs());
   for (const ModelOrder& order : decision.orders) Give(order, *rows);
   for (const ModelVersionRow& row : decision.replaced) Finish(row);
+  for (const RouteRow& route : decision.routes) Finish(route);
 }
 
 void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows) {
@@ -67,6 +68,18 @@ void ModelKeeper::Finish(const ModelVersionRow& row) {
   LogInfo("models", "a version takes another's place",
           {{"labels.model", ModelNameOf(row.name, row.version)},
            {"labels.replaces", ModelNameOf(row.name, row.replaces)},
+           {"error.message", std::string(Message(status))}});
+  catalog_->Hurry();
+}
+
+void ModelKeeper::Finish(const RouteRow& route) {
+  const std::vector<std::string> configured = catalog_->ConfiguredNames();
+  const absl::Status status = database_->Run(kWriteLimit, [&](SqlSession& session) {
+    return CatalogChanges(&session, configured).FinishRoute(route);
+  });
+  LogInfo("models", "a name leads where it led before",
+          {{"labels.route", route.name},
+           {"labels.targets", route.pending},
            {"error.message", std::string(Message(status))}});
   catalog_->Hurry();
 }

@@ -27,6 +27,7 @@ class ModelKeeper {
   void Look();
   void Give(const ModelOrder& order, const CatalogRows& rows);
   void Finish(const ModelVersionRow& row);
+  void Finish(const RouteRow& route);
 
   Fleet* const fleet_;
   CatalogKeeper* const catalog_;

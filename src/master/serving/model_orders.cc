@@ -55,6 +55,16 @@ int64_t ReadyOn(const FleetSnapshot& fleet, const std::string& model) {
   });
 }
 
+// Models of the configuration are not waited for: they are where they are.
+bool IsAwaited(const RouteRow& route, const FleetSnapshot& fleet) {
+  if (route.pending.empty()) return false;
+  const auto targets = ParseTargets(route.pending);
+  return targets.ok() &&
+         std::all_of(targets->begin(), targets->end(), [&](const RouteTarget& target) {
+           return SplitModelName(target.model).version == 0 || ReadyOn(fleet, target.model) > 0;
+         });
+}
+
 }  // namespace
 
 void ModelOrders::BeginTerm(int64_t now_ns) {
@@ -224,6 +234,9 @@ ModelOrders::Decision ModelOrders::Decide(const CatalogRows& rows, const FleetSn
     if (IsReplaced(row, rows, fleet, coming || ordered || !short_of_room)) {
       decision.replaced.push_back(row);
     }
+  }
+  for (const RouteRow& route : rows.routes) {
+    if (IsAwaited(route, fleet)) decision.routes.push_back(route);
   }
   return decision;
 }

@@ -34,6 +34,7 @@ class ModelOrders {
   struct Decision {
     std::vector<ModelOrder> orders;
     std::vector<ModelVersionRow> replaced;  // ready: they take the place of what they replace
+    std::vector<RouteRow> routes;           // all they wait for is ready
   };
 
   // From now on this master leads: it sees what there is for a while before it orders anything,

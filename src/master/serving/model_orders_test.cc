@@ -46,6 +46,9 @@ class ModelOrdersTest : public testing::Test {
     for (const ModelVersionRow& row : decision.replaced) {
       out.push_back(absl::StrCat("chat@", row.version, " replaces ", row.replaces));
     }
+    for (const RouteRow& route : decision.routes) {
+      out.push_back(absl::StrCat(route.name, " -> ", route.pending));
+    }
     return out;
   }
   static testing::Matcher<std::vector<std::string>> Only(const std::string& what) {
@@ -190,6 +193,17 @@ TEST_F(ModelOrdersTest, AReplacementThatFindsNoRoomTakesOverWithFewer) {
   Show(0, "chat@2", ModelPhase::kReady);
   fleet_.workers[0].free_memory_bytes = 0;
   EXPECT_THAT(Look(), Only("chat@2 replaces 1"));
+}
+
+TEST_F(ModelOrdersTest, ARouteWaitsForAllThatItIsToLeadTo) {
+  rows_.versions = {Version(1), Version(2)};
+  rows_.routes = {{.name = "chat", .targets = "chat@3=100", .pending = "chat@1=90,chat@2=10"}};
+  fleet_.workers = {Worker("a"), Worker("b")};
+  Show(0, "chat@1", ModelPhase::kReady);
+  Show(1, "chat@2", ModelPhase::kWarming);
+  EXPECT_THAT(Look(), IsEmpty());
+  Show(1, "chat@2", ModelPhase::kReady);
+  EXPECT_THAT(Look(), Only("chat -> chat@1=90,chat@2=10"));
 }
 
 TEST_F(ModelOrdersTest, NothingReplacesWhatServesBeforeItServes) {

@@ -38,12 +38,14 @@ absl::StatusOr<CatalogRows> ReadCatalogRows(SqlSession& session) {
                                 .created_s = row.integer(11)});
   }
   ASSIGN_OR_RETURN(const std::vector<SqlRow> routes,
-                   session.Query("SELECT name, targets, previous FROM model_routes "
+                   session.Query("SELECT name, targets, previous, pending FROM model_routes "
                                  "ORDER BY name LIMIT 4096",
-                                 3));
+                                 4));
   for (const SqlRow& row : routes) {
-    catalog.routes.push_back(
-        {.name = row.text(0), .targets = row.text(1), .previous = row.text(2)});
+    catalog.routes.push_back({.name = row.text(0),
+                              .targets = row.text(1),
+                              .previous = row.text(2),
+                              .pending = row.text(3)});
   }
   return catalog;
 }
@@ -84,9 +86,14 @@ absl::Status DeleteModelVersion(SqlSession& session, const std::string& name, in
 
 absl::Status WriteRoute(SqlSession& session, const RouteRow& row) {
   return session.Execute(
-      "INSERT INTO model_routes (name, targets, previous) VALUES (:name, :targets, :previous) "
-      "ON CONFLICT (name) DO UPDATE SET targets = excluded.targets, previous = excluded.previous",
-      {{"name", row.name}, {"targets", row.targets}, {"previous", row.previous}});
+      "INSERT INTO model_routes (name, targets, previous, pending) "
+      "VALUES (:name, :targets, :previous, :pending) "
+      "ON CONFLICT (name) DO UPDATE SET targets = excluded.targets, previous = excluded.previous, "
+      "pending = excluded.pending",
+      {{"name", row.name},
+       {"targets", row.targets},
+       {"previous", row.previous},
+       {"pending", row.pending}});
 }
 
 absl::Status DeleteRoute(SqlSession& session, const std::string& name) {

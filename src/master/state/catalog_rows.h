@@ -39,6 +39,7 @@ struct RouteRow {
   std::string name;
   std::string targets;   // as models/routes writes them
   std::string previous;  // what `targets` was before; empty: nothing
+  std::string pending;   // what it is to be once all of that is ready; empty: nothing
   bool operator==(const RouteRow&) const = default;
 };
 

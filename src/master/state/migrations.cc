@@ -52,7 +52,7 @@ const std::vector<Migration>& SchemaMigrations() {
             "reasoning_parser TEXT NOT NULL, tool_parser TEXT NOT NULL, retired BIGINT NOT NULL, "
             "replaces BIGINT NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (name, version))",
             "CREATE TABLE model_routes (name TEXT PRIMARY KEY, targets TEXT NOT NULL, "
-            "previous TEXT NOT NULL)"}},
+            "previous TEXT NOT NULL, pending TEXT NOT NULL)"}},
   };
   return *migrations;
 }
