@@ -128,7 +128,8 @@ def test_the_unit_tests_of_the_state_pass_on_postgresql_too(postgresql, name):
     environment = {**clean_environment(), **postgresql.environment(), "FATHOM_TEST_DATABASE": postgresql.url}
     environment["FATHOM_SOURCE_DIR"] = str(ROOT)
     done = subprocess.run([program], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    failed = [line for line in done.stdout.splitlines() if "Failure" in line or "FAILED" in line]
+    assert done.returncode == 0, "\n".join([*failed, done.stdout[-4000:], done.stderr[-2000:]])
 
 
 def test_masters_find_each_other_and_workers_find_them(postgresql, tmp_path):
