@@ -20,8 +20,8 @@ tree="$ROOT/.cache/upgrade/$commit"
 if [ ! -x "$tree/build/release/bin/fathom-sim-worker" ]; then
   step "building $revision in $tree"
   rm -rf "$tree"
-  git -C "$ROOT" worktree prune
-  git -C "$ROOT" worktree add --force --detach "$tree" "$commit" >/dev/null
+  mkdir -p "$tree"
+  git -C "$ROOT" archive "$commit" | tar --extract --directory "$tree"
   (cd "$tree" && cmake --preset release -DFATHOM_CARGO_DIR="$ROOT/build/release/cargo" >/dev/null &&
     cmake --build build/release --target fathom-master fathom-worker fathom-sim-worker)
 fi
