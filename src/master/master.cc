@@ -112,7 +112,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   RETURN_IF_ERROR(StartListeners());
   JoinCluster();
   model_keeper_ = std::make_unique<ModelKeeper>(
-      fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_, &cluster_->database(),
+      fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_,
       [this] { return cluster_->is_leader(); }, clock);
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",

@@ -9,11 +9,9 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "fathom/v1/admin.grpc.pb.h"
 #include "master/identity/api_keys.h"
-#include "master/models/catalog_changes.h"
 #include "master/models/catalog_keeper.h"
 #include "master/serving/serving.h"
 #include "master/state/cluster_state.h"
@@ -23,7 +21,8 @@ namespace fathom::master {
 class GrpcAdmin final : public v1::Admin::CallbackService {
  public:
   // All outlive it.
-  GrpcAdmin(Serving* serving, const ApiKeys* keys, ClusterState* cluster, CatalogKeeper* catalog)
+  GrpcAdmin(Serving* serving, const ApiKeys* keys, const ClusterState* cluster,
+            CatalogKeeper* catalog)
       : serving_(serving), keys_(keys), cluster_(cluster), catalog_(catalog) {}
 
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,
@@ -69,16 +68,17 @@ class GrpcAdmin final : public v1::Admin::CallbackService {
                                       v1::RouteResponse* response) override;
 
  private:
-  using Change = std::function<absl::Status(CatalogChanges&)>;
+  using Done = std::function<void(const absl::Status&)>;
+  // `act` if the caller may change the catalogue; it is over with the call of what it gets, which
+  // writes the audit line and answers.
+  grpc::ServerUnaryReactor* Start(grpc::CallbackServerContext* context, std::string_view what,
+                                  std::string subject, const std::function<void(Done)>& act);
   grpc::ServerUnaryReactor* Make(grpc::CallbackServerContext* context, std::string_view what,
-                                 std::string subject, Change change);
-  // `change` on a database thread; then the audit line and the answer.
-  void Post(grpc::ServerUnaryReactor* reactor, Change change,
-            std::function<void(const absl::Status&)> told);
+                                 std::string subject, CatalogKeeper::Change change);
 
   Serving* const serving_;
   const ApiKeys* const keys_;
-  ClusterState* const cluster_;
+  const ClusterState* const cluster_;
   CatalogKeeper* const catalog_;
 };
 

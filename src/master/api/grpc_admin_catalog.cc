@@ -17,7 +17,6 @@
 namespace fathom::master {
 namespace {
 
-constexpr absl::Duration kChangeLimit = absl::Seconds(5);
 constexpr size_t kPathBytesMax = 4096;
 constexpr size_t kNameBytesMax = 256;
 constexpr int64_t kReplicasMax = 4096;
@@ -77,36 +76,29 @@ void Answer(const ModelVersionRow& row, v1::LoadModelResponse* response) {
 
 }  // namespace
 
-void GrpcAdmin::Post(grpc::ServerUnaryReactor* reactor, Change change,
-                     std::function<void(const absl::Status&)> told) {
-  cluster_->database().Post(
-      kChangeLimit,
-      [configured = catalog_->ConfiguredNames(), change = std::move(change)](SqlSession& session) {
-        CatalogChanges changes(&session, configured);
-        return change(changes);
-      },
-      [this, reactor, told = std::move(told)](const absl::Status& status) {
-        told(status);
-        if (status.ok()) catalog_->Hurry();
-        reactor->Finish(ToGrpc(status));
-      });
+grpc::ServerUnaryReactor* GrpcAdmin::Start(grpc::CallbackServerContext* context,
+                                           std::string_view what, std::string subject,
+                                           const std::function<void(Done)>& act) {
+  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kChangeCatalog);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Done done = [reactor, what = std::string(what), caller, peer = context->peer(),
+               subject = std::move(subject)](const absl::Status& status) {
+    AuditAdmin(what, status, caller, peer, subject);
+    reactor->Finish(ToGrpc(status));
+  };
+  if (caller.ok()) {
+    act(std::move(done));
+  } else {
+    done(caller.status());
+  }
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::Make(grpc::CallbackServerContext* context,
                                           std::string_view what, std::string subject,
-                                          Change change) {
-  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kChangeCatalog);
-  const auto told = [what = std::string(what), caller, peer = context->peer(),
-                     subject = std::move(subject)](const absl::Status& status) {
-    AuditAdmin(what, status, caller, peer, subject);
-  };
-  if (!caller.ok()) {
-    told(caller.status());
-    return FinishAdmin(context, caller.status());
-  }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  Post(reactor, std::move(change), told);
-  return reactor;
+                                          CatalogKeeper::Change change) {
+  return Start(context, what, std::move(subject),
+               [&](Done done) { catalog_->Post(std::move(change), std::move(done)); });
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::ListCatalog(grpc::CallbackServerContext* context,
@@ -137,38 +129,24 @@ grpc::ServerUnaryReactor* GrpcAdmin::ListCatalog(grpc::CallbackServerContext* co
 grpc::ServerUnaryReactor* GrpcAdmin::LoadModel(grpc::CallbackServerContext* context,
                                                const v1::LoadModelRequest* request,
                                                v1::LoadModelResponse* response) {
-  const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kChangeCatalog);
-  const auto told = [caller, peer = context->peer(),
-                     subject = absl::StrCat(request->name(), " from ", request->path())](
-                        const absl::Status& status) {
-    AuditAdmin("load model", status, caller, peer, subject);
-  };
-  if (!caller.ok()) {
-    told(caller.status());
-    return FinishAdmin(context, caller.status());
-  }
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  // Files are read, and a template is tried.
-  const bool accepted = serving_->pool().Submit([this, reactor, request, response, told] {
-    absl::StatusOr<ModelVersionRow> row = ReadVersion(*request);
-    if (!row.ok()) {
-      told(row.status());
-      return reactor->Finish(ToGrpc(row.status()));
-    }
-    Post(
-        reactor,
-        [row = *std::move(row), replace = request->replace(),
-         response](CatalogChanges& changes) -> absl::Status {
-          ASSIGN_OR_RETURN(const ModelVersionRow added, changes.Add(row, replace));
-          Answer(added, response);
-          return absl::OkStatus();
-        },
-        told);
-  });
-  if (!accepted) {
-    reactor->Finish(ToGrpc(absl::ResourceExhaustedError("too much work waits for the CPU")));
-  }
-  return reactor;
+  return Start(context, "load model", absl::StrCat(request->name(), " from ", request->path()),
+               [&](const Done& done) {
+                 // Files are read, and a template is tried.
+                 const bool accepted = serving_->pool().Submit([this, request, response, done] {
+                   absl::StatusOr<ModelVersionRow> row = ReadVersion(*request);
+                   if (!row.ok()) return done(row.status());
+                   catalog_->Post(
+                       [row = *std::move(row), replace = request->replace(),
+                        response](CatalogChanges& changes) -> absl::Status {
+                         ASSIGN_OR_RETURN(const ModelVersionRow added, changes.Add(row, replace));
+                         Answer(added, response);
+                         return absl::OkStatus();
+                       },
+                       done);
+                 });
+                 if (!accepted)
+                   done(absl::ResourceExhaustedError("too much work waits for the CPU"));
+               });
 }
 
 grpc::ServerUnaryReactor* GrpcAdmin::ReloadModel(grpc::CallbackServerContext* context,

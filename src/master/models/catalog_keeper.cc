@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::chrono::seconds kPeriod(1);
 constexpr absl::Duration kReadLimit = absl::Seconds(3);
+constexpr absl::Duration kChangeLimit = absl::Seconds(5);
 constexpr int64_t kRetryNs = 5'000'000'000;
 
 }  // namespace
@@ -44,10 +45,27 @@ std::shared_ptr<const CatalogRows> CatalogKeeper::rows() const {
   return rows_;
 }
 
-std::vector<std::string> CatalogKeeper::ConfiguredNames() const {
+Database::Job CatalogKeeper::JobOf(Change change) const {
   std::vector<std::string> names;
   for (const ModelPtr& model : configured_) names.push_back(model->name);
-  return names;
+  return [names = std::move(names), change = std::move(change)](SqlSession& session) {
+    CatalogChanges changes(&session, names);
+    return change(changes);
+  };
+}
+
+void CatalogKeeper::Post(Change change, std::function<void(const absl::Status&)> done) {
+  database_->Post(kChangeLimit, JobOf(std::move(change)),
+                  [this, done = std::move(done)](const absl::Status& status) {
+                    Hurry();
+                    done(status);
+                  });
+}
+
+absl::Status CatalogKeeper::Make(const Change& change) {
+  const absl::Status status = database_->Run(kChangeLimit, JobOf(change));
+  Hurry();
+  return status;
 }
 
 void CatalogKeeper::Hurry() {

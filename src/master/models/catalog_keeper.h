@@ -5,10 +5,14 @@
 // once. A version that cannot be read here is told as absent and tried again; without the database
 // the last that was known holds.
 //
-// Thread safety: every method may be called from any thread.
+// It makes changes too: on a database thread, and reads the catalogue again at once.
+//
+// Thread safety: every method may be called from any thread; Make waits, so on no I/O or database
+// thread.
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,6 +24,7 @@
 #include "absl/time/time.h"
 #include "common/clock.h"
 #include "master/models/catalog.h"
+#include "master/models/catalog_changes.h"
 #include "master/state/catalog_rows.h"
 #include "master/state/database.h"
 
@@ -40,11 +45,14 @@ class CatalogKeeper {
 
   // The catalogue as it was read last; null before it ever was.
   std::shared_ptr<const CatalogRows> rows() const;
-  // A change was made: to be read at once, if the database answers.
+  using Change = std::function<absl::Status(CatalogChanges&)>;
+  // `done` is called once, on a database thread, with what came of it.
+  void Post(Change change, std::function<void(const absl::Status&)> done);
+  absl::Status Make(const Change& change);
+  // To be read at once, if the database answers.
   void Hurry();
 
   const std::vector<ModelPtr>& configured() const { return configured_; }
-  std::vector<std::string> ConfiguredNames() const;
 
  private:
   struct Version {
@@ -53,6 +61,7 @@ class CatalogKeeper {
     int64_t retry_at_ns = 0;
   };
 
+  Database::Job JobOf(Change change) const;
   void Run();
   void Look();
   // The thread's own. True when something of it changed.

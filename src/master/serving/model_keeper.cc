@@ -5,22 +5,19 @@
 
 #include "common/logging.h"
 #include "common/strings.h"
-#include "master/models/catalog_changes.h"
 
 namespace fathom::master {
 namespace {
 
 constexpr absl::Duration kPeriod = absl::Milliseconds(500);
-constexpr absl::Duration kWriteLimit = absl::Seconds(3);
 
 }  // namespace
 
 ModelKeeper::ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live,
-                         Database* database, std::function<bool()> leads, const Clock* clock)
+                         std::function<bool()> leads, const Clock* clock)
     : fleet_(fleet),
       catalog_(catalog),
       live_(live),
-      database_(database),
       leads_(std::move(leads)),
       clock_(clock),
       ticker_(kPeriod, [this] { Look(); }) {}
@@ -62,26 +59,21 @@ void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows) {
 }
 
 void ModelKeeper::Finish(const ModelVersionRow& row) {
-  const absl::Status status = database_->Run(kWriteLimit, [&](SqlSession& session) {
-    return CatalogChanges(&session, {}).FinishReplacement(row);
-  });
+  const absl::Status status =
+      catalog_->Make([&](CatalogChanges& changes) { return changes.FinishReplacement(row); });
   LogInfo("models", "a version takes another's place",
           {{"labels.model", ModelNameOf(row.name, row.version)},
            {"labels.replaces", ModelNameOf(row.name, row.replaces)},
            {"error.message", std::string(Message(status))}});
-  catalog_->Hurry();
 }
 
 void ModelKeeper::Finish(const RouteRow& route) {
-  const std::vector<std::string> configured = catalog_->ConfiguredNames();
-  const absl::Status status = database_->Run(kWriteLimit, [&](SqlSession& session) {
-    return CatalogChanges(&session, configured).FinishRoute(route);
-  });
+  const absl::Status status =
+      catalog_->Make([&](CatalogChanges& changes) { return changes.FinishRoute(route); });
   LogInfo("models", "a name leads where it led before",
           {{"labels.route", route.name},
            {"labels.targets", route.pending},
            {"error.message", std::string(Message(status))}});
-  catalog_->Hurry();
 }
 
 }  // namespace fathom::master

@@ -13,14 +13,13 @@
 #include "master/fleet/fleet.h"
 #include "master/models/catalog_keeper.h"
 #include "master/serving/model_orders.h"
-#include "master/state/database.h"
 
 namespace fathom::master {
 
 class ModelKeeper {
  public:
   // All outlive it. `leads` is asked on its thread.
-  ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live, Database* database,
+  ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live,
               std::function<bool()> leads, const Clock* clock);
 
  private:
@@ -32,7 +31,6 @@ class ModelKeeper {
   Fleet* const fleet_;
   CatalogKeeper* const catalog_;
   const LiveCatalog* const live_;
-  Database* const database_;
   const std::function<bool()> leads_;
   const Clock* const clock_;
   // The ticker's own.
