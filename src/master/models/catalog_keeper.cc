@@ -63,7 +63,7 @@ void CatalogKeeper::Post(Change change, std::function<void(const absl::Status&)>
 }
 
 absl::Status CatalogKeeper::Make(const Change& change) {
-  const absl::Status status = database_->Run(kChangeLimit, JobOf(change));
+  absl::Status status = database_->Run(kChangeLimit, JobOf(change));
   Hurry();
   return status;
 }
