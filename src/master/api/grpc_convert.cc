@@ -173,10 +173,7 @@ absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const C
   return out;
 }
 
-v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
-                             const ServedModelInfo& model) {
-  v1::GenerateResponse out;
-  out.set_id(id);
+void Fill(GenerationDelta delta, const ServedModelInfo& model, v1::GenerateResponse& out) {
   out.set_choice(delta.choice);
   out.set_text_delta(std::move(delta.text));
   out.set_reasoning_delta(std::move(delta.reasoning));
@@ -211,7 +208,6 @@ v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
       out.set_finish(v1::FINISH_REASON_ERROR);
       break;
   }
-  return out;
 }
 
 v1::Usage ToProto(const GenerationUsage& usage) {

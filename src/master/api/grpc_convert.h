@@ -24,8 +24,8 @@ absl::StatusOr<GenerationRequest> FromProto(v1::GenerateRequest request, const C
 absl::StatusOr<PromptInput> ReadChatInput(const v1::ChatInput& chat, const ServedModelInfo& model,
                                           ToolUse& tool_use);
 
-v1::GenerateResponse ToProto(const std::string& id, GenerationDelta delta,
-                             const ServedModelInfo& model);
+// Into a message that is empty, with what memory it has from the one before.
+void Fill(GenerationDelta delta, const ServedModelInfo& model, v1::GenerateResponse& out);
 v1::Usage ToProto(const GenerationUsage& usage);
 
 }  // namespace fathom::master

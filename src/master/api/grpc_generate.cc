@@ -1,6 +1,8 @@
 #include "master/api/grpc_generate.h"
 
+#include <atomic>
 #include <boost/asio/post.hpp>
+#include <optional>
 #include <utility>
 
 #include "master/api/grpc_convert.h"
@@ -55,6 +57,12 @@ class GenerateCall final : public GenerationSink,
 
   absl::Status OnDelta(GenerationDelta delta) override {
     if (cursor_.Knows(delta)) return absl::OkStatus();
+    // The end comes in the same breath as the last delta, which is to carry the usage.
+    const bool may_be_last = delta.finish != FinishReason::kNone;
+    if (!may_be_last && !cancelled_ && deltas_.empty() && MayWrite()) {
+      Write(std::move(delta), /*last=*/false);
+      return absl::OkStatus();
+    }
     absl::Status pushed = deltas_.Push(std::move(delta));
     SchedulePump();
     return pushed;
@@ -67,10 +75,18 @@ class GenerateCall final : public GenerationSink,
     SchedulePump();
   }
 
-  void HandleWritten(bool ok) {
-    writing_ = false;
-    if (!ok) HandleGone();
-    Pump();
+  // On a thread of gRPC's. Most writes end before there is anything more to write: then the strand
+  // need not hear of it.
+  void OnWritten(bool ok) {
+    auto writing = Writing::kAlone;
+    if (ok && write_.compare_exchange_strong(writing, Writing::kNone, std::memory_order_acq_rel)) {
+      return;
+    }
+    boost::asio::post(strand_, [self = shared_from_this(), ok] {
+      self->write_.store(Writing::kNone, std::memory_order_relaxed);
+      if (!ok) self->HandleGone();
+      self->Pump();
+    });
   }
   void HandleGone() {
     cancelled_ = true;
@@ -80,8 +96,6 @@ class GenerateCall final : public GenerationSink,
   }
 
  private:
-  // Posted, not called: the end comes in the same breath as the last delta, which is to carry the
-  // usage.
   void SchedulePump() {
     if (std::exchange(pump_scheduled_, true)) return;
     boost::asio::post(strand_, [self = shared_from_this()] {
@@ -90,23 +104,24 @@ class GenerateCall final : public GenerationSink,
     });
   }
 
+  // False while a message is being written, whose end will then pump again; and when all is over.
+  bool MayWrite() {
+    if (reactor_ == nullptr) return false;
+    auto writing = Writing::kAlone;
+    if (write_.compare_exchange_strong(writing, Writing::kAwaited, std::memory_order_acq_rel)) {
+      return false;
+    }
+    return writing == Writing::kNone;
+  }
+
   void Pump() {
-    if (writing_ || reactor_ == nullptr) return;
+    if (!MayWrite()) return;
     if (!cancelled_) {
       auto delta = deltas_.Pop();
       const bool last = ended_ && status_.ok() && deltas_.empty();
       // A client that came back may have had all but the usage.
       if (delta || (last && !usage_told_)) {
-        if (delta) cursor_.Advance(*delta);
-        message_ = delta ? ToProto(id_, *std::move(delta), *model_) : v1::GenerateResponse();
-        message_.set_id(id_);
-        if (last) {
-          *message_.mutable_usage() = fathom::master::ToProto(usage_);
-          usage_told_ = true;
-        }
-        cursor_.AppendToken(*message_.mutable_resume_token(), last);
-        writing_ = true;
-        reactor_->StartWrite(&message_);
+        Write(std::move(delta), last);
         return;
       }
     }
@@ -115,6 +130,25 @@ class GenerateCall final : public GenerationSink,
                    serving_.clock().MonotonicNs() - started_ns_, usage_, peer_);
     AddFailureDetails(context_, status_);
     std::exchange(reactor_, nullptr)->Finish(ToGrpc(status_));
+  }
+
+  void Write(std::optional<GenerationDelta> delta, bool last) {
+    // Cleared, a message keeps its memory: good for the next piece, too much after a prompt's.
+    if (message_.prompt_logprobs_size() > 0) message_ = v1::GenerateResponse();
+    message_.Clear();
+    message_.set_id(id_);
+    if (delta) {
+      cursor_.Advance(*delta);
+      Fill(*std::move(delta), *model_, message_);
+    }
+    if (last) {
+      *message_.mutable_usage() = ToProto(usage_);
+      usage_told_ = true;
+    }
+    cursor_.AppendToken(*message_.mutable_resume_token(), last);
+    const bool more = ended_ || !deltas_.empty();
+    write_.store(more ? Writing::kAwaited : Writing::kAlone, std::memory_order_relaxed);
+    reactor_->StartWrite(&message_);
   }
 
   const boost::asio::any_io_executor strand_;
@@ -126,6 +160,11 @@ class GenerateCall final : public GenerationSink,
   const std::string id_;
   const ModelPtr model_;
 
+  // A message in flight, whose end the strand awaits or not. Leaves kAlone on any thread, else only
+  // the strand changes it.
+  enum class Writing { kNone, kAlone, kAwaited };
+  std::atomic<Writing> write_ = Writing::kNone;
+
   // State below is touched on the strand alone.
   Reactor* reactor_ = nullptr;
   std::shared_ptr<Generation> generation_;
@@ -133,7 +172,6 @@ class GenerateCall final : public GenerationSink,
   DeltaBuffer deltas_;
   v1::GenerateResponse message_;  // of the write in flight
   int64_t started_ns_ = 0;
-  bool writing_ = false;
   bool pump_scheduled_ = false;
   bool cancelled_ = false;
   bool ended_ = false;
@@ -142,9 +180,7 @@ class GenerateCall final : public GenerationSink,
   GenerationUsage usage_;
 };
 
-void Reactor::OnWriteDone(bool ok) {
-  boost::asio::post(call_->strand(), [call = call_, ok] { call->HandleWritten(ok); });
-}
+void Reactor::OnWriteDone(bool ok) { call_->OnWritten(ok); }
 
 void Reactor::OnCancel() {
   boost::asio::post(call_->strand(), [call = call_] { call->HandleGone(); });
