@@ -224,7 +224,7 @@ void Generation::HandleOutput(SubmissionOutput output) {
               {"error.message", std::string(Message(checked))}});
     return End(checked);
   }
-  taken_on_ = true;
+  MarkTakenOn(attempt_);
   Choice& choice = choices_[output.choice];
   if (choice.finished()) return;  // overshot a stop string; dropped and not billed
   if (output.finish == FinishReason::kError) return End(FailureOf(output));

@@ -14,6 +14,7 @@
 //   5. Of a request only one generation goes on: one that comes for a client that comes back takes
 //      over what another has, here or at a worker, or begins anew and computes the same.
 
+#include <atomic>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cstdint>
@@ -128,6 +129,7 @@ class Generation final : public SubmissionListener,
   Submission MakeSubmission() const;
   void AwaitAcceptance();
   void HandleUntaken(int64_t due_ns);
+  void MarkTakenOn(uint32_t attempt);
   void HandleRejected(const absl::Status& status, absl::Duration retry_after);
   void HandleLost(const WorkerLoss& loss);
   void HandleGivenUp();
@@ -156,6 +158,8 @@ class Generation final : public SubmissionListener,
   const TenantKeys tenant_;
   std::shared_ptr<GenerationSink> sink_;  // null once it ended
 
+  std::atomic<uint32_t> taken_on_ = 0;  // the last attempt that a worker has said it takes on
+
   // State below is touched on the strand alone.
   boost::asio::steady_timer deadline_timer_;
   boost::asio::steady_timer retry_timer_;
@@ -179,7 +183,6 @@ class Generation final : public SubmissionListener,
   int32_t crashes_ = 0;          // of these, workers that may have crashed because of it
   int32_t cleared_crashes_ = 0;  // likewise, of places that it has got past since
   bool like_crashed_ = false;    // counted in crashes_: one that its like has crashed lately
-  bool taken_on_ = false;        // what was submitted last
   int32_t untaken_ = 0;          // submissions that no worker took on in time
   int32_t refusals_ = 0;         // for reasons other than a full worker
   absl::Duration retry_wait_;

@@ -44,17 +44,20 @@ bool Generation::IsSuspect() const { return crashes_ > 0 || losses_ > kLossesBef
 
 void Generation::OnAccepted(uint32_t attempt) {
   Note("accepted");
-  asio::post(strand_, [self = shared_from_this(), attempt] {
-    if (attempt != self->attempt_) return;
-    self->taken_on_ = true;
-    self->acceptance_timer_.cancel();
-  });
+  MarkTakenOn(attempt);
+}
+
+// On any thread: waking the strand for every request only to say that all is well costs each of
+// them more than a timer that fires for nothing.
+void Generation::MarkTakenOn(uint32_t attempt) {
+  uint32_t known = taken_on_.load(std::memory_order_relaxed);
+  while (known < attempt && !taken_on_.compare_exchange_weak(known, attempt)) {
+  }
 }
 
 // A worker that has just been stopped or cut off looks idle until it was silent for long, and draws
 // what has to go on elsewhere. Workers take on at once what is sent to them.
 void Generation::AwaitAcceptance() {
-  taken_on_ = false;
   const absl::Duration patience =
       services_.patience * (1 << std::clamp(untaken_ - 1, 0, kDoublingsMax));
   const int64_t due_ns = services_.clock->MonotonicNs() + absl::ToInt64Nanoseconds(patience);
@@ -69,7 +72,7 @@ void Generation::AwaitAcceptance() {
 // Should the worker take it on after all, it is told to cancel that attempt, and what it puts out
 // is of an attempt that is over.
 void Generation::HandleUntaken(int64_t due_ns) {
-  if (sink_ == nullptr || !placement_ || taken_on_) return;
+  if (sink_ == nullptr || !placement_ || taken_on_ >= attempt_) return;
   // Late itself, this process had no time to hear the worker either. And where there is nobody
   // else the worker may as well have it.
   const bool late = services_.clock->MonotonicNs() - due_ns > kLateNs;
