@@ -75,7 +75,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
                                                              .tools = model.tool_parser},
                                                             model.pool));
   }
-  catalog_.emplace(Catalog(models));
+  catalog_.emplace(Catalog({.models = models, .whole = false}));
   std::string cluster_secret;
   if (!settings_.cluster_secret_file.empty()) {
     ASSIGN_OR_RETURN(cluster_secret, ReadClusterSecret(settings_.cluster_secret_file));

@@ -221,8 +221,14 @@ def test_a_master_starts_and_serves_without_its_database(postgresql, tmp_path):
     with Masters(tmp_path, postgresql, 1) as masters:
         assert metric(masters.all[0], "fathom_master_database_up") == 0
         Load(masters.all[0], tmp_path, 2).check_all_ok()
+        # It may be in the catalogue, which nobody can read now.
+        url, headers = f"{masters.all[0].url}/v1/completions", {"Authorization": f"Bearer {KEY}"}
+        body = {"model": "other", "prompt": "x"}
+        unknown = httpx.post(url, json=body, headers=headers)
+        assert (unknown.status_code, "retry-after" in unknown.headers) == (503, True), unknown.text
         postgresql.start()
         assert leader(masters.all[0])[0] == "master-0"
+        wait_for(lambda: httpx.post(url, json=body, headers=headers).status_code == 404, "it was read")
 
 
 def test_a_schema_of_the_future_is_refused_with_its_number(postgresql, tmp_path):

@@ -38,7 +38,13 @@ absl::StatusOr<ModelPtr> Catalog::GetModel(std::string_view model) const {
     return absl::UnavailableError(
         absl::StrCat("this master cannot serve ", absent->first, " now: ", absent->second));
   }
-  return absl::NotFoundError(absl::StrCat("The model '", ToAbsl(model), "' does not exist"));
+  return Missing(absl::StrCat("The model '", ToAbsl(model), "' does not exist"));
+}
+
+absl::Status Catalog::Missing(std::string_view why) const {
+  if (content_.whole) return absl::NotFoundError(ToAbsl(why));
+  return absl::UnavailableError(
+      "this master has not read yet which models there are: its database does not answer");
 }
 
 absl::StatusOr<ModelPtr> Catalog::Get(std::string_view name, const ModelDraw& draw) const {
@@ -46,7 +52,7 @@ absl::StatusOr<ModelPtr> Catalog::Get(std::string_view name, const ModelDraw& dr
     ModelPtr model = FindIn(content_.models, *draw.mark);
     if (model == nullptr) model = FindIn(content_.retired, *draw.mark);
     if (model != nullptr) return model;
-    return absl::NotFoundError("the model that this request ran on is served no more");
+    return Missing("the model that this request ran on is served no more");
   }
   if (name.empty() && content_.models.size() == 1) return content_.models.front();
   const CatalogRoute* route = FindRoute(name);

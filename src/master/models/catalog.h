@@ -38,6 +38,7 @@ struct CatalogContent {
   std::vector<ModelPtr> retired;              // that only requests which ran on them before may
   std::vector<CatalogRoute> routes;           // by name
   std::map<std::string, std::string> absent;  // models that this master cannot speak for: why
+  bool whole = true;                          // false: the database may know more
 };
 
 class Catalog {
@@ -47,7 +48,7 @@ class Catalog {
   explicit Catalog(CatalogContent content) : content_(std::move(content)) {}
 
   // A model's own name or a route's; an empty one is that of the only model, if there is one only.
-  // NOT_FOUND; UNAVAILABLE when this master cannot speak for the model yet.
+  // NOT_FOUND; UNAVAILABLE when this master cannot speak for the model yet, or not know of it.
   absl::StatusOr<ModelPtr> Get(std::string_view name, const ModelDraw& draw = {}) const;
   // Likewise; null where Get has an error.
   ModelPtr Find(std::string_view name) const { return Get(name).value_or(nullptr); }
@@ -64,6 +65,7 @@ class Catalog {
 
  private:
   absl::StatusOr<ModelPtr> GetModel(std::string_view model) const;
+  absl::Status Missing(std::string_view why) const;
   const CatalogRoute* FindRoute(std::string_view name) const;
 
   const CatalogContent content_;

@@ -60,6 +60,14 @@ TEST(CatalogTest, WhoComesBackGetsTheModelOfBefore) {
   EXPECT_TRUE(absl::IsNotFound(catalog.Get("chat", {.mark = MarkOf("chat@5")}).status()));
 }
 
+TEST(CatalogTest, BeforeTheDatabaseWasReadNothingIsSaidNotToExist) {
+  const ModelPtr configured = Model("tiny");
+  const Catalog catalog({.models = {configured}, .whole = false});
+  EXPECT_EQ(catalog.Get("tiny").value(), configured);
+  EXPECT_TRUE(absl::IsUnavailable(catalog.Get("chat").status()));
+  EXPECT_TRUE(absl::IsUnavailable(catalog.Get("chat", {.mark = MarkOf("chat@5")}).status()));
+}
+
 TEST(CatalogTest, AModelThatCannotBeReadIsNotThereYet) {
   const Catalog catalog(
       {.routes = {{"chat", {{"chat@1", 100}}}}, .absent = {{"chat@1", "no disk"}}});

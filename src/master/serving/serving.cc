@@ -99,7 +99,11 @@ absl::Status Serving::Ready() {
   for (const ModelPtr& model : catalog->models()) {
     if (ReadyWorkers(*model) > 0) return absl::OkStatus();
   }
-  if (catalog->models().empty()) return absl::UnavailableError("no model is in the catalogue");
+  if (catalog->models().empty()) {
+    const absl::Status missing = catalog->Get({}).status();
+    return absl::IsUnavailable(missing) ? missing
+                                        : absl::UnavailableError("no model is in the catalogue");
+  }
   const RouteObstacle obstacle = dispatcher_.Obstacle(*catalog->models().front());
   return absl::UnavailableError(ToAbsl(Describe(obstacle)));
 }
