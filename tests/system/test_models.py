@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
@@ -272,6 +273,18 @@ def test_a_version_that_cannot_be_loaded_harms_nobody(tmp_path):
 
 def real_worker(folder, name, links, extra):
     return Worker(folder, links[0], name=name, model=None, extra=[*extra, *links[1:]])
+
+
+def test_who_waits_for_a_version_that_is_unloaded_everywhere_hears_of_it(site):
+    site.model("load", TINY, "--name", "chat", "--pool", "none", "--no-wait", *KV)
+    with ThreadPoolExecutor() as pool:
+        wait_for(lambda: "chat@1" in site.catalogue(), "the version")
+        waiting = pool.submit(site.ask, "chat@1")
+        metrics = f"http://127.0.0.1:{site.masters[0].ports()['metrics']}"
+        wait_for(lambda: scrape(metrics)("fathom_master_queue_length") == 1, "a request that waits")
+        site.model("unload", "chat")
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unloaded"), answer.text
 
 
 def test_replicas_come_back_when_their_worker_dies(tmp_path):

@@ -239,6 +239,15 @@ size_t Dispatcher::queue_length(const std::string& model) const {
   return lane == lanes_.end() ? 0 : lane->second.queue.size();
 }
 
+std::set<std::string> Dispatcher::awaited_models() const {
+  std::set<std::string> names;
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, lane] : lanes_) {
+    if (lane.queue.size() > 0) names.insert(name);
+  }
+  return names;
+}
+
 void Dispatcher::ClearSuspect(WorkerSlot slot) {
   Grants grants;
   {

@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -123,6 +124,8 @@ class Dispatcher {
   size_t queue_length() const;
   // Of one model.
   size_t queue_length(const std::string& model) const;
+  // For which requests wait.
+  std::set<std::string> awaited_models() const;
 
  private:
   friend class Placement;

@@ -390,6 +390,10 @@ void Generation::Cancel(const absl::Status& status) {
   if (sink_ != nullptr) End(status);
 }
 
+void Generation::CancelWaiting(const absl::Status& status) {
+  if (queued_) Cancel(status);
+}
+
 void Generation::End(const absl::Status& status) {
   TellIfSuspect(status);
   if (queued_) services_.dispatcher->Remove(*std::exchange(queued_, std::nullopt));

@@ -69,12 +69,15 @@ class Generation final : public SubmissionListener,
   void Start(std::shared_ptr<Generation> predecessor = nullptr);
   // On the strand. Ends it with this status, unless it has ended.
   void Cancel(const absl::Status& status);
+  // Likewise, while it waits for a worker.
+  void CancelWaiting(const absl::Status& status);
   // On the strand. Its client is gone: it goes on without one for the time that the request wants,
   // or ends with this status. The sink hears of its end either way.
   void Leave(const absl::Status& status);
 
   const boost::asio::any_io_executor& strand() const { return strand_; }
   const std::string& id() const { return request_.id; }
+  const ServedModelInfo& model() const { return *request_.model; }
 
   void OnAccepted(uint32_t attempt) override;
   void OnRejected(uint32_t attempt, const absl::Status& status,

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/strings.h"
+#include "master/serving/failure.h"
 #include "master/serving/serving_metrics.h"
 
 namespace fathom::master {
@@ -108,16 +110,38 @@ absl::Status Serving::Ready() {
   return absl::UnavailableError(ToAbsl(Describe(obstacle)));
 }
 
-void Serving::CancelAll(const absl::Status& status) {
+std::vector<std::shared_ptr<Generation>> Serving::Live() {
   std::vector<std::shared_ptr<Generation>> all;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [id, weak] : live_) {
-      if (auto generation = weak.lock()) all.push_back(std::move(generation));
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, weak] : live_) {
+    if (auto generation = weak.lock()) all.push_back(std::move(generation));
+  }
+  return all;
+}
+
+void Serving::CancelAll(const absl::Status& status) {
+  for (const auto& generation : Live()) {
+    boost::asio::post(generation->strand(), [generation, status] { generation->Cancel(status); });
+  }
+}
+
+void Serving::EndVainWaits() {
+  std::set<std::string> gone = dispatcher_.awaited_models();
+  for (const ModelPtr& model : catalog_->Now()->models()) gone.erase(model->name);
+  if (!gone.empty()) {
+    for (const WorkerInfo& worker : fleet_->Snapshot()->workers) {
+      for (const ServedModel& served : worker.models) gone.erase(served.name);
     }
   }
-  for (const auto& generation : all) {
-    boost::asio::post(generation->strand(), [generation, status] { generation->Cancel(status); });
+  const std::set<std::string> vain = gone_models_.Look(gone, clock_->MonotonicNs());
+  if (vain.empty()) return;
+  const absl::Status status = WithCode(
+      absl::UnavailableError("the model was unloaded while the request waited for a worker"),
+      "model_unloaded");
+  for (const auto& generation : Live()) {
+    if (!vain.contains(generation->model().name)) continue;
+    boost::asio::post(generation->strand(),
+                      [generation, status] { generation->CancelWaiting(status); });
   }
 }
 

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/clock.h"
@@ -20,6 +21,7 @@
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation.h"
+#include "master/serving/gone_models.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/request_book.h"
 #include "master/serving/resume_keys.h"
@@ -64,6 +66,9 @@ class Serving {
   size_t queue_length() const { return dispatcher_.queue_length(); }
   // Ends every generation there is with this status.
   void CancelAll(const absl::Status& status);
+  // Ends those that wait for a model which was unloaded everywhere. The owner calls it every
+  // second, on one thread.
+  void EndVainWaits();
 
   // Ends the CPU pool, so that nothing is posted from it any more. Once; by the owner.
   void Stop() { pool_.Stop(); }
@@ -92,6 +97,8 @@ class Serving {
   const Clock& clock() const { return *clock_; }
 
  private:
+  std::vector<std::shared_ptr<Generation>> Live();
+
   const LiveCatalog* const catalog_;
   Fleet* const fleet_;
   Quotas* const quotas_;
@@ -107,6 +114,7 @@ class Serving {
   RequestBook book_;
   Condemned condemned_;
   HoldBudget holds_;
+  GoneModels gone_models_;
   std::mutex mutex_;
   Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_
