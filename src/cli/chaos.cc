@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -85,6 +86,13 @@ absl::Status Run(ChaosFlags& flags, ShutdownSignal& shutdown) {
   ASSIGN_OR_RETURN(options.clients, ParseClientKinds(flags.clients));
   ASSIGN_OR_RETURN(options.faults, ParseFaultKinds(flags.faults));
   ASSIGN_OR_RETURN(options.injection, ParseInjection(flags.inject));
+  const auto& faults = options.faults;
+  if (std::any_of(faults.begin(), faults.end(), HitsDatabase) &&
+      std::find(faults.begin(), faults.end(), FaultKind::kCut) != faults.end()) {
+    return absl::InvalidArgumentError(
+        "cut does not go with faults of the database: masters that share one tell workers of each "
+        "other, past the links that are cut");
+  }
   RETURN_IF_ERROR(ReadShape(flags, options.shape));
   AllowManyDescriptors();
   ASSIGN_OR_RETURN(options.folder, MakeFolder());
@@ -154,7 +162,8 @@ void AddDisturbanceFlags(CLI::App& command, ChaosFlags& flags) {
           "--faults", flags.faults,
           "What happens, in turn: kill, stop, cut, slow, restart (of workers), master-kill, "
           "master-stop, master-restart, both (a worker and a master), rolling (a restart of "
-          "everything); or none")
+          "everything), database-restart, database-stop (of a PostgreSQL that all masters share); "
+          "or none")
       ->capture_default_str()
       ->type_name("LIST");
   command.add_option("--rate", options.faults_per_second, "Faults a second, as far as they fit")

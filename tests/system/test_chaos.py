@@ -3,10 +3,12 @@
 import json
 import os
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
-from harness import BIN, fathom, is_alive, wait_for
+from harness import BIN, children_of, fathom, is_alive, wait_for
 
 SIMULATED = ("--simulated", "free,step_us=4000")
 WRONGS = ("duplicated_tokens", "missing_tokens", "wrong_tokens", "wrong_usage", "wrong_ends")
@@ -70,6 +72,69 @@ def test_restarts_slow_and_stopped_ones_lose_nothing(tmp_path):
     done, report = chaos(tmp_path, *SIMULATED, "--masters", 2, "--seconds", 10, "--faults", faults, "--rate", 2)
     check_promises(report, done)
     assert all(report["faults"][counter] >= 1 for counter in ("slows", "restarts", "master_stops", "rollings"))
+
+
+@pytest.fixture
+def open_tmp_path():
+    """A folder that PostgreSQL's user may pass as well."""
+    with tempfile.TemporaryDirectory(prefix="fathom-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def postgresql_processes(folder):
+    """Those whose command line names the folder; what they fork has its title instead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"/postgres") and str(folder).encode() in b" ".join(words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_nothing_is_lost_with_the_database(open_tmp_path):
+    faults = "database-restart,database-stop,kill,master-kill"
+    flags = ("--masters", 2, "--seconds", 12, "--faults", faults, "--rate", 1)
+    done, report = chaos(open_tmp_path, *SIMULATED, *flags)
+    check_promises(report, done)
+    for kind, counter in (("database-restart", "database_restarts"), ("database-stop", "database_stops")):
+        assert report["faults"][counter] >= 1
+        # Every client had something under way.
+        for client in ("ours", "resuming"):
+            counts = report["clients"][client]["by_fault"][kind]
+            assert counts["requests"] > 0 and counts["lost"] == 0
+    assert report["leaders"] == 1
+    assert report["history"]["read"] > 0
+    assert postgresql_processes(open_tmp_path) == []
+
+
+def test_a_database_ends_with_the_run_that_is_killed_while_it_is_stopped(open_tmp_path):
+    command = [BIN / "fathom", "chaos", *SIMULATED, "--workers", "2", "--faults", "database-stop", "--rate", "10"]
+    environment = os.environ | {"TMPDIR": str(open_tmp_path)}
+    with subprocess.Popen([str(a) for a in command], env=environment, stderr=subprocess.PIPE, text=True) as run:
+
+        def stopped():
+            """All of the database's processes, once they stand still."""
+            servers = postgresql_processes(open_tmp_path)
+            pids = [*servers, *(child for server in servers for child in children_of(server))]
+            try:
+                states = [Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in pids]
+            except (FileNotFoundError, ProcessLookupError):
+                return None
+            return len(pids) > 1 and set(states) == {"T"} and pids
+
+        pids = wait_for(stopped, "a database that is stopped")
+        run.kill()
+        run.wait(20)
+        wait_for(lambda: not any(is_alive(pid) for pid in pids), "the end of the database", 20)
+
+
+def test_a_cut_past_which_workers_may_go_is_refused():
+    done = fathom("chaos", "--faults", "cut,database-stop")
+    assert done.returncode == 2 and "database" in done.stderr
 
 
 def test_without_migration_the_losses_are_seen(tmp_path):

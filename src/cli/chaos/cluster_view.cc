@@ -76,7 +76,8 @@ std::vector<std::string> ClusterView::RunningOn(const std::string& worker, int m
         CallAdmin(*stubs_[i], key_, kAnswerLimit, &v1::Admin::Stub::ListRequests, request);
     if (!response.ok()) continue;
     for (const v1::RequestStatus& status : response->requests()) {
-      if (status.state() == "running" && status.worker() == worker) ids.push_back(status.id());
+      if (status.state() == "running" && (worker.empty() || status.worker() == worker))
+        ids.push_back(status.id());
     }
   }
   return ids;
@@ -94,6 +95,16 @@ absl::StatusOr<std::string> ClusterView::Metrics(int master) {
 int64_t ClusterView::Migrations() { return Counted("fathom_master_migrations_total"); }
 
 int64_t ClusterView::Untaken() { return Counted("fathom_master_attempts_untaken_total"); }
+
+int64_t ClusterView::Leaders() { return Counted("fathom_master_leader"); }
+
+bool ClusterView::DatabaseIsUp() {
+  for (size_t m = 0; m < masters_.size(); ++m) {
+    const auto metrics = Metrics(static_cast<int>(m));
+    if (metrics.ok() && SumOfMetric(*metrics, "fathom_master_database_up") != 1) return false;
+  }
+  return true;
+}
 
 int64_t ClusterView::Counted(const std::string& metric) {
   double sum = 0;

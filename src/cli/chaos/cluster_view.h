@@ -25,7 +25,8 @@ class ClusterView {
   // Names of the workers that every master that answers has ready.
   std::vector<std::string> ReadyWorkers();
   bool IsReady(int master);
-  // Names of the requests that this worker runs for a master, or for all of them (-1).
+  // Names of the requests that this worker runs for a master, or for all of them (-1); no name: any
+  // worker.
   std::vector<std::string> RunningOn(const std::string& worker, int master = -1);
   // UNAVAILABLE when it does not answer; INTERNAL, which says the counts, when accepted is not
   // ended and in flight.
@@ -34,6 +35,10 @@ class ClusterView {
   int64_t Migrations();
   // Likewise, attempts that went on elsewhere because their worker took nothing on.
   int64_t Untaken();
+  // Whether every master that answers has its database.
+  bool DatabaseIsUp();
+  // How many masters say that they lead.
+  int64_t Leaders();
   // What has happened to a request, from the first master that knows it. NOT_FOUND: none does.
   absl::StatusOr<v1::ExplainRequestResponse> Explain(const std::string& id);
 

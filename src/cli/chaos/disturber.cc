@@ -23,13 +23,14 @@ constexpr const char* kDirectionNames[] = {"both ways", "to the master", "to the
 }  // namespace
 
 Disturber::Disturber(DisturberOptions options, LocalCluster& cluster, ClusterView& view,
-                     Relay& relay, PacketCuts* packet_cuts, Journal& journal, const Clock& clock,
-                     Random& random, int64_t start_ns)
+                     Relay& relay, PacketCuts* packet_cuts, Postgresql* database, Journal& journal,
+                     const Clock& clock, Random& random, int64_t start_ns)
     : options_(std::move(options)),
       cluster_(cluster),
       view_(view),
       relay_(relay),
       packet_cuts_(packet_cuts),
+      database_(database),
       journal_(journal),
       clock_(clock),
       random_(random),
@@ -64,6 +65,9 @@ bool Disturber::Begin() {
       return other.kind == FaultKind::kRolling;
     });
     if (rolls) return false;
+    const bool away = std::any_of(running_.begin(), running_.end(),
+                                  [](const Running& other) { return HitsDatabase(other.kind); });
+    if (HitsDatabase(fault.kind) && away) return false;
     if (HitsMaster(fault.kind)) {
       const auto master = PickMaster();
       if (!master) return false;
@@ -106,6 +110,7 @@ void Disturber::Announce(Running& fault) {
     begin.ids =
         view_.RunningOn(LocalCluster::WorkerName(fault.worker), fault.one_link ? fault.master : -1);
   }
+  if (HitsDatabase(fault.kind)) begin.ids = view_.RunningOn("");
   journal_.Add(FaultRecord(begin, NowMs()));
 }
 
@@ -160,6 +165,14 @@ void Disturber::Strike(Running& fault) {
     case FaultKind::kCut:
       status_.Update(CutLinks(fault));
       break;
+    case FaultKind::kDatabaseRestart:
+      database_->Kill();
+      fault.away = true;
+      break;
+    case FaultKind::kDatabaseStop:
+      status_.Update(database_->Stop());
+      fault.stopped = true;
+      break;
     case FaultKind::kSlow:
     case FaultKind::kRolling:
       break;  // Go does it
@@ -195,9 +208,24 @@ bool Disturber::Go(Running& fault) {
       return false;
     case FaultKind::kRolling:
       return IsBack(fault) && !NextRestart(fault);
+    case FaultKind::kDatabaseRestart:
+    case FaultKind::kDatabaseStop:
+      return GoDatabase(fault);
     default:
       return IsBack(fault);
   }
+}
+
+bool Disturber::GoDatabase(Running& fault) {
+  const absl::Duration now = clock_.Monotonic();
+  if (!healing_ && now < fault.until) return false;
+  if (std::exchange(fault.stopped, false)) database_->Continue();
+  if (std::exchange(fault.away, false)) status_.Update(database_->StartAgain());
+  if (now < fault.look_at) return false;
+  fault.look_at = now + kLookAgain;
+  const auto ready = database_->IsReady();
+  status_.Update(ready.status());
+  return ready.value_or(true) && view_.DatabaseIsUp();
 }
 
 bool Disturber::NextRestart(Running& fault) {

@@ -2,7 +2,8 @@
 
 // Disturbs a local cluster at a given rate: chooses what and whom, tells the journal, strikes, and
 // makes good again. At any time half of the workers are left alone, where there are several;
-// masters are disturbed one at a time. On the thread that owns the cluster.
+// masters are disturbed one at a time, and so is their database. On the thread that owns the
+// cluster.
 
 #include <cstdint>
 #include <list>
@@ -16,6 +17,7 @@
 #include "cli/chaos/fault.h"
 #include "cli/chaos/journal.h"
 #include "cli/chaos/packet_cuts.h"
+#include "cli/chaos/postgresql.h"
 #include "cli/chaos/relay.h"
 #include "cli/cluster/local_cluster.h"
 #include "common/clock.h"
@@ -38,10 +40,11 @@ struct DisturberOptions {
 class Disturber {
  public:
   // All outlive it. Worker w's link to master m is group LinkGroup(w, m) of the relay and of
-  // `packet_cuts`, which cuts instead of the relay where there is one.
+  // `packet_cuts`, which cuts instead of the relay where there is one. `database`: the masters';
+  // null where it is not disturbed.
   Disturber(DisturberOptions options, LocalCluster& cluster, ClusterView& view, Relay& relay,
-            PacketCuts* packet_cuts, Journal& journal, const Clock& clock, Random& random,
-            int64_t start_ns);
+            PacketCuts* packet_cuts, Postgresql* database, Journal& journal, const Clock& clock,
+            Random& random, int64_t start_ns);
 
   // Every few milliseconds. An error: a disturbance could not be made, or not be undone.
   absl::Status Tick();
@@ -58,7 +61,8 @@ class Disturber {
     int master = -1;
     absl::Duration until;                                  // monotonic; of what ends by itself
     absl::Duration toggle_at;                              // monotonic; of kSlow
-    bool stopped = false;                                  // of kSlow
+    bool stopped = false;                                  // of kSlow and kDatabaseStop
+    bool away = false;                                     // of kDatabaseRestart
     bool one_link = false;                                 // of kCut: only to this master
     Relay::Direction direction = Relay::Direction::kBoth;  // of kCut
     absl::Duration look_at;   // monotonic: when to see next whether all is well again
@@ -80,6 +84,8 @@ class Disturber {
   void Restart(Running& fault, Role role, int index, int number);
   // Of kRolling: the next one's turn; false when all have had theirs.
   bool NextRestart(Running& fault);
+  // Likewise with a fault of the database.
+  bool GoDatabase(Running& fault);
   // Whether what was ended runs again and is ready.
   bool IsBack(Running& fault);
   bool IsDisturbed(Role role, int index) const;
@@ -90,6 +96,7 @@ class Disturber {
   ClusterView& view_;
   Relay& relay_;
   PacketCuts* const packet_cuts_;
+  Postgresql* const database_;
   Journal& journal_;
   const Clock& clock_;
   Random& random_;

@@ -16,6 +16,7 @@ struct Row {
   const char* counter;
   bool worker;
   bool master;
+  bool database = false;
 };
 
 constexpr std::array<Row, std::size(kFaultKinds)> kRows{{
@@ -29,6 +30,8 @@ constexpr std::array<Row, std::size(kFaultKinds)> kRows{{
     {"master-restart", "master_restarts", false, true},
     {"both", "boths", true, true},
     {"rolling", "rollings", true, true},
+    {"database-restart", "database_restarts", false, false, true},
+    {"database-stop", "database_stops", false, false, true},
 }};
 
 const Row& RowOf(FaultKind kind) { return kRows[static_cast<size_t>(kind)]; }
@@ -39,6 +42,7 @@ const char* NameOf(FaultKind kind) { return RowOf(kind).name; }
 const char* CounterOf(FaultKind kind) { return RowOf(kind).counter; }
 bool HitsWorker(FaultKind kind) { return RowOf(kind).worker; }
 bool HitsMaster(FaultKind kind) { return RowOf(kind).master; }
+bool HitsDatabase(FaultKind kind) { return RowOf(kind).database; }
 
 absl::StatusOr<std::vector<FaultKind>> ParseFaultKinds(std::string_view text) {
   std::vector<FaultKind> kinds;

@@ -140,6 +140,7 @@ std::string FaultRecord(const FaultBegin& fault, double at_ms) {
       {"record", "fault"}, {"f", fault.number}, {"kind", NameOf(fault.kind)}, {"at_ms", at_ms}};
   if (fault.worker >= 0) record["worker"] = fault.worker;
   if (fault.master >= 0) record["master"] = fault.master;
+  if (HitsDatabase(fault.kind)) record["everyone"] = true;
   if (!fault.detail.empty()) record["detail"] = fault.detail;
   record["ids"] = json::array(fault.ids.begin(), fault.ids.end());
   return Line(record);

@@ -9,6 +9,7 @@
 //   {"record":"begin", "n":7, "client":"ours", "form":"grpc", "question":"greedy-1", "at_ms":12.5}
 //   {"record":"end", "n":7, "ended":"ok", ...}
 //   {"record":"fault", "f":3, "kind":"kill", "worker":2, "ids":[...], "at_ms":15.0}
+//   {"record":"fault", "f":4, "kind":"database-stop", "everyone":true, "ids":[...], "at_ms":16.0}
 //   {"record":"healed", "f":3, "at_ms":15.1}
 
 #include <condition_variable>
@@ -76,7 +77,7 @@ struct FaultBegin {
   int worker = -1;  // -1: none
   int master = -1;
   std::string detail;            // which way a link is cut
-  std::vector<std::string> ids;  // what runs on that worker, as its masters know it
+  std::vector<std::string> ids;  // what runs on that worker, as its masters know it; or anywhere
 };
 std::string FaultRecord(const FaultBegin& fault, double at_ms);
 std::string HealedRecord(int64_t number, double at_ms);

@@ -83,6 +83,9 @@ std::vector<std::string> BrokenPromises(const ChaosResult& result) {
     broken.push_back(absl::StrCat("workers were taken for dead that were not: ",
                                   result.checks.migrations, " requests moved"));
   }
+  if (result.checks.leaders.value_or(1) != 1) {
+    broken.push_back(absl::StrCat(*result.checks.leaders, " masters lead after the last fault"));
+  }
   if (!result.checks.conservation_broken.empty()) {
     broken.push_back(absl::StrCat("requests do not add up: ", result.checks.conservation_broken));
   }
@@ -167,6 +170,7 @@ std::string ChaosJson(const ChaosResult& result) {
   root["migrations"] = result.checks.migrations;
   root["untaken"] = result.checks.untaken;
   root["crashes"] = result.checks.crashes;
+  if (result.checks.leaders) root["leaders"] = *result.checks.leaders;
   json::array broken;
   for (const std::string& promise : BrokenPromises(result)) broken.emplace_back(promise);
   root["broken_promises"] = std::move(broken);

@@ -3,6 +3,7 @@
 // What a chaos run shows: a table for people, JSON for programs, and whether what is promised was
 // kept. Pure.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,9 +18,10 @@ struct ClusterChecks {
   std::string conservation_broken;  // the first time it was; empty: never
   int64_t histories = 0;            // of generations that met a fault
   std::string history_broken;
-  int64_t migrations = 0;  // as masters that were not restarted count them
-  int64_t untaken = 0;     // likewise, attempts that a worker did not take on in time
-  int64_t crashes = 0;     // processes that ended though nobody touched them
+  int64_t migrations = 0;          // as masters that were not restarted count them
+  int64_t untaken = 0;             // likewise, attempts that a worker did not take on in time
+  int64_t crashes = 0;             // processes that ended though nobody touched them
+  std::optional<int64_t> leaders;  // masters that lead in the end; of those that share a database
 };
 
 struct ChaosResult {

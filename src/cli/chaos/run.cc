@@ -1,5 +1,6 @@
 #include "cli/chaos/run.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <filesystem>
 #include <fstream>
@@ -13,10 +14,12 @@
 #include "cli/chaos/journal.h"
 #include "cli/chaos/load.h"
 #include "cli/chaos/packet_cuts.h"
+#include "cli/chaos/postgresql.h"
 #include "cli/chaos/relay.h"
 #include "cli/cluster/local_cluster.h"
 #include "cli/cluster/programs.h"
 #include "cli/cluster/state_dir.h"
+#include "common/digest.h"
 #include "common/files.h"
 #include "common/random.h"
 #include "common/status_macros.h"
@@ -32,6 +35,9 @@ constexpr absl::Duration kProgressEvery = absl::Milliseconds(500);
 constexpr absl::Duration kCheckEvery = absl::Milliseconds(250);
 constexpr absl::Duration kDrainLimit = absl::Seconds(10);
 constexpr absl::Duration kBackLimit = absl::Seconds(30);
+// More than a lease, and the time until it is asked for again.
+constexpr absl::Duration kLeaderLimit = absl::Seconds(15);
+constexpr char kQuota[] = "1000000000";  // a minute
 constexpr char kSimulatedWorker[] = "fathom-sim-worker";
 // What a worker may take for what runs when it is told to leave; then it goes on elsewhere.
 constexpr char kWorkerDrainSeconds[] = "1";
@@ -60,7 +66,8 @@ absl::StatusOr<std::string> WithContext(const std::string& model, int32_t contex
 }
 
 absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options, Relay& relay,
-                                                  PacketCuts* packet_cuts) {
+                                                  PacketCuts* packet_cuts,
+                                                  const Postgresql* database) {
   ClusterOptions cluster{.model = options.model,
                          .model_name = "chaos",
                          .masters = options.masters,
@@ -86,6 +93,11 @@ absl::StatusOr<ClusterOptions> MakeClusterOptions(const ChaosOptions& options, R
     const std::string path = options.folder + "/master.yaml";
     RETURN_IF_ERROR(WriteFileAtomically(path, "master:\n  migration: false\n"));
     cluster.master_flags = {"--config", path};
+  }
+  if (database != nullptr) {
+    // Masters that share one tell workers of each other, past whatever links they were given.
+    cluster.database = database->url();
+    return cluster;
   }
   cluster.links = [&relay, packet_cuts](int worker, const std::vector<uint16_t>& link_ports)
       -> absl::StatusOr<std::vector<std::string>> {
@@ -178,6 +190,13 @@ void CheckHistories(const RunTally& tally, ClusterView& view, ClusterChecks& che
   }
 }
 
+// Quotas that nobody reaches: their shares are settled with the database all the same.
+absl::Status GiveKeyQuotas(const StateDir& state, const std::string& key) {
+  return WriteFileAtomically(
+      state.keys_file(),
+      absl::StrCat("local:", Sha256Hex(key), ":admin::::", kQuota, ":", kQuota, "\n"), 0600);
+}
+
 class Run {
  public:
   Run(const ChaosOptions& options, ShutdownSignal& shutdown,
@@ -197,7 +216,12 @@ class Run {
     }
     PacketCuts* const cuts = packet_cuts ? &*packet_cuts : nullptr;
     relay_.emplace();
-    ASSIGN_OR_RETURN(ClusterOptions cluster_options, MakeClusterOptions(options_, *relay_, cuts));
+    if (std::any_of(options_.faults.begin(), options_.faults.end(), HitsDatabase)) {
+      ASSIGN_OR_RETURN(database_, Postgresql::Start(options_.folder, shutdown_));
+      RETURN_IF_ERROR(GiveKeyQuotas(state, key));
+    }
+    ASSIGN_OR_RETURN(ClusterOptions cluster_options,
+                     MakeClusterOptions(options_, *relay_, cuts, database_.get()));
     ASSIGN_OR_RETURN(cluster_, LocalCluster::Start(std::move(cluster_options), state, shutdown_));
     ClusterView view(cluster_->masters(), key);
     const LoadSetup setup = MakeLoadSetup(options_, *cluster_, key);
@@ -219,7 +243,8 @@ class Run {
                            .masters = options_.masters,
                            .workers = options_.workers,
                            .warm_up = options_.warm_up},
-                          *cluster_, view, *relay_, cuts, *journal, clock_, random_, start_ns_);
+                          *cluster_, view, *relay_, cuts, database_.get(), *journal, clock_,
+                          random_, start_ns_);
       if (absl::Status status = Disturb(load, disturber); !status.ok()) {
         // What is asked ends with the cluster.
         load.Abandon();
@@ -232,6 +257,7 @@ class Run {
     checks.migrations = view.Migrations();
     checks.untaken = view.Untaken();
     conservation.Finish(checks);
+    if (database_ != nullptr) checks.leaders = AwaitLeader(view);
     checks.crashes = cluster_->crashes();
     RETURN_IF_ERROR(journal->Flush());
     std::ifstream lines(journal_path);
@@ -277,6 +303,16 @@ class Run {
     }
   }
 
+  // How many masters lead in the end: one, or what it is when the time is over.
+  int64_t AwaitLeader(ClusterView& view) {
+    const absl::Duration give_up = clock_.Monotonic() + kLeaderLimit;
+    while (true) {
+      const int64_t leaders = view.Leaders();
+      if (leaders == 1 || clock_.Monotonic() >= give_up || shutdown_.count() > 1) return leaders;
+      absl::SleepFor(kCheckEvery);
+    }
+  }
+
   std::string SetupJson() const {
     json::array clients;
     for (const ClientKind kind : options_.clients) clients.emplace_back(NameOf(kind));
@@ -306,6 +342,7 @@ class Run {
   const Clock& clock_ = *Clock::Real();
   SeededRandom random_;
   std::optional<Relay> relay_;
+  std::unique_ptr<Postgresql> database_;  // null: not disturbed
   std::unique_ptr<LocalCluster> cluster_;
   int64_t start_ns_ = 0;
 };

@@ -117,6 +117,7 @@ class Tallier {
                              tally_.fault_ids.end() - static_cast<int64_t>(kFaultIdsMax));
     }
     if (faults_[number].master >= 0) master_faults_.push_back(number);
+    if (FlagAt(record, "everyone")) faults_of_all_.push_back(number);
   }
 
   // The faults that a request met.
@@ -131,6 +132,10 @@ class Tallier {
           met.insert(number);
         }
       }
+    }
+    for (const int64_t number : faults_of_all_) {
+      const Fault& fault = faults_.at(number);
+      if (began_ms <= fault.until_ms && ended_ms >= fault.at_ms) met.insert(number);
     }
     for (const int64_t number : master_faults_) {
       const Fault& fault = faults_.at(number);
@@ -223,6 +228,7 @@ class Tallier {
   std::vector<json::object> ends_;
   std::unordered_map<int64_t, Fault> faults_;
   std::vector<int64_t> master_faults_;
+  std::vector<int64_t> faults_of_all_;                         // such as those of the database
   std::vector<double> struck_ms_;                              // when each fault struck
   std::unordered_map<std::string, std::vector<int64_t>> met_;  // by a generation's name
 };

@@ -4,7 +4,8 @@
 //
 // A request *met* a fault when it ran on the worker that was disturbed, at that moment and as its
 // masters knew it (a one-shot request is known only once it has been answered), or was at the
-// master that was, or came there before it was back. Its *stall*, once for each fault it met, is
+// master that was, or came there before it was back; every request that was under way while the
+// database was disturbed met that. Its *stall*, once for each fault it met, is
 // the longest pause between two pieces of output among those that began before the fault was over
 // (and 250 ms more) and ended after it struck, less the median pause of the same request.
 

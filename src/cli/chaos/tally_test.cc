@@ -69,6 +69,35 @@ TEST(TallyTest, AMastersFaultIsMetByWhatWasThere) {
   EXPECT_EQ(tally.clients.at("ours").all.resumed, 1);
 }
 
+TEST(TallyTest, AFaultOfTheDatabaseIsMetByEveryRequestOfItsTime) {
+  const std::string fault =
+      FaultRecord({.number = 0, .kind = FaultKind::kDatabaseStop, .ids = {"a"}}, 50);
+  EXPECT_THAT(fault, HasSubstr(R"("kind":"database-stop")"));
+  const RunTally tally = Of(
+      R"({"record":"begin","n":1,"client":"ours","at_ms":0}
+{"record":"begin","n":2,"client":"plain","at_ms":0}
+{"record":"begin","n":3,"client":"plain","at_ms":60}
+{"record":"begin","n":4,"client":"plain","at_ms":90}
+)" + fault +
+      HealedRecord(0, 80) +
+      R"({"record":"end","n":1,"at_ms":99,"ended":"ok","ids":["a"],"gaps":[[55,30]],"histogram":[[40,9]]}
+{"record":"end","n":2,"at_ms":40,"ended":"ok","ids":["b"]}
+{"record":"end","n":3,"at_ms":99,"ended":"error","ids":[]}
+{"record":"end","n":4,"at_ms":99,"ended":"ok","ids":["c"]}
+)");
+  EXPECT_EQ(tally.faults.at("database-stop"), 1);
+  const Counts& ours = tally.clients.at("ours").by_fault.at("database-stop");
+  EXPECT_EQ(ours.requests, 1);
+  EXPECT_EQ(ours.stalls_ms.size(), 1u);
+  const Counts& plain = tally.clients.at("plain").by_fault.at("database-stop");
+  EXPECT_EQ(plain.requests, 1);
+  EXPECT_EQ(plain.lost, 1);
+  EXPECT_THAT(tally.fault_ids, ElementsAre("a"));
+  // No master was disturbed: a plain client is promised that nothing is lost.
+  EXPECT_THAT(BrokenPromises({.tally = tally, .setup_json = "{}"}),
+              ElementsAre(HasSubstr("plain: 1 of 3")));
+}
+
 TEST(TallyTest, WhatBeganAndDidNotEndIsHungAndNothingEndsTwice) {
   const RunTally tally = Of(
       R"({"record":"begin","n":1,"client":"ours","at_ms":0}
@@ -100,6 +129,10 @@ TEST(ReportTest, APlainClientIsPromisedLessOnlyWhereMastersDie) {
   EXPECT_EQ(BrokenPromises(result).size(), 2u);
   result.checks = {.conservation_broken = "x", .history_broken = "y", .crashes = 1};
   EXPECT_EQ(BrokenPromises(result).size(), 5u);
+  result.checks.leaders = 1;
+  EXPECT_EQ(BrokenPromises(result).size(), 5u);
+  result.checks.leaders = 0;
+  EXPECT_EQ(BrokenPromises(result).size(), 6u);
 }
 
 TEST(ReportTest, WorkersTakenForDeadBreakAnUndisturbedRun) {

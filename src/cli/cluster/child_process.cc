@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,12 +18,20 @@ namespace fathom::cli {
 namespace {
 
 // Between fork and exec: async-signal-safe calls only. Writes errno to `error_fd` when it fails.
-[[noreturn]] void RunInChild(char* const* argv, int log_fd, int error_fd, pid_t parent) {
+[[noreturn]] void RunInChild(char* const* argv, int log_fd, int error_fd, pid_t parent,
+                             const RunAs* run_as) {
   const auto fail = [error_fd] {
     const int error = errno;
     [[maybe_unused]] const ssize_t written = write(error_fd, &error, sizeof(error));
     _exit(127);
   };
+  // Before the tie to our parent, which the kernel drops with a change of user. No glibc: its calls
+  // speak for all threads. Our folder may be closed to that user.
+  if (run_as != nullptr &&
+      (syscall(SYS_setgroups, 0, nullptr) != 0 || syscall(SYS_setgid, run_as->gid) != 0 ||
+       syscall(SYS_setuid, run_as->uid) != 0 || chdir("/") != 0)) {
+    fail();
+  }
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) fail();
   if (getppid() != parent) _exit(127);  // it died before the tie held
   setpgid(0, 0);
@@ -46,7 +55,8 @@ namespace {
 }  // namespace
 
 absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>& argv,
-                                                 const std::string& log_path) {
+                                                 const std::string& log_path,
+                                                 const std::optional<RunAs>& run_as) {
   std::vector<char*> raw;
   raw.reserve(argv.size() + 1);
   for (const std::string& argument : argv) raw.push_back(const_cast<char*>(argument.c_str()));
@@ -62,7 +72,7 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const std::vector<std::string>&
   }
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid == 0) RunInChild(raw.data(), log_fd, pipe_fds[1], parent);
+  if (pid == 0) RunInChild(raw.data(), log_fd, pipe_fds[1], parent, run_as ? &*run_as : nullptr);
   const int fork_error = errno;
   close(log_fd);
   close(pipe_fds[1]);

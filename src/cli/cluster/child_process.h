@@ -15,11 +15,18 @@
 
 namespace fathom::cli {
 
+// Whose a child is to be, where it is not ours. Only root may choose.
+struct RunAs {
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
 class ChildProcess {
  public:
   // argv[0] is the path of the program. stdout and stderr go to the end of `log_path`.
   static absl::StatusOr<ChildProcess> Start(const std::vector<std::string>& argv,
-                                            const std::string& log_path);
+                                            const std::string& log_path,
+                                            const std::optional<RunAs>& run_as = std::nullopt);
 
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;

@@ -176,7 +176,9 @@ std::vector<std::string> LocalCluster::MasterArguments(int index, const MasterPo
                                    state_.File(kSecretFile)};
   // Masters with a database in common would tell workers of each other, past whatever links are
   // made to run through.
-  if (!options_.links) {
+  if (!options_.database.empty()) {
+    argv.insert(argv.end(), {"--database", options_.database});
+  } else if (!options_.links) {
     argv.insert(argv.end(), {"--database", absl::StrCat("sqlite:", state_.File(kDatabaseFile))});
   }
   AddLinkFlags(certificates_.master, argv);

@@ -36,7 +36,8 @@ struct ClusterOptions {
   int64_t kv_cache_bytes =
       0;  // of each worker; 0: the worker's default, or a share of what is free
   std::string worker_program = "fathom-worker";  // beside our own binary
-  std::vector<std::string> master_flags;         // more of them
+  std::string database;  // the masters'; empty: a file in the state folder, where links are null
+  std::vector<std::string> master_flags;  // more of them
   std::vector<std::string> worker_flags;
   // What a worker dials, given the masters' link ports; null: the masters themselves.
   std::function<absl::StatusOr<std::vector<std::string>>(int, const std::vector<uint16_t>&)> links;

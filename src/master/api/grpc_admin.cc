@@ -90,15 +90,15 @@ grpc::ServerUnaryReactor* GrpcAdmin::ListMasters(grpc::CallbackServerContext* co
                                                  v1::ListMastersResponse* response) {
   const auto caller = AuthorizeAdmin(*context, *keys_, AdminAction::kSeeMasters);
   if (!caller.ok()) return FinishAdmin(context, caller.status());
-  const std::string leader = cluster_->leader();
+  const LeaseView leader = cluster_->leader();
   const std::string self = cluster_->incarnation();
   for (const MasterRow& row : cluster_->masters()) {
     v1::MasterStatus* out = response->add_masters();
     Fill(row, *out);
-    out->set_leader(row.identity.incarnation == leader);
+    out->set_leader(row.identity.incarnation == leader.holder);
     out->set_self(row.identity.incarnation == self);
   }
-  response->set_epoch(cluster_->epoch());
+  response->set_epoch(leader.epoch);
   response->set_database_up(cluster_->database_up());
   response->set_database(cluster_->database_place());
   return FinishAdmin(context, absl::OkStatus());

@@ -48,6 +48,10 @@ void ClusterState::Join(MasterIdentity self, std::function<MasterLoad()> load) {
 void ClusterState::Leave() {
   if (ticker_ == nullptr) return;
   ticker_ = nullptr;
+  {
+    const std::lock_guard lock(members_->mutex);
+    members_->left = true;
+  }
   leadership_->Resign();
   database_
       .Run(kGoodbyeLimit,
@@ -100,9 +104,13 @@ void ClusterState::Tick() {
       [members = members_, self = members_->self, figures](SqlSession& session) -> absl::Status {
         RETURN_IF_ERROR(WriteMasterRow(session, self, figures));
         ASSIGN_OR_RETURN(std::vector<MasterRow> rows, ReadMasterRows(session));
-        const std::lock_guard lock(members->mutex);
-        members->rows = std::move(rows);
-        return absl::OkStatus();
+        {
+          const std::lock_guard lock(members->mutex);
+          members->rows = std::move(rows);
+          if (!members->left) return absl::OkStatus();
+        }
+        // Another connection may have deleted the row before this one wrote it.
+        return DeleteMasterRow(session, self.incarnation);
       },
       [members = members_](const absl::Status& status) {
         members->asking = false;

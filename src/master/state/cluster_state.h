@@ -52,8 +52,9 @@ class ClusterState {
   bool is_leader() const { return joined_ && leadership_->is_leader(); }
   // Of the newest leader that is known; 0 before any is.
   uint64_t epoch() const { return joined_ ? leadership_->epoch() : 0; }
-  // Which master leads, as the lease said last; empty: none is known. Its incarnation.
-  std::string leader() const { return joined_ ? leadership_->holder() : std::string(); }
+  // Which master leads, as the lease said last, by its incarnation, and its epoch; empty: none is
+  // known.
+  LeaseView leader() const { return joined_ ? leadership_->leader() : LeaseView(); }
   // Masters that live, this one included once it has joined.
   std::vector<MasterRow> masters() const;
   // Their link addresses, sorted; none where the database is this master's alone.
@@ -68,6 +69,7 @@ class ClusterState {
     mutable std::mutex mutex;
     MasterIdentity self;          // protected by mutex; empty before Join
     std::vector<MasterRow> rows;  // protected by mutex
+    bool left = false;            // protected by mutex
     std::atomic<bool> asking{false};
   };
 

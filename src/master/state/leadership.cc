@@ -31,12 +31,16 @@ Leadership::~Leadership() { Resign(); }
 
 void Leadership::Resign() {
   ticker_ = nullptr;
-  if (!is_leader()) return;
+  const int64_t now_ns = options_.clock->MonotonicNs();
+  bool led = false;
   {
     const std::lock_guard lock(state_->mutex);
+    led = state_->term.Held(now_ns);
     state_->term.Lost();
+    state_->resigned = true;
   }
   Observe();
+  if (!led) return;
   database_
       ->Run(kReleaseLimit,
             [holder = options_.holder](SqlSession& session) {
@@ -51,9 +55,14 @@ bool Leadership::is_leader() const {
   return state_->term.Held(now_ns);
 }
 
-std::string Leadership::holder() const {
+LeaseView Leadership::leader() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->holder;
+  return state_->leader;
+}
+
+bool Leadership::HasResigned(const State& state) {
+  const std::lock_guard lock(state.mutex);
+  return state.resigned;
 }
 
 void Leadership::Tick() {
@@ -61,11 +70,14 @@ void Leadership::Tick() {
   database_->Post(
       options_.ttl,
       [state = state_, options = options_](SqlSession& session) -> absl::Status {
+        if (HasResigned(*state)) return absl::OkStatus();
         const int64_t sent_ns = options.clock->MonotonicNs();
         ASSIGN_OR_RETURN(const LeaseView lease,
                          TakeLease(session, kLeaseName, options.holder, options.ttl));
         Heard(*state, options, sent_ns, lease);
-        return absl::OkStatus();
+        if (!HasResigned(*state)) return absl::OkStatus();
+        // Another connection may have given it back before this one took it once more.
+        return ReleaseLease(session, kLeaseName, options.holder);
       },
       [state = state_](const absl::Status&) { state->asking = false; });
 }
@@ -73,13 +85,12 @@ void Leadership::Tick() {
 void Leadership::Heard(State& state, const LeadershipOptions& options, int64_t sent_ns,
                        const LeaseView& lease) {
   const std::lock_guard lock(state.mutex);
-  if (lease.holder == options.holder) {
+  if (lease.holder == options.holder && !state.resigned) {
     state.term.Renewed(sent_ns, lease.epoch);
   } else {
     state.term.Lost();
   }
-  state.holder = lease.holder;
-  state.epoch = std::max(state.epoch.load(), lease.epoch);
+  state.leader = {lease.holder, std::max(state.leader.epoch, lease.epoch)};
 }
 
 void Leadership::Observe() {
@@ -87,7 +98,7 @@ void Leadership::Observe() {
   const std::lock_guard lock(state_->mutex);
   const bool leads = state_->term.Held(now_ns);
   StateMetrics::Get().leader.Set(leads ? 1 : 0);
-  StateMetrics::Get().epoch.Set(static_cast<double>(state_->epoch));
+  StateMetrics::Get().epoch.Set(static_cast<double>(state_->leader.epoch));
   if (std::exchange(state_->told_leader, leads) == leads) return;
   LogInfo("state", leads ? "this master leads" : "this master does not lead any more",
           {{"labels.epoch", static_cast<int64_t>(state_->term.epoch())}});

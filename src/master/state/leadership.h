@@ -4,7 +4,7 @@
 // is_leader and epoch answer from memory. While the database is away the leader leads on until its
 // lease may have ended, then nobody does, and nothing that serves minds.
 //
-// Thread safety: is_leader and epoch may be called from any thread.
+// Thread safety: is_leader, epoch and leader may be called from any thread.
 //
 // Invariant: of all masters at most one is leader at a time, however long a database, a network or
 // a process takes, as long as clocks run at about the same rate.
@@ -41,14 +41,15 @@ class Leadership {
   Leadership(const Leadership&) = delete;
   Leadership& operator=(const Leadership&) = delete;
 
-  // Asks no more, and gives the lease back, if the database answers soon. By the owner.
+  // Asks no more, and gives the lease back, if the database answers soon; also one that an answer
+  // still on its way brings. By the owner.
   void Resign();
 
   bool is_leader() const;
   // Of the newest leader that is known, this master or another; 0 before any is.
-  uint64_t epoch() const { return state_->epoch; }
-  // Who held the lease when it was asked last; empty before.
-  std::string holder() const;
+  uint64_t epoch() const { return leader().epoch; }
+  // Who held the lease when it was asked last, and that epoch; empty and 0 before.
+  LeaseView leader() const;
 
  private:
   // Outlives the object while a job that was posted runs.
@@ -56,14 +57,15 @@ class Leadership {
     explicit State(const LeadershipOptions& options) : term(options.ttl, options.margin) {}
     mutable std::mutex mutex;
     LeaseTerm term;            // protected by mutex
-    std::string holder;        // protected by mutex
+    LeaseView leader;          // protected by mutex
     bool told_leader = false;  // protected by mutex: what the log said last
-    std::atomic<uint64_t> epoch{0};
+    bool resigned = false;     // protected by mutex
     std::atomic<bool> asking{false};
   };
 
   void Tick();
   void Observe();
+  static bool HasResigned(const State& state);
   static void Heard(State& state, const LeadershipOptions& options, int64_t sent_ns,
                     const LeaseView& lease);
 

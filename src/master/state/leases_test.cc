@@ -76,6 +76,7 @@ TEST_F(LeasesTest, BeliefsNeverOverlap) {
   ConnectMigrated();
   std::mutex mutex;
   std::vector<Interval> intervals;
+  int holders = 0;  // one after the other
   std::atomic<bool> end{false};
   const Clock& clock = *Clock::Real();
   std::vector<std::thread> threads;
@@ -93,6 +94,7 @@ TEST_F(LeasesTest, BeliefsNeverOverlap) {
           term.Renewed(sent_ns, lease->epoch);
           const std::lock_guard lock(mutex);
           if (*term.until_ns() > heard_ns) {
+            holders += intervals.empty() || intervals.back().who != who ? 1 : 0;
             intervals.push_back({heard_ns, *term.until_ns(), lease->epoch, who});
           }
         }
@@ -101,7 +103,12 @@ TEST_F(LeasesTest, BeliefsNeverOverlap) {
       }
     });
   }
-  absl::SleepFor(absl::Seconds(3));
+  const auto tried_enough = [&] {
+    const std::lock_guard lock(mutex);
+    return holders > 10;
+  };
+  // A busy machine takes longer.
+  for (int i = 0; i < 30 && (i < 3 || !tried_enough()); ++i) absl::SleepFor(absl::Seconds(1));
   end = true;
   for (auto& thread : threads) thread.join();
 
@@ -112,7 +119,8 @@ TEST_F(LeasesTest, BeliefsNeverOverlap) {
     const Interval& before = intervals[i - 1];
     const Interval& after = intervals[i];
     if (before.who == after.who) {
-      EXPECT_EQ(before.epoch, after.epoch);
+      // One between them may have heard too late that it held it.
+      EXPECT_LE(before.epoch, after.epoch);
       continue;
     }
     ++changes;
@@ -122,7 +130,7 @@ TEST_F(LeasesTest, BeliefsNeverOverlap) {
   EXPECT_GT(changes, 3) << "the test did not try what it is for";
 }
 
-class LeadershipTest : public StateTest {
+class LeadershipTest : public LeasesTest {
  protected:
   static LeadershipOptions Fast(const std::string& holder) {
     return {.holder = holder,
@@ -153,6 +161,30 @@ TEST_F(LeadershipTest, PassesOnWhenTheLeaderGoes) {
   first = nullptr;  // gives it back
   ASSERT_TRUE(Becomes([&] { return second.is_leader(); }));
   EXPECT_EQ(second.epoch(), 2U);
+}
+
+// The lease is taken on one connection while it is given back on another.
+TEST_F(LeadershipTest, WhatItTakesWhileItResignsIsGivenBack) {
+  Database database(Options());
+  LeadershipOptions slow = Fast("a");
+  slow.ttl = absl::Seconds(60);
+  slow.period = absl::Milliseconds(20);
+  Leadership leadership(slow, &database);
+  ASSERT_TRUE(Becomes([&] { return leadership.is_leader(); }));
+  auto session = Connect();
+  {
+    auto transaction = SqlTransaction::Begin(*session);
+    ASSERT_TRUE(transaction.ok()) << transaction.status();
+    ASSERT_TRUE(session->Execute("UPDATE leases SET epoch = epoch").ok());
+    // It asks meanwhile, and waits. Nothing tells; if it has not yet, nothing is tried here.
+    absl::SleepFor(absl::Milliseconds(200));
+    std::thread resigns([&] { leadership.Resign(); });
+    EXPECT_TRUE(Becomes([&] { return !leadership.is_leader(); }));
+    ASSERT_TRUE(transaction->Commit().ok());
+    resigns.join();
+  }
+  EXPECT_TRUE(Becomes([&] { return Take(*session, "b", absl::Seconds(60)).holder == "b"; }));
+  EXPECT_FALSE(leadership.is_leader());
 }
 
 TEST_F(LeadershipTest, ALeaderWithoutADatabaseLeadsNoLongerThanItsLease) {
