@@ -105,6 +105,8 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   fleet_.fleet->OnCondemned([this](const std::string& name, absl::Duration remaining) {
     serving_->OnCondemned(name, remaining);
   });
+  fleet_.fleet->OnLastWords(
+      [this](const std::vector<LastRun>& runs) { serving_->OnLastWords(runs); });
   work_.emplace(io_->get_executor());
   for (int i = 0; i < settings_.io_threads; ++i) {
     // Short prompts are prepared here, templates and all.

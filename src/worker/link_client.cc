@@ -22,6 +22,8 @@ constexpr int64_t kFlushNs = 1'000'000'000;
 constexpr int64_t kBeatMinNs = 20'000'000;
 constexpr int64_t kBeatMaxNs = 10'000'000'000;
 constexpr int64_t kRetryAfterMs = 250;
+// About what a prompt and eight tokens take.
+constexpr int64_t kAloneRetryMs = 50;
 
 }  // namespace
 
@@ -84,13 +86,13 @@ void LinkClient::OnDead(const absl::Status& reason) {
   LogError("link", "the engine is dead", {{"error.message", std::string(reason.message())}});
   Post([this] {
     dead_ = true;
-    SendHeartbeatsNow();
+    SayLastWords();
   });
 }
 
 void LinkClient::SayCrashed() {
   crashed_ = true;
-  Post([this] { SendHeartbeatsNow(); });
+  Post([this] { SayLastWords(); });
 }
 
 void LinkClient::Post(std::function<void()> act) {
@@ -307,8 +309,12 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
 
 absl::Status LinkClient::Admit(const v1::Submit& submit) const {
   if (leaving_) return absl::UnavailableError("the worker is leaving");
-  return EngineOf(submit.model()) != nullptr ? absl::OkStatus()
-                                             : absl::NotFoundError("this worker has no such model");
+  if (EngineOf(submit.model()) == nullptr) {
+    return absl::NotFoundError("this worker has no such model");
+  }
+  return requests_.MayTakeOn(submit.request_id())
+             ? absl::OkStatus()
+             : absl::AbortedError("a request that must run alone is here");
 }
 
 void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
@@ -319,6 +325,8 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
     status = request.status();
     if (request.ok()) {
       brief = RequestTable::BriefOf(*request, submit.model());
+      brief.fingerprint = submit.fingerprint();
+      brief.crashes = submit.crashes();
       status = EngineOf(submit.model())->submit(*std::move(request));
     }
   }
@@ -339,6 +347,11 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
     rejected->set_reason(std::string(status.message()));
     if (status.code() == absl::StatusCode::kResourceExhausted) {
       rejected->set_retry_after_ms(kRetryAfterMs);
+    } else if (status.code() == absl::StatusCode::kAborted) {
+      // As masters that know nothing of it take it for a full worker.
+      rejected->set_code(static_cast<int32_t>(absl::StatusCode::kResourceExhausted));
+      rejected->set_alone(true);
+      rejected->set_retry_after_ms(kAloneRetryMs);
     }
   }
   // Whoever waits for a worker that was idle is to know soon when it falls silent.

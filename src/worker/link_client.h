@@ -15,7 +15,9 @@
 //   3. Orders to load, unload or leave that carry an older leader's epoch than one seen before are
 //      refused.
 //   4. No request outlives its master by more than the hold time, unless another one claims it.
-//   5. Every master hears each phase of each model in order, from the one that its Hello or what
+//   5. What has crashed a worker before runs alone until it has shown that it was not the cause:
+//      nothing is taken on meanwhile, from any master.
+//   6. Every master hears each phase of each model in order, from the one that its Hello or what
 //      follows Welcome told it of.
 
 #include <atomic>
@@ -171,6 +173,7 @@ class LinkClient final : public OutputSink {
   void OnClaim(Peer& peer, const v1::Claim& claim);
   void OnCondemned(Peer& peer, const v1::Condemned& condemned);
   void TellCondemned(Peer& peer);
+  void SayLastWords();
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();

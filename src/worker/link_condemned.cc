@@ -1,5 +1,6 @@
-// The part of LinkClient that carries from master to master what must not run again for a while.
-// What it means is none of a worker's business.
+// The part of LinkClient that carries from master to master what must not run again for a while,
+// and that tells all of them what ran when the worker crashed. What either means is none of a
+// worker's business.
 
 #include <algorithm>
 #include <utility>
@@ -11,6 +12,7 @@ namespace {
 
 constexpr size_t kNameBytes = 32;
 constexpr int64_t kRemainingMsMax = 600'000;
+constexpr int kLastWordsMax = 1024;
 constexpr int64_t kNsPerMs = 1'000'000;
 
 v1::WorkerControl ToMessage(const std::string& name, int64_t remaining_ms) {
@@ -39,6 +41,18 @@ void LinkClient::TellCondemned(Peer& peer) {
   for (const auto& [name, left_ns] : condemned_.All(options_.clock->MonotonicNs())) {
     peer.link->Send(ToMessage(name, left_ns / kNsPerMs + 1));
   }
+}
+
+// On one stream with the heartbeats: before the one that says that the worker is dead.
+void LinkClient::SayLastWords() {
+  v1::WorkerControl message;
+  *message.mutable_last_words() = requests_.LastWords(kLastWordsMax);
+  if (message.last_words().runs_size() > 0) {
+    for (Peer& peer : peers_) {
+      if (peer.welcomed) peer.link->Send(message);
+    }
+  }
+  SendHeartbeatsNow();
 }
 
 }  // namespace fathom::worker

@@ -17,6 +17,8 @@ constexpr int kTopLogprobsMax = 20;
 constexpr int kStopTokensMax = 1024;
 constexpr size_t kGrammarBytesMax = size_t{1} << 20;
 constexpr int32_t kTenantWeightMax = 1000;
+constexpr size_t kFingerprintBytes = 32;
+constexpr int32_t kCrashesMax = 16;
 constexpr int64_t kDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
 absl::Status Bad(absl::string_view what) { return absl::InvalidArgumentError(what); }
@@ -93,6 +95,12 @@ absl::StatusOr<EngineRequest> FromMessage(const v1::Submit& message, int64_t now
     return Bad("a request id has 1 to 256 bytes");
   }
   if (message.attempt() == 0) return Bad("attempts count from 1");
+  if (!message.fingerprint().empty() && message.fingerprint().size() != kFingerprintBytes) {
+    return Bad("a fingerprint has 32 bytes");
+  }
+  if (message.crashes() < 0 || message.crashes() > kCrashesMax) {
+    return Bad("crashes are not within 0 and 16");
+  }
   if (!message.has_generate()) return Bad("this worker knows no such work");
   const v1::GenerateWork& work = message.generate();
   if (work.prompt().empty()) return Bad("the prompt is empty");

@@ -44,6 +44,10 @@ TEST(LinkMessagesTest, AValidSubmitIsTaken) {
 TEST(LinkMessagesTest, EveryFieldIsBounded) {
   EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.clear_request_id(); }), HasSubstr("request id"));
   EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.set_attempt(0); }), HasSubstr("attempt"));
+  EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.set_fingerprint("short"); }),
+              HasSubstr("32 bytes"));
+  EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.set_crashes(-1); }), HasSubstr("crashes"));
+  EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.set_crashes(17); }), HasSubstr("crashes"));
   EXPECT_THAT(ErrorAfter([](auto& m, auto&) { m.clear_work(); }), HasSubstr("no such work"));
   EXPECT_THAT(ErrorAfter([](auto&, auto& w) { w.clear_prompt(); }), HasSubstr("prompt"));
   EXPECT_THAT(ErrorAfter([](auto&, auto& w) { w.set_max_tokens(0); }), HasSubstr("max_tokens"));

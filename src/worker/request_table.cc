@@ -8,11 +8,13 @@ namespace {
 
 // A master may claim any cost; sums of these still fit.
 constexpr int64_t kCostMax = int64_t{1} << 40;
+// Of what runs alone, as link_data.proto has it.
+constexpr int64_t kTokensToClear = 8;
 
 }  // namespace
 
 size_t RequestTable::Entry::bytes() const {
-  size_t bytes = sizeof(Entry) + resume_context.size();
+  size_t bytes = sizeof(Entry) + resume_context.size() + fingerprint.size();
   for (const Choice& choice : choices) {
     bytes += sizeof(Choice) + choice.tokens.size() * sizeof(TokenId);
   }
@@ -24,7 +26,14 @@ RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request, std::str
           .attempt = request.attempt,
           .model = std::move(model),
           .choices = request.choices,
-          .with_logprobs = request.logprobs.output || request.logprobs.prompt.has_value()};
+          .with_logprobs = request.logprobs.output || request.logprobs.prompt.has_value(),
+          .fingerprint = {}};
+}
+
+bool RequestTable::MayTakeOn(const std::string& id) const {
+  if (alone_ == nullptr) return true;
+  const auto same = entries_.find(id);
+  return same != entries_.end() && &same->second == alone_;
 }
 
 std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, int64_t cost,
@@ -52,7 +61,10 @@ std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, 
   Load& load = loads_[entry.model];
   load.in_flight[owner] += entry.cost;
   ++load.unfinished;
-  entries_.emplace(std::move(request.id), std::move(entry));
+  entry.fingerprint = std::move(request.fingerprint);
+  entry.crashes = request.crashes;
+  const Entry& added = entries_.emplace(std::move(request.id), std::move(entry)).first->second;
+  if (added.crashes > 0) alone_ = &added;
   return elsewhere;
 }
 
@@ -71,6 +83,11 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
   choice->error = output.error;
   choice->bad_request = output.bad_request;
   if (held) held_bytes_ += output.tokens.size() * sizeof(TokenId);
+  entry.tokens_here += static_cast<int64_t>(output.tokens.size());
+  if (entry.tokens_here >= kTokensToClear) {
+    entry.crashes = 0;
+    if (alone_ == &entry) alone_ = nullptr;
+  }
   Route route{entry.owner, std::all_of(entry.choices.begin(), entry.choices.end(),
                                        [](auto& c) { return c.finish != FinishReason::kNone; })};
   if (route.last) {
@@ -178,6 +195,21 @@ bool RequestTable::IsOfAnother(const std::string& id, LinkId owner) const {
   return it != entries_.end() && it->second.owner != owner;
 }
 
+v1::LastWords RequestTable::LastWords(int max) const {
+  v1::LastWords words;
+  const auto add = [&](const Entry& entry) {
+    if (entry.finished || entry.fingerprint.empty() || words.runs_size() >= max) return;
+    v1::LastWords::Run* run = words.add_runs();
+    run->set_fingerprint(entry.fingerprint);
+    run->set_crashes(entry.crashes);
+  };
+  if (alone_ != nullptr) add(*alone_);
+  for (const auto& [id, entry] : entries_) {
+    if (&entry != alone_) add(entry);
+  }
+  return words;
+}
+
 const std::string* RequestTable::ModelOf(const std::string& id) const {
   const auto it = entries_.find(id);
   return it == entries_.end() ? nullptr : &it->second.model;
@@ -209,6 +241,7 @@ int RequestTable::unfinished(const std::string& model) const {
 
 void RequestTable::Finish(Entry& entry) {
   if (std::exchange(entry.finished, true)) return;
+  if (alone_ == &entry) alone_ = nullptr;
   const auto load = loads_.find(entry.model);
   load->second.in_flight[entry.owner] -= entry.cost;
   if (--load->second.unfinished == 0) loads_.erase(load);

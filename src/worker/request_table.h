@@ -9,6 +9,7 @@
 // Invariants:
 //   1. in_flight(owner, model) is the sum of the costs of unfinished entries of those.
 //   2. held_bytes() never stays above the limit: the entry held longest goes first.
+//   3. At most one entry runs alone, and it has not finished.
 
 #include <cstddef>
 #include <cstdint>
@@ -55,8 +56,14 @@ class RequestTable {
     std::string model;
     std::vector<ChoiceStart> choices;
     bool with_logprobs = false;
+    std::string fingerprint;
+    int32_t crashes = 0;  // workers that may have crashed because of it; more than 0: it runs alone
   };
   static Brief BriefOf(const EngineRequest& request, std::string model);
+
+  // False while another request runs alone. It does until it has put out a few tokens: then it is
+  // not what crashed its worker. Whoever takes requests on asks before.
+  bool MayTakeOn(const std::string& id) const;
 
   // Takes on a request that the model's engine accepted; an older attempt of it is superseded.
   // Returns that one if it runs on another engine, which does not know.
@@ -90,6 +97,9 @@ class RequestTable {
   // A request that is known to be another's.
   bool IsOfAnother(const std::string& id, LinkId owner) const;
 
+  // The names of what has not finished, those that run alone first, `max` at most.
+  v1::LastWords LastWords(int max) const;
+
   // Which a request is for; null: it is not here.
   const std::string* ModelOf(const std::string& id) const;
 
@@ -117,6 +127,9 @@ class RequestTable {
     std::string resume_context;
     std::vector<Choice> choices;
     bool with_logprobs = false;
+    std::string fingerprint;
+    int32_t crashes = 0;
+    int64_t tokens_here = 0;  // put out by this worker
     bool finished = false;
     // Set while unowned.
     std::string forsaken_by;
@@ -141,6 +154,7 @@ class RequestTable {
   std::list<std::string> held_;        // unowned entries, longest held first
   std::map<std::string, Load> loads_;  // of models with unfinished entries
   size_t held_bytes_ = 0;
+  const Entry* alone_ = nullptr;
 };
 
 }  // namespace fathom::worker

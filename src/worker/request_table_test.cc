@@ -301,5 +301,73 @@ TEST(RequestTableTest, TheBooksBalance) {
   EXPECT_EQ(table.unfinished(), 0);
 }
 
+RequestTable::Brief Suspect(const std::string& id, uint32_t attempt = 1) {
+  RequestTable::Brief brief = Brief(id, attempt);
+  brief.fingerprint = std::string(32, id.front());
+  brief.crashes = 1;
+  return brief;
+}
+
+TEST(RequestTableTest, WhatHasCrashedAWorkerIsAloneUntilItHasPutOutEightTokens) {
+  RequestTable table({});
+  table.Add(Brief("before"), kA, 1, "");
+  EXPECT_TRUE(table.MayTakeOn("s"));
+  table.Add(Suspect("s"), kA, 1, "");
+  EXPECT_FALSE(table.MayTakeOn("other"));
+  EXPECT_TRUE(table.MayTakeOn("s")) << "the next attempt of it";
+  table.Record(Output("s", std::vector<TokenId>(7, 1)));
+  EXPECT_FALSE(table.MayTakeOn("other"));
+  table.Record(Output("before", std::vector<TokenId>(9, 1)));
+  EXPECT_FALSE(table.MayTakeOn("other"));
+  table.Record(Output("s", {1}));
+  EXPECT_TRUE(table.MayTakeOn("other"));
+}
+
+TEST(RequestTableTest, TokensThatItCameWithCountForNothing) {
+  RequestTable table({});
+  RequestTable::Brief brief = Suspect("s");
+  brief.choices[0].tokens = std::vector<TokenId>(100, 1);
+  table.Add(brief, kA, 1, "");
+  table.Record(Output("s", {1}));
+  EXPECT_FALSE(table.MayTakeOn("other"));
+}
+
+TEST(RequestTableTest, OneThatWasAloneIsNotOnceItIsGone) {
+  RequestTable table({});
+  table.Add(Suspect("s"), kA, 1, "");
+  table.Record(Output("s", {1}, FinishReason::kCancelled));
+  EXPECT_TRUE(table.MayTakeOn("other"));
+  table.Add(Suspect("t"), kA, 1, "");
+  table.Add(Brief("t", 2), kA, 1, "");
+  EXPECT_TRUE(table.MayTakeOn("other")) << "its next attempt has nothing behind it";
+  table.Add(Suspect("u"), kA, 1, "");
+  table.Disown(kA, "a", 0);
+  EXPECT_FALSE(table.MayTakeOn("other")) << "it runs without its master";
+  table.Expire(std::numeric_limits<int64_t>::max());
+  EXPECT_TRUE(table.MayTakeOn("other"));
+}
+
+TEST(RequestTableTest, LastWordsNameWhatRunsTheLoneOneFirst) {
+  RequestTable table({});
+  for (const std::string id : {"a", "b", "c", "d"}) {
+    RequestTable::Brief brief = Suspect(id);
+    brief.crashes = 0;
+    table.Add(brief, kA, 1, "");
+  }
+  table.Add(Brief("nameless"), kA, 1, "");
+  table.Record(Output("d", {1}, FinishReason::kStop));
+  table.Add(Suspect("s"), kB, 1, "");
+  const v1::LastWords words = table.LastWords(100);
+  ASSERT_EQ(words.runs_size(), 4);
+  EXPECT_EQ(words.runs(0).fingerprint(), std::string(32, 's'));
+  EXPECT_EQ(words.runs(0).crashes(), 1);
+  EXPECT_EQ(words.runs(1).crashes(), 0);
+  EXPECT_EQ(table.LastWords(1).runs_size(), 1);
+  EXPECT_EQ(table.LastWords(1).runs(0).fingerprint(), std::string(32, 's'));
+  table.Record(Output("s", std::vector<TokenId>(8, 1)));
+  const v1::LastWords later = table.LastWords(100);
+  for (const v1::LastWords::Run& run : later.runs()) EXPECT_EQ(run.crashes(), 0);
+}
+
 }  // namespace
 }  // namespace fathom::worker

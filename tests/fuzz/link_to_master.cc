@@ -186,6 +186,10 @@ class Master {
       RETURN_IF_ERROR(condemned_.Hear(message.condemned()).status());
       FATHOM_CHECK(condemned_.All().size() <= kCondemnedMax, "more names than there is room for");
     }
+    if (message.has_last_words()) {
+      RETURN_IF_ERROR(condemned_.Hear(message.last_words()));
+      session_->OnLastWords(message.last_words());
+    }
     if (!message.has_model_state()) return absl::OkStatus();
     absl::Status status = session_->OnModelState(message.model_state());
     FATHOM_CHECK(session_->Info().models.size() <= kWorkerModelsMax, "too many models");

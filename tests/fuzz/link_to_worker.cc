@@ -1,16 +1,19 @@
 // What masters may send a worker, in any order: the engine sees only sane requests, no request is
 // lost track of, and the credits granted are never more than there is.
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/check.h"
 #include "fathom/v1/link.pb.h"
 #include "fuzz/feedback.h"
 #include "fuzz/frames.h"
+#include "master/fleet/condemned_news.h"
 #include "master/fleet/link_messages.h"
 #include "worker/credits.h"
 #include "worker/engine/validate.h"
@@ -21,6 +24,7 @@ namespace fathom::worker {
 namespace {
 
 constexpr int64_t kCapacity = 1'000'000;
+constexpr int kRunsMax = 4;
 constexpr RequestTable::Limits kLimits{.hold_ns = 1'000'000'000, .held_bytes = 4096};
 
 enum Kind : size_t { kSubmit, kSubmitOther, kControl, kOutput, kLose };
@@ -94,6 +98,7 @@ class Worker {
       granted += credits[i] - claims[i].in_flight;
     }
     FATHOM_CHECK(granted <= kCapacity, "more than there is");
+    CheckLastWords();
   }
 
   void End() {
@@ -102,16 +107,31 @@ class Worker {
     table_.Expire(std::numeric_limits<int64_t>::max());
     FATHOM_CHECK(table_.unfinished() == 0 && table_.held_bytes() == 0, "something was kept");
     FATHOM_CHECK(table_.unowned_cost() == 0, "cost of nothing");
+    FATHOM_CHECK(table_.MayTakeOn(""), "what is gone is alone");
   }
 
  private:
+  // Masters take them, and one alone has something behind it.
+  void CheckLastWords() const {
+    const v1::LastWords words = table_.LastWords(kRunsMax);
+    FATHOM_CHECK(news_.Hear(words).ok(), "last words that masters refuse");
+    FATHOM_CHECK(words.runs_size() <= std::min(kRunsMax, table_.unfinished()), "too many of them");
+    for (int i = 1; i < words.runs_size(); ++i) {
+      FATHOM_CHECK(words.runs(i).crashes() == 0, "two that are alone");
+    }
+  }
+
   void Submit(const v1::Submit& message, LinkId owner) {
     const auto request = FromMessage(message, now_ns_);
     fuzz::CheckSound(0, request.status());
     if (!request.ok()) return;
     CheckRequest(*request);
-    table_.Add(RequestTable::BriefOf(*request, message.model()), owner, message.cost(),
-               message.resume_context());
+    if (!table_.MayTakeOn(message.request_id())) return;
+    RequestTable::Brief brief = RequestTable::BriefOf(*request, message.model());
+    brief.fingerprint = message.fingerprint();
+    brief.crashes = message.crashes();
+    table_.Add(std::move(brief), owner, message.cost(), message.resume_context());
+    FATHOM_CHECK(table_.MayTakeOn("") == (message.crashes() == 0), "not alone, or for ever");
   }
 
   void Control(const v1::MasterControl& message) {
@@ -145,6 +165,7 @@ class Worker {
   int64_t now_ns_ = 1;
   int64_t backlog_ = 0;
   RequestTable table_{kLimits};
+  const master::CondemnedNews news_{Clock::Real()};
 };
 
 }  // namespace

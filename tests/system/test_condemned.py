@@ -82,6 +82,78 @@ def test_the_other_master_refuses_it_at_once(pair):
         check_conservation(master)
 
 
+def test_suspects_of_two_masters_do_not_meet(tmp_path):
+    """What ran beside the cause, at the other master, is suspect too: both go for the one worker that there is then."""
+    first = Pair(tmp_path, poisoned_worker, workers=1)
+    links = [master.link_address for master in first.masters]
+    workers = list(first.workers)
+    answers = {}
+
+    def run(key, act):
+        threads.append(threading.Thread(target=lambda: answers.update({key: act()})))
+        threads[-1].start()
+
+    try:
+        a, b = first.masters
+        seeds = range(4)
+        undisturbed = {seed: stream(b, seed) for seed in seeds}
+        threads = []
+        for seed in seeds:
+            run(seed, lambda seed=seed: stream(b, seed))
+        wait_for(lambda: first.running(workers[0]) == len(seeds), "the innocent run")
+        run("poison", lambda: code_of(ask(a, POISON)))
+        wait_for(lambda: deaths(workers) == 1, "the first death")
+        workers.append(poisoned_worker(tmp_path, links, "next"))
+        wait_for(lambda: deaths(workers) == 2, "the second death")
+        workers += [poisoned_worker(tmp_path, links, f"last{i}") for i in range(2)]
+        for thread in threads:
+            thread.join()
+        assert answers.pop("poison") == "worker_lost"
+        assert answers == undisturbed
+        assert deaths(workers) == 2
+        assert code_of(ask(b, POISON)) == "request_crashes_workers"
+        for master in first.masters:
+            wait_until_idle(master)
+            check_conservation(master)
+    finally:
+        first.close()
+        for worker in workers:
+            worker.close()
+
+
+def test_the_other_master_knows_it_from_the_worker_alone(tmp_path):
+    """The poison's master dies with the first worker, and can tell nobody."""
+    first = Pair(tmp_path, poisoned_worker, workers=1)
+    a, b = first.masters
+    workers = list(first.workers)
+    try:
+        broken = threading.Thread(target=lambda: pytest.raises(httpx.HTTPError, ask, a, POISON))
+        broken.start()
+        wait_for(lambda: deaths(workers) == 1, "the first death")
+        a.signal(signal.SIGKILL)
+        broken.join()
+        workers += [poisoned_worker(tmp_path, [b.link_address], f"late{i}") for i in range(3)]
+        wait_for(lambda: len(first.ready(b)) == 3, "the new workers")
+        assert code_of(ask(b, POISON)) == "worker_lost"
+        assert code_of(ask(b, POISON)) == "request_crashes_workers"
+        assert len(first.ready(b)) == 2
+        wait_for(lambda: deaths(workers) == 2, "the second death, which its worker told before")
+    finally:
+        first.close()
+        for worker in workers:
+            worker.close()
+
+
+def test_tried_again_at_once_at_either_master_it_kills_two(pair):
+    """However fast its client is: the masters hear of what a worker ran when they hear of its crash."""
+    for i in range(6):
+        answer = ask(pair.masters[i % 2], POISON)
+        assert code_of(answer) == ("worker_lost" if i == 0 else "request_crashes_workers")
+    assert ask(pair.masters[0], POISON | {"prompt": [5, 6, 7]}).status_code == 200
+    assert [len(pair.ready(master)) for master in pair.masters] == [2, 2]
+    wait_for(lambda: deaths(pair.workers) == 2, "the second death, which its worker told before")
+
+
 def test_one_death_at_each_master_is_all(tmp_path):
     """Its client leaves when one worker has died and tries the other master, with workers that nobody had then."""
     first = Pair(tmp_path, poisoned_worker, workers=1)

@@ -11,6 +11,7 @@ constexpr absl::Duration kRemainingMax = absl::Minutes(10);
 // What workers tell leaves room for what this master finds out.
 constexpr size_t kHeardMax = 2048;
 constexpr size_t kAllMax = 4096;
+constexpr int32_t kCrashesMax = 16;
 
 v1::MasterControl ToMessage(const std::string& name, absl::Duration remaining) {
   v1::MasterControl message;
@@ -61,6 +62,32 @@ absl::StatusOr<std::optional<v1::MasterControl>> CondemnedNews::Hear(
   }
   if (callback != nullptr) (*callback)(name, remaining);
   return ToMessage(name, remaining);
+}
+
+void CondemnedNews::OnLastWords(Listener listener) {
+  auto shared = std::make_shared<const Listener>(std::move(listener));
+  const std::lock_guard lock(mutex_);
+  listener_ = std::move(shared);
+}
+
+absl::Status CondemnedNews::Hear(const v1::LastWords& words) const {
+  if (words.runs_size() > kLastWordsMax)
+    return absl::InvalidArgumentError("last words are too many");
+  std::vector<LastRun> runs;
+  runs.reserve(words.runs_size());
+  for (const v1::LastWords::Run& run : words.runs()) {
+    if (run.fingerprint().size() != kNameBytes || run.crashes() < 0) {
+      return absl::InvalidArgumentError("what ran has a name of 32 bytes, and crashes or none");
+    }
+    runs.push_back({run.fingerprint(), std::min(run.crashes(), kCrashesMax)});
+  }
+  std::shared_ptr<const Listener> listener;
+  {
+    const std::lock_guard lock(mutex_);
+    listener = listener_;
+  }
+  if (listener != nullptr) (*listener)(runs);
+  return absl::OkStatus();
 }
 
 std::vector<v1::MasterControl> CondemnedNews::All() const {

@@ -2,7 +2,8 @@
 
 // What must not run again for a while, as it goes from master to master by way of the workers: what
 // this master has found out and what workers have heard from others. Names are opaque here. Every
-// worker is told what is news to this master, and one that links, all. Any thread.
+// worker is told what is news to this master, and one that links, all. Besides, what workers say
+// that they ran when they crash, which goes no further: they tell every master. Any thread.
 
 #include <functional>
 #include <memory>
@@ -16,8 +17,11 @@
 #include "common/clock.h"
 #include "common/expiring_names.h"
 #include "fathom/v1/link.pb.h"
+#include "master/fleet/fleet.h"
 
 namespace fathom::master {
+
+inline constexpr int kLastWordsMax = 1024;  // as link.proto has it
 
 class CondemnedNews {
  public:
@@ -34,6 +38,10 @@ class CondemnedNews {
   std::optional<v1::MasterControl> Add(const std::string& name, absl::Duration remaining);
   // Of a worker. What to tell the other ones, if it is news; INVALID_ARGUMENT for what cannot be.
   absl::StatusOr<std::optional<v1::MasterControl>> Hear(const v1::Condemned& condemned);
+  // Hears last words. Set once.
+  using Listener = std::function<void(const std::vector<LastRun>&)>;
+  void OnLastWords(Listener listener);
+  absl::Status Hear(const v1::LastWords& words) const;
   // What to tell a worker that has linked.
   std::vector<v1::MasterControl> All() const;
 
@@ -45,6 +53,7 @@ class CondemnedNews {
   // State below is protected by mutex_.
   ExpiringNames names_{4096};
   std::shared_ptr<const Callback> callback_;
+  std::shared_ptr<const Listener> listener_;
 };
 
 }  // namespace fathom::master

@@ -77,5 +77,29 @@ TEST_F(CondemnedNewsTest, WorkersCannotFillIt) {
   EXPECT_TRUE(news_.Add(Name(6000), absl::Minutes(10)));
 }
 
+TEST_F(CondemnedNewsTest, LastWordsAreBoundedAndGoNoFurther) {
+  std::vector<LastRun> heard;
+  news_.OnLastWords([&](const std::vector<LastRun>& runs) { heard = runs; });
+  v1::LastWords words;
+  words.add_runs()->set_fingerprint(Name(1));
+  words.mutable_runs(0)->set_crashes(INT32_MAX);
+  ASSERT_TRUE(news_.Hear(words).ok());
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_EQ(heard[0].fingerprint, Name(1));
+  EXPECT_EQ(heard[0].crashes, 16);
+  EXPECT_TRUE(news_.All().empty());
+
+  words.mutable_runs(0)->set_crashes(-1);
+  EXPECT_FALSE(news_.Hear(words).ok());
+  words.mutable_runs(0)->set_crashes(0);
+  words.mutable_runs(0)->set_fingerprint("short");
+  EXPECT_FALSE(news_.Hear(words).ok());
+  words.Clear();
+  for (int i = 0; i < 1024; ++i) words.add_runs()->set_fingerprint(Name(i));
+  EXPECT_TRUE(news_.Hear(words).ok());
+  words.add_runs()->set_fingerprint(Name(1024));
+  EXPECT_FALSE(news_.Hear(words).ok());
+}
+
 }  // namespace
 }  // namespace fathom::master

@@ -128,6 +128,8 @@ struct Submission {
   absl::Duration remaining = absl::InfiniteDuration();
   std::string cache_salt;      // 32 bytes, secret
   std::string resume_context;  // what a claim by another master must carry; empty: none may
+  std::string fingerprint;     // 32 bytes; what the worker calls it if it crashes
+  int32_t crashes = 0;         // uncleared; more than 0: the worker runs nothing new beside it
   std::vector<TokenId> prompt;
   std::vector<SubmissionChoice> choices;
   SamplingParams sampling;
@@ -167,12 +169,19 @@ class SubmissionListener {
  public:
   virtual ~SubmissionListener() = default;
   virtual void OnAccepted(uint32_t attempt) = 0;
-  // RESOURCE_EXHAUSTED may be tried on another worker, INVALID_ARGUMENT may not.
+  // RESOURCE_EXHAUSTED may be tried on another worker, INVALID_ARGUMENT may not. ABORTED: something
+  // that must be alone runs there, some other master's maybe.
   virtual void OnRejected(uint32_t attempt, const absl::Status& status,
                           absl::Duration retry_after) = 0;
   virtual void OnOutput(SubmissionOutput output) = 0;
   // The worker is gone; nothing more comes for this attempt.
   virtual void OnWorkerLost(uint32_t attempt, const WorkerLoss& loss) = 0;
+};
+
+// What was on a worker that crashed, whichever master's.
+struct LastRun {
+  std::string fingerprint;
+  int32_t crashes = 0;  // as in Submission, without this one
 };
 
 // A request that other masters may have on some worker, to be taken over.
@@ -245,6 +254,9 @@ class Fleet {
   // Called (on any thread, no lock held) with what other masters have condemned. Set once.
   virtual void OnCondemned(
       std::function<void(const std::string& name, absl::Duration remaining)> /*callback*/) {}
+  // Called (on any thread, no lock held) with what a worker ran that says that it crashes, before
+  // any listener hears of it. Set once.
+  virtual void OnLastWords(std::function<void(const std::vector<LastRun>&)> /*callback*/) {}
   // Token cost that waits for workers of this model: workers share their credit among masters in
   // proportion.
   virtual void ReportBacklog(const std::string& /*model*/, int64_t /*cost*/) {}

@@ -127,6 +127,11 @@ absl::Status LinkHub::OnControl(Binding& binding, ControlStream& stream,
       if (const auto loss = session->Judge(NowNs(), 0)) Kill(*session, *loss);
     }
   }
+  if (message.has_last_words()) {
+    RETURN_IF_ERROR(condemned_.Hear(message.last_words()));
+    session->OnLastWords(message.last_words());
+    Kill(*session, {LossKind::kCrash, absl::UnavailableError("the worker's engine is dead")});
+  }
   if (message.has_leaving()) session->OnLeaving(message.leaving().reason());
   if (message.has_condemned()) {
     ASSIGN_OR_RETURN(const auto news, condemned_.Hear(message.condemned()));

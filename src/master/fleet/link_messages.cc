@@ -76,6 +76,8 @@ v1::Submit ToMessage(const Submission& submission) {
   }
   message.set_cache_salt(submission.cache_salt);
   message.set_resume_context(submission.resume_context);
+  message.set_fingerprint(submission.fingerprint);
+  message.set_crashes(submission.crashes);
 
   v1::GenerateWork* work = message.mutable_generate();
   Append(submission.prompt, work->mutable_prompt());

@@ -187,6 +187,10 @@ void LinkServer::OnCondemned(
   impl_->hub->condemned().OnNews(std::move(callback));
 }
 
+void LinkServer::OnLastWords(std::function<void(const std::vector<LastRun>&)> callback) {
+  impl_->hub->condemned().OnLastWords(std::move(callback));
+}
+
 void LinkServer::ReportBacklog(const std::string& model, int64_t cost) {
   impl_->hub->ReportBacklog(model, cost);
 }

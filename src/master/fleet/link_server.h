@@ -93,6 +93,7 @@ class LinkServer final : public Fleet {
   void Condemn(const std::string& name, absl::Duration remaining) override;
   void OnCondemned(
       std::function<void(const std::string& name, absl::Duration remaining)> callback) override;
+  void OnLastWords(std::function<void(const std::vector<LastRun>&)> callback) override;
   void ReportBacklog(const std::string& model, int64_t cost) override;
 
  private:

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "master/fleet/condemned_news.h"
 #include "master/fleet/link_messages.h"
 #include "master/fleet/worker_facts.h"
 
@@ -93,6 +94,7 @@ absl::Status WorkerSession::Submit(Submission submission,
   Active active;
   active.attempt = submission.attempt;
   active.cost = submission.cost;
+  active.fingerprint = submission.fingerprint;
   active.listener = std::move(listener);
   for (const SubmissionChoice& choice : submission.choices) {
     active.choices.push_back({choice.index, static_cast<int32_t>(choice.tokens.size()), true});
@@ -231,6 +233,13 @@ void WorkerSession::OnLeaving(const std::string& reason) {
   on_change_(FleetNews::kMembers);
 }
 
+void WorkerSession::OnLastWords(const v1::LastWords& words) {
+  if (words.runs_size() >= kLastWordsMax) return;  // there was more to say, maybe
+  const std::lock_guard lock(mutex_);
+  ran_.emplace();
+  for (const v1::LastWords::Run& run : words.runs()) ran_->insert(run.fingerprint());
+}
+
 std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns) {
   const std::lock_guard lock(mutex_);
   if (slept_ns > 0) {
@@ -258,9 +267,11 @@ bool WorkerSession::Die(const WorkerLoss& loss) {
   PendingClaims unanswered;
   std::shared_ptr<DataSink> data;
   std::shared_ptr<BulkSink> bulk;
+  std::optional<std::unordered_set<std::string>> ran;
   {
     const std::lock_guard lock(mutex_);
     if (std::exchange(dead_, true)) return false;
+    if (loss.kind == LossKind::kCrash) ran.swap(ran_);
     lost.swap(active_);
     unanswered.swap(claims_);
     data = std::move(data_);
@@ -273,7 +284,11 @@ bool WorkerSession::Die(const WorkerLoss& loss) {
   if (bulk != nullptr) bulk->Abort();
   const std::lock_guard delivery(delivery_mutex_);  // lets a delivery under way end first
   for (auto& [id, claim] : unanswered) claim.answered({});
-  for (auto& [id, active] : lost) active.listener->OnWorkerLost(active.attempt, loss);
+  for (auto& [id, active] : lost) {
+    const bool reached = !ran || active.fingerprint.empty() || ran->contains(active.fingerprint);
+    active.listener->OnWorkerLost(active.attempt,
+                                  reached ? loss : WorkerLoss{LossKind::kLeft, loss.reason});
+  }
   return true;
 }
 
@@ -351,8 +366,10 @@ void WorkerSession::DeliverRejected(const v1::Rejected& rejected) {
     Erase(it);
   }
   const bool known = rejected.code() > 0 && rejected.code() <= 16;
-  const auto code =
-      known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
+  auto code = known ? static_cast<absl::StatusCode>(rejected.code()) : absl::StatusCode::kUnknown;
+  if (rejected.alone() && code == absl::StatusCode::kResourceExhausted) {
+    code = absl::StatusCode::kAborted;
+  }
   listener->OnRejected(rejected.attempt(), absl::Status(code, rejected.reason()),
                        absl::Milliseconds(std::max<int64_t>(0, rejected.retry_after_ms())));
   on_change_(FleetNews::kFigures);

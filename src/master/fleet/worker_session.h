@@ -19,6 +19,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -84,6 +85,9 @@ class WorkerSession {
 
   void OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns);
   void OnLeaving(const std::string& reason);
+  // What the worker ran when it crashed; it has been checked. What was only under way to it has met
+  // no crash: it is lost as from a worker that leaves.
+  void OnLastWords(const v1::LastWords& words);
   absl::Status OnModelState(const v1::ModelState& state);
   // A broken message ends the link: the worker cannot be trusted with any of its streams.
   absl::Status OnData(const v1::WorkerData& message, int64_t now_ns);
@@ -106,6 +110,7 @@ class WorkerSession {
   struct Active {
     uint32_t attempt = 0;
     int64_t cost = 0;
+    std::string fingerprint;  // empty: claimed
     std::shared_ptr<SubmissionListener> listener;
     std::vector<Choice> choices;
     std::vector<TokenId> prompt;  // kept only to name the tokens of prompt logprobs
@@ -152,6 +157,7 @@ class WorkerSession {
   CacheFollower cache_;
   ActiveMap active_;
   PendingClaims claims_;  // answers come in the order of the questions
+  std::optional<std::unordered_set<std::string>> ran_;  // by its last words
   SilenceJudge judge_;
   int64_t hang_at_ns_ = 0;  // 0: no step is running
   bool leaving_ = false;

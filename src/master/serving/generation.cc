@@ -115,6 +115,7 @@ void Generation::HandlePrepared(absl::StatusOr<PreparedPrompt> prepared) {
   usage_.prompt_tokens = static_cast<int32_t>(prompt_.tokens.size());
   page_->SetUsage(usage_, 0);
   Note("prepared", {}, absl::StrCat(usage_.prompt_tokens, " tokens"));
+  fingerprint_ = Fingerprint();
   if (absl::Status refused = CheckCondemned(); !refused.ok()) return End(refused);
   if (absl::Status settled = services_.admission->Settle(ticket_, prompt_.cost); !settled.ok()) {
     return End(settled);
@@ -155,6 +156,7 @@ void Generation::Enqueue() {
 void Generation::HandleGrant(Placement placement) {
   queued_.reset();
   if (sink_ == nullptr) return;  // the placement goes back
+  if (!MayStillGo(placement)) return;
   placement_ = std::move(placement);
   predicted_cached_tokens_ = placement_.cached_tokens();
   tokens_here_ = 0;
@@ -185,6 +187,8 @@ Submission Generation::MakeSubmission() const {
   submission.remaining = absl::Nanoseconds(deadline_ns_ - services_.clock->MonotonicNs());
   submission.cache_salt = tenant_.cache_salt;
   submission.resume_context = request_.resumption.context;
+  submission.fingerprint = fingerprint_;
+  submission.crashes = crashes_;
   submission.prompt = prompt_.tokens;
   for (size_t i = 0; i < choices_.size(); ++i) {
     if (choices_[i].finished()) continue;

@@ -141,6 +141,7 @@ class Generation final : public SubmissionListener,
   bool IsSuspect() const;
   std::string Fingerprint() const;
   absl::Status CheckCondemned();
+  bool MayStillGo(Placement& placement);
   void ClearSuspicion();
   void TellIfSuspect(const absl::Status& status) const;
   void Note(std::string_view what, std::string_view worker = {}, std::string_view detail = {});
@@ -175,6 +176,7 @@ class Generation final : public SubmissionListener,
   QuotaCharge quota_;
   Admission::Ticket ticket_;
   PreparedPrompt prompt_;
+  std::string fingerprint_;  // of the prompt, and of what else decides what a worker computes
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
   int32_t predicted_cached_tokens_ = 0;  // by the last placement

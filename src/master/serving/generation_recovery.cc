@@ -19,8 +19,7 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr int32_t kRefusalsMax = 5;
-// A request that was on as many workers when they crashed is taken for the cause.
-constexpr int32_t kCrashesMax = 2;
+constexpr int32_t kCrashesMax = Condemned::kCrashesMax;
 // One that got past the place each time may have been beside the cause, but not for ever.
 constexpr int32_t kCrashesInAllMax = 4;
 // Losses that tell nothing of their cause: one may be chance, more make it run where nothing new
@@ -110,16 +109,19 @@ void Generation::HandleRejected(const absl::Status& status, absl::Duration retry
     placement_.Reset();
     return End(status);
   }
-  // A full worker has room again some time; other reasons rarely go away.
-  if (!absl::IsResourceExhausted(status) && ++refusals_ >= kRefusalsMax) {
+  // A full worker has room again some time, and so has one that runs something alone; other reasons
+  // rarely go away.
+  const bool alone = absl::IsAborted(status);
+  if (!alone && !absl::IsResourceExhausted(status) && ++refusals_ >= kRefusalsMax) {
     placement_.Reset();
     return End(
         absl::UnavailableError(absl::StrCat("no worker took the request on: ", status.message())));
   }
   last_rejection_ = status;
-  retry_wait_ = std::max({retry_after, 2 * retry_wait_, kRetryMin});
-  retry_wait_ = std::min(retry_wait_, kRetryMax);
-  const absl::Duration wait = retry_wait_;
+  // That such a worker is found is no sign of overload: the next one is not avoided any longer.
+  if (!alone)
+    retry_wait_ = std::clamp(std::max(retry_after, 2 * retry_wait_), kRetryMin, kRetryMax);
+  const absl::Duration wait = alone ? std::clamp(retry_after, kRetryMin, kRetryMax) : retry_wait_;
   services_.dispatcher->Avoid(worker, wait);
   placement_.Reset();
   Enqueue();
@@ -172,11 +174,11 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   tokens_here_ = 0;
   if (loss.kind == LossKind::kCrash && ++crashes_ == 1 && !services_.condemned->empty()) {
     // Of the like of it that ran elsewhere meanwhile.
-    if (services_.condemned->IsSuspect(Fingerprint())) ++crashes_;
+    if (services_.condemned->WasLeft(fingerprint_)) ++crashes_;
   }
   const bool crashes = crashes_ >= kCrashesMax || crashes_ + cleared_crashes_ >= kCrashesInAllMax;
   if (crashes || losses_ > kLossesMax) {
-    services_.condemned->Add(Fingerprint());
+    services_.condemned->Add(fingerprint_);
     LogError("serving", "a request is taken for the cause of lost workers",
              {{"http.request.id", request_.id},
               {"labels.tenant", request_.tenant},
@@ -194,26 +196,47 @@ void Generation::HandleLost(const WorkerLoss& loss) {
 
 absl::Status Generation::CheckCondemned() {
   if (services_.condemned->empty()) return absl::OkStatus();
-  const std::string fingerprint = Fingerprint();
-  if (services_.condemned->IsSuspect(fingerprint)) {
+  if (crashes_ == 0 && services_.condemned->IsSuspect(fingerprint_)) {
     like_crashed_ = true;
     ++crashes_;
     Note("suspect", {}, "a request like it has crashed a worker");
   }
-  return services_.condemned->Check(fingerprint);
+  return services_.condemned->Check(fingerprint_);
+}
+
+// Whether what was learned while it waited leaves it its place; else it has ended, or waits for
+// another. What has run on for a while has shown by itself what it does.
+bool Generation::MayStillGo(Placement& placement) {
+  if (like_crashed_ && !services_.condemned->IsSuspect(fingerprint_)) {
+    like_crashed_ = false;
+    --crashes_;
+    if (!IsSuspect()) placement.ClearSuspect();
+  }
+  const int32_t crashes = crashes_;
+  if (usage_.completion_tokens > 0 && crashes == 0) return true;
+  if (absl::Status refused = CheckCondemned(); !refused.ok()) {
+    End(refused);
+    return false;
+  }
+  if (crashes_ == crashes) return true;
+  placement.Reset();
+  Enqueue();
+  return false;
 }
 
 void Generation::ClearSuspicion() {
   placement_.ClearSuspect();
+  if (crashes_ > 0) services_.condemned->ClearSuspect(fingerprint_);
   cleared_crashes_ += std::exchange(crashes_, 0) - (like_crashed_ ? 1 : 0);
-  if (std::exchange(like_crashed_, false)) services_.condemned->ClearSuspect(Fingerprint());
+  like_crashed_ = false;
 }
 
 // Its client may try again, here or at another master, and nobody would know that it has crashed a
 // worker.
 void Generation::TellIfSuspect(const absl::Status& status) const {
-  const bool suspect = crashes_ > 0 && crashes_ < kCrashesMax && tokens_here_ < kTokensToClear;
-  if (suspect && !status.ok() && heir_ == nullptr) services_.condemned->AddSuspect(Fingerprint());
+  const int32_t own = crashes_ - (like_crashed_ ? 1 : 0);
+  const bool suspect = own > 0 && crashes_ < kCrashesMax && tokens_here_ < kTokensToClear;
+  if (suspect && !status.ok() && heir_ == nullptr) services_.condemned->AddSuspect(fingerprint_);
 }
 
 // Equal for requests that make a worker do the same, at every master of the cluster; it tells

@@ -83,6 +83,8 @@ class Serving {
   void OnCondemned(const std::string& name, absl::Duration remaining) {
     condemned_.Learn(name, remaining);
   }
+  // Likewise, to Fleet::OnLastWords.
+  void OnLastWords(const std::vector<LastRun>& runs) { condemned_.OnCrash(runs); }
   // Brings the gauges up to date, before they are read.
   void RefreshMetrics() const;
 
