@@ -105,21 +105,20 @@ absl::Status Database::Connect(Lane& lane) {
   if (lane.session != nullptr) return absl::OkStatus();
   if (NowNs() < lane.retry_at_ns) return lane.last_error;
   absl::StatusOr<std::unique_ptr<SqlSession>> session =
-      SqlSession::Connect(options_.url, options_.connect_limit);
+      SqlSession::Open(options_.url, options_.connect_limit);
   absl::Status status = session.status();
-  if (status.ok() && options_.on_connect) {
+  if (status.ok()) {
     {
+      // A server that hangs once it is connected is cut off too.
       const std::lock_guard lock(lane.mutex);
       lane.session = *std::move(session);
       lane.cut_at_ns = NowNs() + 10 * absl::ToInt64Nanoseconds(options_.connect_limit);
     }
-    status = options_.on_connect(*lane.session);
+    status = lane.session->SetUp();
+    if (status.ok() && options_.on_connect) status = options_.on_connect(*lane.session);
     const std::lock_guard lock(lane.mutex);
     lane.cut_at_ns.reset();
     if (!status.ok()) lane.session = nullptr;
-  } else if (status.ok()) {
-    const std::lock_guard lock(lane.mutex);
-    lane.session = *std::move(session);
   }
   NoteUp(status.ok(), status);
   if (status.ok()) {

@@ -135,8 +135,8 @@ absl::Status SqlSession::Guard(Call&& call) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<SqlSession>> SqlSession::Connect(const DatabaseUrl& url,
-                                                                absl::Duration limit) {
+absl::StatusOr<std::unique_ptr<SqlSession>> SqlSession::Open(const DatabaseUrl& url,
+                                                             absl::Duration limit) {
   const bool sqlite = url.dialect == SqlDialect::kSqlite;
   std::unique_ptr<Connection> connection;
   try {
@@ -149,17 +149,25 @@ absl::StatusOr<std::unique_ptr<SqlSession>> SqlSession::Connect(const DatabaseUr
     if (!url.password.empty()) why = absl::StrReplaceAll(why, {{url.password, "(password)"}});
     return absl::UnavailableError(absl::StrCat("no database at ", url.Redacted(), ": ", why));
   }
-  std::unique_ptr<SqlSession> session(new SqlSession(url.dialect, std::move(connection)));
-  if (sqlite) {
-    // Readers do not wait for the writer, and a commit survives the process, not a power cut.
-    std::string mode;
-    RETURN_IF_ERROR(session->Guard([&] {
-      session->connection_->session << "PRAGMA journal_mode = WAL", soci::into(mode);
-      session->connection_->session << "PRAGMA synchronous = NORMAL";
-    }));
-  } else {
-    RETURN_IF_ERROR(session->Guard([&] { session->connection_->session << kServerLimits; }));
+  return std::unique_ptr<SqlSession>(new SqlSession(url.dialect, std::move(connection)));
+}
+
+absl::Status SqlSession::SetUp() {
+  if (dialect_ == SqlDialect::kPostgresql) {
+    return Guard([&] { connection_->session << kServerLimits; });
   }
+  // Readers do not wait for the writer, and a commit survives the process, not a power cut.
+  return Guard([&] {
+    std::string mode;
+    connection_->session << "PRAGMA journal_mode = WAL", soci::into(mode);
+    connection_->session << "PRAGMA synchronous = NORMAL";
+  });
+}
+
+absl::StatusOr<std::unique_ptr<SqlSession>> SqlSession::Connect(const DatabaseUrl& url,
+                                                                absl::Duration limit) {
+  ASSIGN_OR_RETURN(std::unique_ptr<SqlSession> session, Open(url, limit));
+  RETURN_IF_ERROR(session->SetUp());
   return session;
 }
 

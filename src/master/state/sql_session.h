@@ -44,6 +44,11 @@ class SqlRow {
 class SqlSession {
  public:
   // UNAVAILABLE when the database cannot be reached, says no, or takes longer than `limit`.
+  static absl::StatusOr<std::unique_ptr<SqlSession>> Open(const DatabaseUrl& url,
+                                                          absl::Duration limit);
+  // First of all, once: the connection's own limits and modes. It waits as any statement does.
+  absl::Status SetUp();
+  // Both.
   static absl::StatusOr<std::unique_ptr<SqlSession>> Connect(const DatabaseUrl& url,
                                                              absl::Duration limit);
   ~SqlSession();
