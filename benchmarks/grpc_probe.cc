@@ -114,8 +114,7 @@ absl::Status Run(const std::string& port_file, std::chrono::milliseconds step) {
   builder.RegisterService(&service);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::InternalError("gRPC makes no server");
-  const absl::Status told =
-      WriteFileAtomically(port_file, absl::StrCat("{\"grpc\": ", port, "}\n"));
+  absl::Status told = WriteFileAtomically(port_file, absl::StrCat("{\"grpc\": ", port, "}\n"));
   if (!told.ok()) return told;
   for (auto next = std::chrono::steady_clock::now();; next += step) {
     std::this_thread::sleep_until(next);

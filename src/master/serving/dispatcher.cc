@@ -243,7 +243,7 @@ std::set<std::string> Dispatcher::awaited_models() const {
   std::set<std::string> names;
   const std::lock_guard lock(mutex_);
   for (const auto& [name, lane] : lanes_) {
-    if (lane.queue.size() > 0) names.insert(name);
+    if (!lane.queue.empty()) names.insert(name);
   }
   return names;
 }
