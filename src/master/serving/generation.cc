@@ -160,7 +160,7 @@ void Generation::HandleGrant(Placement placement) {
   placement_ = std::move(placement);
   predicted_cached_tokens_ = placement_.cached_tokens();
   tokens_here_ = 0;
-  ++attempt_;
+  attempt_ += 1 + std::exchange(attempts_left_out_, 0);
   granted_ns_ = services_.clock->MonotonicNs();
   page_->SetAttempt(placement_.worker().id, attempt_);
   Note("submitted", placement_.worker().id,

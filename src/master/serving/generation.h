@@ -55,6 +55,9 @@ struct GenerationServices {
   std::string_view cluster_secret;
   bool migration = true;
   absl::Duration patience = absl::Milliseconds(400);  // with a worker that takes nothing on
+  // This master's own: so many attempts it leaves out when it runs a request again that was not
+  // found, so that no two masters give one number to two runs of it.
+  uint32_t attempt_stride = 1;
 };
 
 class Generation final : public SubmissionListener,
@@ -181,6 +184,7 @@ class Generation final : public SubmissionListener,
   Placement placement_;
   int32_t predicted_cached_tokens_ = 0;  // by the last placement
   uint32_t attempt_ = 0;                 // of the last submission
+  uint32_t attempts_left_out_ = 0;       // before the next one
   int32_t losses_ = 0;                   // workers it has lost, whatever the reason
   int32_t migrations_ = 0;
   int32_t tokens_here_ = 0;      // that the last placement has brought

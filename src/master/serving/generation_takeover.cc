@@ -131,6 +131,9 @@ void Generation::HandleClaimed(ClaimOutcome outcome) {
   if (outcome.found.empty()) {
     looking_ = false;
     early_.clear();
+    // It may run where nobody could be asked, under a number that its client does not know of: what
+    // comes from there later must not be taken for what comes from here.
+    attempts_left_out_ = services_.attempt_stride;
     if (attempt_ > 0) {
       ServingMetrics::Get().resumed_anew.Increment();
       Note("not found anywhere", {}, "it is run again");

@@ -63,7 +63,9 @@ TEST_F(GenerationTakeoverTest, WhatNobodyHasIsRunAgainUnderALaterAttempt) {
   const std::string id = request.id;
   Start(std::move(request));
   const auto first = RunUntilSent();
-  EXPECT_EQ(first.submission.attempt, 6u);
+  // Not the next one: it may be that of a run that its client and these workers know nothing of.
+  EXPECT_GT(first.submission.attempt, 6u);
+  EXPECT_LE(first.submission.attempt, 6u + 255);
   EXPECT_TRUE(first.submission.choices[0].tokens.empty());
   // And every master would take the same seed.
   EXPECT_EQ(first.submission.sampling.seed, serving_.resume_keys().SeedOf(id));

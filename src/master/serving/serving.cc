@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kIdBytes = 16;
 constexpr size_t kSecretBytes = 32;
 constexpr size_t kSweepMin = 1024;
+constexpr uint64_t kAttemptStrideMax = 255;
 
 }  // namespace
 
@@ -31,6 +32,7 @@ Serving::Serving(const ServingOptions& options, Fleet* fleet, const LiveCatalog*
       resume_keys_(cluster_secret_),
       migration_(options.migration),
       patience_(options.patience),
+      attempt_stride_(1 + static_cast<uint32_t>(random->Next() % kAttemptStrideMax)),
       admission_(options.admission, clock),
       dispatcher_(fleet, clock, random->Next()),
       book_(clock),
@@ -58,7 +60,8 @@ std::shared_ptr<Generation> Serving::Generate(GenerationRequest request,
                                     .clock = clock_,
                                     .cluster_secret = cluster_secret_,
                                     .migration = migration_,
-                                    .patience = patience_};
+                                    .patience = patience_,
+                                    .attempt_stride = attempt_stride_};
   request.sampling.seed = request.seed ? *request.seed : resume_keys_.SeedOf(request.id);
   const bool look = request.resumption.look;
   auto generation =

@@ -109,6 +109,7 @@ class Serving {
   const ResumeKeys resume_keys_;
   const bool migration_;
   const absl::Duration patience_;
+  const uint32_t attempt_stride_;
   std::atomic<bool> draining_{false};
   Admission admission_;
   Dispatcher dispatcher_;
