@@ -151,6 +151,7 @@ def test_it_goes_on_at_the_next_master(ask, masters):
     [
         until(2),
         until(2, Code.INTERNAL, "Received RST_STREAM with error code 2"),
+        until(2, Code.CANCELLED, "CANCELLED"),
         until(2, Code.UNAVAILABLE, "the server is shutting down", retry_after_ms=1000),
         until(2, Code.RESOURCE_EXHAUSTED, "too much waits", retry_after_ms=7000),
         until(2, None),

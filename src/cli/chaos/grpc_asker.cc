@@ -84,6 +84,11 @@ class Call {
   bool silent_ = false;
 };
 
+// gRPC's word for a call that a server ended by going, to which nobody gave a reason.
+bool IsCutOff(const absl::Status& status) {
+  return absl::IsCancelled(status) && status.message() == "CANCELLED";
+}
+
 class GrpcAsker final : public Asker {
  public:
   GrpcAsker(AskerSetup setup, const Clock& clock, uint64_t seed)
@@ -131,7 +136,7 @@ class GrpcAsker final : public Asker {
   static bool CanGoOn(const Asked& asked) {
     const absl::Status& status = asked.status;
     return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) ||
-           absl::IsDeadlineExceeded(status) || absl::IsAborted(status);
+           absl::IsDeadlineExceeded(status) || absl::IsAborted(status) || IsCutOff(status);
   }
 
   absl::Status Run(v1::Inference::Stub& stub, v1::GenerateRequest& request, absl::Duration give_up,

@@ -20,6 +20,7 @@ constexpr milliseconds kPingTimeout = std::chrono::seconds(20);
 // Clients behind balancers ping while they wait for a long answer; the default cuts those off that
 // do so more often than every five minutes.
 constexpr milliseconds kClientPingsEvery = std::chrono::seconds(9);
+constexpr milliseconds kFarewell(200);
 // Clients come back by themselves.
 constexpr milliseconds kIdle = std::chrono::minutes(15);
 
@@ -88,7 +89,10 @@ void GrpcServer::SetReady(bool ready) {
 
 void GrpcServer::Shutdown() {
   listener_->Stop();
-  server_->Shutdown(std::chrono::system_clock::now());
+  // Clients hear first that the connection goes: a call that crosses that news is answered, and one
+  // after it is refused in a way that tells its client to go elsewhere. Cut off it would seem to
+  // have been cancelled by somebody.
+  server_->Shutdown(std::chrono::system_clock::now() + kFarewell);
   server_->Wait();
   server_ = nullptr;
 }

@@ -186,6 +186,9 @@ def failure_of(error: grpc.RpcError, left: float, resuming: bool = False) -> Exc
     # A connection that breaks brings neither.
     if status == grpc.StatusCode.UNAVAILABLE and retry_after is None and code is None:
         return Cut(details)
+    # A server that goes; whoever means it says why, and our own caller is "Locally cancelled".
+    if status == grpc.StatusCode.CANCELLED and details == "CANCELLED":
+        return Cut(details)
     if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN) and details.startswith(_CUT_WORDS):
         return Cut(details)
     http_status = _STATUS.get(status, 500)
