@@ -119,9 +119,13 @@ void QuotaShare::Apply(const QuotaExchange& exchange, double taken, double level
 
 void QuotaShare::Fail(int64_t now_ns, int masters) {
   if (blind_) return;
+  // It might have spent that ahead the moment before, and may as well now.
+  const double part = std::max(0.0, Projected(now_ns)) / std::max(1, masters);
   blind_ = true;
   blind_rate_ = std::max(granted_rate_, rate_.per_second / std::max(1, masters));
   blind_rate_ = std::min(blind_rate_, rate_.per_second);
+  const double most = std::max(1.0, kBurstSeconds * blind_rate_);
+  balance_ = std::max(balance_, std::min(most, balance_ + part));
   refilled_ns_ = now_ns;
 }
 

@@ -143,6 +143,19 @@ TEST(QuotaShareTest, WithoutTheDatabaseThingsGoOnAsTheyWere) {
   EXPECT_LE(served, 1.3 * quota);
 }
 
+TEST(QuotaShareTest, LosingTheDatabaseTurnsNobodyAway) {
+  const QuotaRate rate = RateOf(60'000);
+  QuotaShare share(rate, 0);
+  const QuotaExchange exchange = share.Prepare(kTickNs);
+  share.Apply(exchange, exchange.want, rate.burst, kTickNs);
+  share.Charge(100);  // spent ahead of what the bucket holds
+  ASSERT_TRUE(share.Admits(2 * kTickNs, 2));
+  share.Fail(2 * kTickNs, 2);
+  EXPECT_TRUE(share.Admits(2 * kTickNs, 2));
+  share.Charge(rate.burst);
+  EXPECT_FALSE(share.Admits(2 * kTickNs, 2)) << "no more than its part";
+}
+
 TEST(QuotaShareTest, ARefundIsGivenBack) {
   const QuotaRate rate = RateOf(600);
   Bucket bucket(rate);
