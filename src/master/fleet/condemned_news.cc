@@ -79,6 +79,10 @@ absl::Status CondemnedNews::Hear(const v1::LastWords& words) const {
     if (run.fingerprint().size() != kNameBytes || run.crashes() < 0) {
       return absl::InvalidArgumentError("what ran has a name of 32 bytes, and crashes or none");
     }
+    // Else one that lies could have ever so much condemned.
+    if (run.crashes() > 0 && !runs.empty()) {
+      return absl::InvalidArgumentError("one request alone runs alone, and is named first");
+    }
     runs.push_back({run.fingerprint(), std::min(run.crashes(), kCrashesMax)});
   }
   std::shared_ptr<const Listener> listener;

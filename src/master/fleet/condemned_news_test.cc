@@ -99,6 +99,11 @@ TEST_F(CondemnedNewsTest, LastWordsAreBoundedAndGoNoFurther) {
   EXPECT_TRUE(news_.Hear(words).ok());
   words.add_runs()->set_fingerprint(Name(1024));
   EXPECT_FALSE(news_.Hear(words).ok());
+  words.mutable_runs()->RemoveLast();
+  words.mutable_runs(0)->set_crashes(1);
+  EXPECT_TRUE(news_.Hear(words).ok());
+  words.mutable_runs(1)->set_crashes(1);
+  EXPECT_FALSE(news_.Hear(words).ok()) << "one runs alone";
 }
 
 }  // namespace
