@@ -17,6 +17,7 @@
 namespace fathom::worker {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 
 master::Submission Named(const std::string& id, int32_t crashes = 0) {
@@ -141,6 +142,19 @@ TEST_F(LinkAloneTest, OnesThatHaveShownThatTheyWereNotTheCauseAreNamedAsSuch) {
   EXPECT_THAT(b_.heard, ElementsAre(std::pair('p', 0)));
 }
 
+// Nobody has said yet that it crashes, and a heartbeat that is due sees it.
+TEST_F(LinkAloneTest, AHeartbeatThatIsQuickerThanTheCrashsOwnTellsItToo) {
+  ASSERT_TRUE(Taken(a_.Submit(key_, Named("p", 1))));
+  engine_.Set([this] { engine_.stats.state = EngineState::kDead; });
+  for (Listening* master : {&a_, &b_}) {
+    EXPECT_TRUE(master->watch->WaitForEmpty());
+    EXPECT_TRUE(master->WaitUntil([&] {
+      EXPECT_THAT(master->heard, ElementsAre(std::pair('p', 1)));
+      return true;
+    }));
+  }
+}
+
 // What is on the wire for masters that know nothing of it.
 TEST(LinkAloneWireTest, ItLooksLikeAFullWorkerAndNamelessWorkIsNotNamed) {
   HandMaster master;
@@ -171,7 +185,8 @@ TEST(LinkAloneWireTest, ItLooksLikeAFullWorkerAndNamelessWorkIsNotNamed) {
     }
     return dead;
   }));
-  EXPECT_THAT(said, ElementsAre(0)) << "that nothing with a name ran";
+  EXPECT_FALSE(said.empty());
+  EXPECT_THAT(said, Each(0)) << "that nothing with a name ran";
 }
 
 }  // namespace

@@ -86,13 +86,13 @@ void LinkClient::OnDead(const absl::Status& reason) {
   LogError("link", "the engine is dead", {{"error.message", std::string(reason.message())}});
   Post([this] {
     dead_ = true;
-    SayLastWords();
+    SendHeartbeatsNow();
   });
 }
 
 void LinkClient::SayCrashed() {
   crashed_ = true;
-  Post([this] { SayLastWords(); });
+  Post([this] { SendHeartbeatsNow(); });
 }
 
 void LinkClient::Post(std::function<void()> act) {

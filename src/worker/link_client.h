@@ -173,7 +173,7 @@ class LinkClient final : public OutputSink {
   void OnClaim(Peer& peer, const v1::Claim& claim);
   void OnCondemned(Peer& peer, const v1::Condemned& condemned);
   void TellCondemned(Peer& peer);
-  void SayLastWords();
+  v1::WorkerControl LastWords() const;
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();

@@ -43,15 +43,11 @@ void LinkClient::TellCondemned(Peer& peer) {
   }
 }
 
-// On one stream with the heartbeats: before the one that says that the worker is dead.
-void LinkClient::SayLastWords() {
+// None, too, is worth saying: what is under way has not met the crash then.
+v1::WorkerControl LinkClient::LastWords() const {
   v1::WorkerControl message;
   *message.mutable_last_words() = requests_.LastWords(kLastWordsMax);
-  // None, too, is worth saying: what is under way has not met the crash then.
-  for (Peer& peer : peers_) {
-    if (peer.welcomed) peer.link->Send(message);
-  }
-  SendHeartbeatsNow();
+  return message;
 }
 
 }  // namespace fathom::worker

@@ -1,6 +1,7 @@
 // The part of LinkClient that tells masters how the worker fares, and what they may send.
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "worker/credits.h"
@@ -102,9 +103,13 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
   }
   const v1::Heartbeat sum = Sum(models, now_ns);
   const bool idle = requests_.unfinished() == 0 && sum.waiting() + sum.running() == 0;
+  // The first heartbeat to say that the worker is dead ends the link; it may be one that was due.
+  std::optional<v1::WorkerControl> last_words;
+  if (sum.state() == v1::ENGINE_STATE_DEAD) last_words = LastWords();
   for (size_t i = 0; i < linked.size(); ++i) {
     Peer& peer = *linked[i];
     if (peer.beat_at_ns > now_ns) continue;
+    if (last_words) peer.link->Send(*last_words);
     const int64_t next_ns = peer.beat_every_ns * (idle ? kIdleBeats : 1);
     peer.beat_at_ns = now_ns + next_ns;
     v1::WorkerControl message;
