@@ -31,6 +31,7 @@ RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request, std::str
 }
 
 bool RequestTable::MayTakeOn(const std::string& id) const {
+  if (leaving_ && leaving_->id != id) return false;
   if (alone_ == nullptr) return true;
   const auto same = entries_.find(id);
   return same != entries_.end() && &same->second == alone_;
@@ -69,6 +70,7 @@ std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, 
 }
 
 std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& output) {
+  RecordLeaving(output);
   const auto it = entries_.find(output.request_id);
   if (it == entries_.end() || it->second.attempt != output.attempt) return std::nullopt;
   Entry& entry = it->second;
@@ -95,6 +97,12 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
     if (!held) Erase(it);
   }
   return route;
+}
+
+void RequestTable::RecordLeaving(const SequenceOutput& output) {
+  if (!leaving_ || leaving_->id != output.request_id || leaving_->attempt != output.attempt) return;
+  if (output.finish != FinishReason::kNone) std::erase(leaving_->open, output.choice);
+  if (leaving_->open.empty()) leaving_.reset();
 }
 
 void RequestTable::Disown(LinkId owner, const std::string& who, int64_t now_ns) {
@@ -195,14 +203,21 @@ bool RequestTable::IsOfAnother(const std::string& id, LinkId owner) const {
   return it != entries_.end() && it->second.owner != owner;
 }
 
+v1::LastWords::Run RequestTable::RunOf(const Entry& entry) {
+  v1::LastWords::Run run;
+  run.set_fingerprint(entry.fingerprint);
+  run.set_crashes(entry.crashes);
+  return run;
+}
+
 v1::LastWords RequestTable::LastWords(int max) const {
   v1::LastWords words;
   const auto add = [&](const Entry& entry) {
     if (entry.finished || entry.fingerprint.empty() || words.runs_size() >= max) return;
-    v1::LastWords::Run* run = words.add_runs();
-    run->set_fingerprint(entry.fingerprint);
-    run->set_crashes(entry.crashes);
+    *words.add_runs() = RunOf(entry);
   };
+  if (leaving_ && !leaving_->run.fingerprint().empty() && max > 0)
+    *words.add_runs() = leaving_->run;
   if (alone_ != nullptr) add(*alone_);
   for (const auto& [id, entry] : entries_) {
     if (&entry != alone_) add(entry);
@@ -258,6 +273,12 @@ void RequestTable::Erase(Map::iterator it) {
 
 RequestTable::Ref RequestTable::Take(Map::iterator it) {
   Ref ref{it->first, it->second.attempt, it->second.model};
+  if (alone_ == &it->second) {
+    leaving_ = Leaving{.id = ref.id, .attempt = ref.attempt, .open = {}, .run = RunOf(*alone_)};
+    for (const Choice& choice : alone_->choices) {
+      if (choice.finish == FinishReason::kNone) leaving_->open.push_back(choice.index);
+    }
+  }
   Erase(it);
   return ref;
 }

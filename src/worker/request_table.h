@@ -9,7 +9,8 @@
 // Invariants:
 //   1. in_flight(owner, model) is the sum of the costs of unfinished entries of those.
 //   2. held_bytes() never stays above the limit: the entry held longest goes first.
-//   3. At most one entry runs alone, and it has not finished.
+//   3. At most one entry runs alone, and it has not finished. Taken out while it does, it keeps its
+//      place until its engine has ended it, which may be in a step with it.
 
 #include <cstddef>
 #include <cstdint>
@@ -62,7 +63,8 @@ class RequestTable {
   static Brief BriefOf(const EngineRequest& request, std::string model);
 
   // False while another request runs alone. It does until it has put out a few tokens: then it is
-  // not what crashed its worker. Whoever takes requests on asks before.
+  // not what crashed its worker; or until its engine has let go of it. Whoever takes requests on
+  // asks before.
   bool MayTakeOn(const std::string& id) const;
 
   // Takes on a request that the model's engine accepted; an older attempt of it is superseded.
@@ -144,6 +146,16 @@ class RequestTable {
     int unfinished = 0;
   };
 
+  // One that ran alone and was taken out; its engine has not said yet that it has ended.
+  struct Leaving {
+    std::string id;
+    uint32_t attempt = 0;
+    std::vector<int32_t> open;  // choices
+    v1::LastWords::Run run;
+  };
+
+  static v1::LastWords::Run RunOf(const Entry& entry);
+  void RecordLeaving(const SequenceOutput& output);
   static std::vector<v1::StepOutput> Farewell(const std::string& id, const Entry& entry);
   void Finish(Entry& entry);
   void Erase(Map::iterator it);
@@ -155,6 +167,7 @@ class RequestTable {
   std::map<std::string, Load> loads_;  // of models with unfinished entries
   size_t held_bytes_ = 0;
   const Entry* alone_ = nullptr;
+  std::optional<Leaving> leaving_;
 };
 
 }  // namespace fathom::worker

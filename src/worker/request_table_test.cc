@@ -339,12 +339,36 @@ TEST(RequestTableTest, OneThatWasAloneIsNotOnceItIsGone) {
   EXPECT_TRUE(table.MayTakeOn("other"));
   table.Add(Suspect("t"), kA, 1, "");
   table.Add(Brief("t", 2), kA, 1, "");
+  table.Record(Output("t", {}, FinishReason::kCancelled));
   EXPECT_TRUE(table.MayTakeOn("other")) << "its next attempt has nothing behind it";
   table.Add(Suspect("u"), kA, 1, "");
   table.Disown(kA, "a", 0);
   EXPECT_FALSE(table.MayTakeOn("other")) << "it runs without its master";
-  table.Expire(std::numeric_limits<int64_t>::max());
+}
+
+TEST(RequestTableTest, OneThatWasAloneAndIsGivenUpIsSoUntilItsEngineHasEndedIt) {
+  RequestTable table({});
+  RequestTable::Brief brief = Suspect("s");
+  brief.choices = {{.index = 0, .tokens = {}}, {.index = 1, .tokens = {}}};
+  table.Add(brief, kA, 1, "");
+  table.Disown(kA, "a", 0);
+  EXPECT_EQ(table.Expire(std::numeric_limits<int64_t>::max()).size(), 1u);
+  EXPECT_FALSE(table.MayTakeOn("other")) << "the step under way has it";
+  EXPECT_TRUE(table.MayTakeOn("s")) << "its next attempt";
+  const v1::LastWords words = table.LastWords(1);
+  ASSERT_EQ(words.runs_size(), 1);
+  EXPECT_EQ(words.runs(0).fingerprint(), brief.fingerprint);
+  EXPECT_EQ(words.runs(0).crashes(), 1);
+
+  EXPECT_FALSE(table.Record(Output("s", {1})));
+  EXPECT_FALSE(table.Record(Output("s", {}, FinishReason::kCancelled)));
+  EXPECT_FALSE(table.Record(Output("other", {}, FinishReason::kCancelled)));
+  EXPECT_FALSE(table.MayTakeOn("other")) << "its second choice";
+  SequenceOutput second = Output("s", {}, FinishReason::kCancelled);
+  second.choice = 1;
+  EXPECT_FALSE(table.Record(second));
   EXPECT_TRUE(table.MayTakeOn("other"));
+  EXPECT_EQ(table.LastWords(1).runs_size(), 0);
 }
 
 TEST(RequestTableTest, LastWordsNameWhatRunsTheLoneOneFirst) {
