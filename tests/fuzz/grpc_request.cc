@@ -40,7 +40,8 @@ void Generate(const v1::GenerateRequest& message) {
 }
 
 void Infer(const inference::ModelInferRequest& message) {
-  const auto request = ReadKserveRequest(message, fuzz::TestCatalog(), absl::Minutes(10), "0123");
+  const auto request =
+      ReadKserveRequest(message, fuzz::TestCatalog(), absl::Minutes(10), {.id = "0123"});
   fuzz::CheckSound(2, request.status());
   if (request.ok()) CheckGeneration(3, request->generation);
 }

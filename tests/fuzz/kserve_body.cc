@@ -77,7 +77,8 @@ void CheckMessage(uint64_t place, absl::StatusOr<Message> message) {
                "a tensor without data");
   CheckInputs(*message);
   message->set_model_name("m");
-  const auto request = ReadKserveRequest(*message, fuzz::TestCatalog(), absl::Minutes(1), "0123");
+  const auto request =
+      ReadKserveRequest(*message, fuzz::TestCatalog(), absl::Minutes(1), {.id = "0123"});
   fuzz::CheckSound(4, request.status());
   if (!request.ok()) return;
   FATHOM_CHECK(request->generation.timeout <= absl::Minutes(1), "timeout");

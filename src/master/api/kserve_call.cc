@@ -10,6 +10,7 @@
 #include "common/strings.h"
 #include "master/api/caller.h"
 #include "master/api/kserve_json.h"
+#include "master/api/resume_headers.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -29,10 +30,6 @@ absl::StatusOr<std::optional<size_t>> JsonBytes(const HttpCall& call) {
   return std::optional<size_t>(bytes);
 }
 
-void AppendEvent(std::string& out, std::string_view data) {
-  absl::StrAppend(&out, "data: ", ToAbsl(data), "\n\n");
-}
-
 }  // namespace
 
 KserveCall::KserveCall(KservePath path, Serving& serving, const KserveHttpOptions& options,
@@ -50,11 +47,11 @@ void KserveCall::Start() {
     self->gone_ = true;
     // The first reason is the real one: a client that was given up is also too slow.
     if (self->exchange_->record().error.empty()) self->exchange_->record().error = Message(reason);
-    if (const auto generation = self->generation_) generation->Cancel(reason);
+    if (const auto generation = self->generation_) generation->Leave(reason);
   });
   if (call_.body.size() <= kInlineBodyBytes) return HandleParsed(Parse());
   const bool accepted = serving_.pool().Submit([self = shared_from_this()] {
-    auto parsed = std::make_shared<absl::StatusOr<KserveRequest>>(self->Parse());
+    auto parsed = std::make_shared<absl::StatusOr<Parsed>>(self->Parse());
     boost::asio::post(self->exchange_->strand(),
                       [self, parsed] { self->HandleParsed(std::move(*parsed)); });
   });
@@ -64,35 +61,54 @@ void KserveCall::Start() {
   }
 }
 
-absl::StatusOr<KserveRequest> KserveCall::Parse() const {
-  inference::ModelInferRequest message;
-  if (path_.place == KservePlace::kInfer) {
-    ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytes(call_));
-    ASSIGN_OR_RETURN(message, ReadInferBody(call_.body, json_bytes));
-  } else {
-    ASSIGN_OR_RETURN(message, ReadGenerateBody(call_.body));
-  }
-  message.set_model_name(path_.model);
-  message.set_model_version(path_.version);
-  ASSIGN_OR_RETURN(KserveRequest request,
-                   ReadKserveRequest(std::move(message), *serving_.catalog(), options_.timeout_max,
-                                     serving_.NewId()));
-  if (path_.place != KservePlace::kGenerateStream && request.stream.value_or(false)) {
-    return BadField("stream", "this place answers as a whole; use generate_stream for streams");
-  }
-  return request;
+absl::StatusOr<inference::ModelInferRequest> KserveCall::ReadBody() const {
+  if (path_.place != KservePlace::kInfer) return ReadGenerateBody(call_.body);
+  ASSIGN_OR_RETURN(const std::optional<size_t> json_bytes, JsonBytes(call_));
+  return ReadInferBody(call_.body, json_bytes);
 }
 
-void KserveCall::HandleParsed(absl::StatusOr<KserveRequest> parsed) {
+absl::StatusOr<KserveCall::Parsed> KserveCall::Parse() const {
+  // The place says which model it is for.
+  const std::string asked = absl::StrCat(call_.path, "\n", call_.body);
+  ASSIGN_OR_RETURN(const ResumeAsk ask, ReadResumeAsk(call_, asked));
+  const ResumeKeys& keys = serving_.resume_keys();
+  const RequestDraw draw = DrawOf(ask, keys, call_.principal, serving_.NewId());
+  ASSIGN_OR_RETURN(inference::ModelInferRequest message, ReadBody());
+  message.set_model_name(path_.model);
+  message.set_model_version(path_.version);
+  const CatalogPtr catalog = serving_.catalog();
+  Parsed parsed;
+  ASSIGN_OR_RETURN(parsed.request,
+                   ReadKserveRequest(std::move(message), *catalog, options_.timeout_max, draw));
+  const bool streams = path_.place == KservePlace::kGenerateStream;
+  if (!streams && parsed.request.stream.value_or(false)) {
+    return BadField("stream", "this place answers as a whole; use generate_stream for streams");
+  }
+  parsed.stream = streams && parsed.request.stream.value_or(true);
+  const GenerationRequest& generation = parsed.request.generation;
+  ASSIGN_OR_RETURN(parsed.resume, PlanResumption(ask, keys, call_.principal, draw.id,
+                                                 absl::ToUnixSeconds(serving_.clock().Now()),
+                                                 static_cast<size_t>(generation.n)));
+  if (catalog->IsRoute(path_.model)) parsed.resume.model = MarkOf(generation.model->name);
+  // Whole answers are told from the start.
+  if (!parsed.stream) parsed.resume.resumes = false;
+  return parsed;
+}
+
+void KserveCall::HandleParsed(absl::StatusOr<Parsed> parsed) {
   call_.body = std::string();
   if (gone_) return;
   if (!parsed.ok()) return Fail(parsed.status());
-  GenerationRequest& request = parsed->generation;
+  GenerationRequest& request = parsed->request.generation;
   info_ = {.model = request.model->base,
            .version = request.model->version,
-           .id = std::move(parsed->id),
-           .outputs = std::move(parsed->outputs)};
-  stream_ = path_.place == KservePlace::kGenerateStream && parsed->stream.value_or(true);
+           .id = std::move(parsed->request.id),
+           .outputs = std::move(parsed->request.outputs)};
+  stream_ = parsed->stream;
+  cursor_.emplace(parsed->resume, static_cast<size_t>(request.n));
+  usage_told_ = parsed->resume.resumes && parsed->resume.usage_told;
+  request.id = parsed->resume.id;
+  request.resumption = parsed->resume.For(0, request.n);
   exchange_->record().model = request.model->name;
   if (path_.place == KservePlace::kGenerateStream) {
     silence_.expires_after(options_.silence_max);
@@ -117,6 +133,7 @@ absl::Status KserveCall::OnDelta(GenerationDelta delta) {
     Gather(std::move(delta), answer_);
     return absl::OkStatus();
   }
+  if (cursor_->Knows(delta)) return absl::OkStatus();
   absl::Status pushed = deltas_.Push(std::move(delta));
   BeginStream();
   exchange_->Wake();
@@ -158,16 +175,30 @@ HttpReply KserveCall::WholeReply() const {
   return {.body = GenerateBody(response)};
 }
 
+void KserveCall::AppendEvent(std::string& out, const GenerationDelta& delta, bool last) {
+  inference::ModelInferResponse response = KserveResponse(info_, delta);
+  if (last) {
+    AddUsage(usage_, response);
+    usage_told_ = true;
+  }
+  cursor_->Advance(delta);
+  out += "id: ";
+  cursor_->AppendToken(out, last);
+  absl::StrAppend(&out, "\ndata: ", GenerateBody(response), "\n\n");
+}
+
 // The last delta and the end come in one breath, so that the usage rides on the last event.
 BodySource::State KserveCall::Pull(std::string& out) {
   while (auto delta = deltas_.Pop()) {
-    inference::ModelInferResponse response = KserveResponse(info_, *delta);
-    if (ended_ && end_.ok() && deltas_.empty()) AddUsage(usage_, response);
-    AppendEvent(out, GenerateBody(response));
+    AppendEvent(out, *delta, ended_ && end_.ok() && deltas_.empty());
   }
   if (!ended_) return State::kMore;
-  if (end_.ok()) return State::kEnd;
-  AppendEvent(out, KserveErrorBody(Message(end_)));
+  if (end_.ok()) {
+    // A client that came back may have had all but the usage.
+    if (!usage_told_) AppendEvent(out, {}, /*last=*/true);
+    return State::kEnd;
+  }
+  absl::StrAppend(&out, "data: ", KserveErrorBody(Message(end_)), "\n\n");
   return State::kBroken;
 }
 

@@ -1,13 +1,14 @@
 #pragma once
 
 // One inference over HTTP from its body to the last byte of its answer: infer and generate as a
-// whole, generate_stream as server-sent events. Lives on the exchange's strand; parsing of large
-// bodies runs on the CPU pool.
+// whole, generate_stream as server-sent events, behind which a client may go on that comes back.
+// Lives on the exchange's strand; parsing of large bodies runs on the CPU pool.
 
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@
 #include "master/api/kserve_path.h"
 #include "master/api/kserve_reply.h"
 #include "master/api/kserve_request.h"
+#include "master/api/resume.h"
 #include "master/serving/serving.h"
 
 namespace fathom::master {
@@ -48,11 +50,18 @@ class KserveCall final : public BodySource,
   void OnEnd(const absl::Status& status, const GenerationUsage& usage) override;
 
  private:
-  absl::StatusOr<KserveRequest> Parse() const;
-  void HandleParsed(absl::StatusOr<KserveRequest> parsed);
+  struct Parsed {
+    KserveRequest request;
+    bool stream = false;
+    ResumePlan resume;
+  };
+  absl::StatusOr<inference::ModelInferRequest> ReadBody() const;
+  absl::StatusOr<Parsed> Parse() const;
+  void HandleParsed(absl::StatusOr<Parsed> parsed);
   void Fail(const absl::Status& status);
   void BeginStream();
   HttpReply WholeReply() const;
+  void AppendEvent(std::string& out, const GenerationDelta& delta, bool last);
 
   const KservePath path_;
   Serving& serving_;
@@ -70,6 +79,8 @@ class KserveCall final : public BodySource,
   GenerationUsage usage_;
   GenerationDelta answer_;  // a whole answer
   DeltaBuffer deltas_;      // a streamed one
+  std::optional<ResumeCursor> cursor_;
+  bool usage_told_ = false;
   boost::asio::steady_timer silence_;
 };
 

@@ -165,13 +165,12 @@ absl::StatusOr<std::vector<KserveOutput>> ReadOutputs(const inference::ModelInfe
 
 absl::StatusOr<KserveRequest> ReadKserveRequest(inference::ModelInferRequest request,
                                                 const Catalog& catalog, absl::Duration timeout_max,
-                                                std::string request_id) {
+                                                const RequestDraw& draw) {
   KserveRequest out;
   GenerationRequest& generation = out.generation;
-  generation.id = std::move(request_id);
-  ASSIGN_OR_RETURN(generation.model,
-                   FindKserveModel(catalog, request.model_name(), request.model_version(),
-                                   {.request_id = generation.id}));
+  generation.id = draw.id;
+  ASSIGN_OR_RETURN(generation.model, FindKserveModel(catalog, request.model_name(),
+                                                     request.model_version(), draw.draw()));
   if (request.id().size() > kIdBytesMax) {
     return BadField("id", absl::StrCat("id: at most ", kIdBytesMax, " bytes"));
   }

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "inference/kserve.pb.h"
+#include "master/api/resume.h"
 #include "master/models/catalog.h"
 #include "master/serving/generation_request.h"
 
@@ -33,9 +34,10 @@ struct KserveRequest {
   std::vector<KserveOutput> outputs;  // in the order asked for
 };
 
-// The message is consumed: large strings move. `request_id`: ours.
+// The message is consumed: large strings move. `draw`: how the request will be called, by which a
+// route's model is drawn.
 absl::StatusOr<KserveRequest> ReadKserveRequest(inference::ModelInferRequest request,
                                                 const Catalog& catalog, absl::Duration timeout_max,
-                                                std::string request_id);
+                                                const RequestDraw& draw);
 
 }  // namespace fathom::master

@@ -42,7 +42,7 @@ void AddStop(inference::ModelInferRequest& request, int count) {
 }
 
 absl::StatusOr<KserveRequest> Read(inference::ModelInferRequest request) {
-  return ReadKserveRequest(std::move(request), OneModel(), absl::Minutes(1), "0123");
+  return ReadKserveRequest(std::move(request), OneModel(), absl::Minutes(1), {.id = "0123"});
 }
 
 void ExpectBad(const absl::Status& status, const char* said) {

@@ -132,8 +132,8 @@ grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext*
         WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1)),
         *principal);
   }
-  absl::StatusOr<KserveRequest> parsed =
-      ReadKserveRequest(*request, *serving_->catalog(), options_.timeout_max, serving_->NewId());
+  absl::StatusOr<KserveRequest> parsed = ReadKserveRequest(
+      *request, *serving_->catalog(), options_.timeout_max, {.id = serving_->NewId()});
   if (!parsed.ok()) return refuse(parsed.status(), *principal);
   if (parsed->stream.value_or(false)) {
     return refuse(

@@ -161,7 +161,7 @@ class StreamCall final : public std::enable_shared_from_this<StreamCall> {
     }
     ASSIGN_OR_RETURN(KserveRequest parsed,
                      ReadKserveRequest(std::move(message), *serving_.catalog(),
-                                       options_.timeout_max, request.id));
+                                       options_.timeout_max, {.id = request.id}));
     request.info.model = parsed.generation.model->base;
     request.info.version = parsed.generation.model->version;
     request.info.outputs = std::move(parsed.outputs);

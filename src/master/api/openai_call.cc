@@ -10,6 +10,7 @@
 #include "master/api/caller.h"
 #include "master/api/errors.h"
 #include "master/api/quota_headers.h"
+#include "master/api/resume_headers.h"
 #include "master/serving/failure.h"
 
 namespace fathom::master {
@@ -77,7 +78,7 @@ void OpenAiCall::Start() {
 }
 
 absl::StatusOr<OpenAiRequest> OpenAiCall::Parse() const {
-  ASSIGN_OR_RETURN(const ResumeAsk ask, ReadAsk());
+  ASSIGN_OR_RETURN(const ResumeAsk ask, ReadResumeAsk(call_, call_.body));
   const ResumeKeys& keys = serving_.resume_keys();
   const RequestDraw draw = DrawOf(ask, keys, call_.principal, serving_.NewId());
   const CatalogPtr catalog = serving_.catalog();
@@ -91,23 +92,6 @@ absl::StatusOr<OpenAiRequest> OpenAiCall::Parse() const {
   // Whole answers are told from the start.
   if (!parsed.stream) parsed.resume.resumes = false;
   return parsed;
-}
-
-absl::StatusOr<ResumeAsk> OpenAiCall::ReadAsk() const {
-  const auto header = [this](const char* name) {
-    const auto found = call_.headers.find(name);
-    return found == call_.headers.end()
-               ? std::string_view()
-               : std::string_view(found->value().data(), found->value().size());
-  };
-  ResumeAsk ask{.idempotency_key = header("Idempotency-Key"),
-                .token = header("Last-Event-ID"),
-                .first_try = header("X-Stainless-Retry-Count") == "0",
-                .body = call_.body};
-  if (const std::string_view hold = header("X-Fathom-Resume"); !hold.empty()) {
-    ASSIGN_OR_RETURN(ask.hold, ParseHold(hold));
-  }
-  return ask;
 }
 
 void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {

@@ -46,7 +46,6 @@ class OpenAiCall final : public BodySource, public std::enable_shared_from_this<
 
   // Any thread.
   absl::StatusOr<OpenAiRequest> Parse() const;
-  absl::StatusOr<ResumeAsk> ReadAsk() const;
   void HandleParsed(absl::StatusOr<OpenAiRequest> parsed);
   absl::Status OnDelta(int32_t prompt, GenerationDelta delta);
   // Puts the prompt before the answer, and drops the answer where only the prompt is wanted.

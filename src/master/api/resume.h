@@ -62,7 +62,7 @@ struct ResumePlan {
 // model that a token says it had.
 struct RequestDraw {
   std::string id;
-  std::optional<uint32_t> model;
+  std::optional<uint32_t> model = std::nullopt;
   ModelDraw draw() const { return {.request_id = id, .mark = model}; }
 };
 RequestDraw DrawOf(const ResumeAsk& ask, const ResumeKeys& keys, const Principal& principal,
