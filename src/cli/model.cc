@@ -77,6 +77,7 @@ absl::Status Wait(AdminClient& client, const std::string& model, ShutdownSignal&
 absl::Status WaitReady(AdminClient& client, const std::string& model, ShutdownSignal& shutdown) {
   int failed = 0;
   int retired = 0;
+  std::string detail;
   RETURN_IF_ERROR(
       Wait(client, model, shutdown, [&](const v1::CatalogVersion* version) -> absl::StatusOr<bool> {
         if (version == nullptr) return false;  // this master reads the catalogue within a second
@@ -93,9 +94,10 @@ absl::Status WaitReady(AdminClient& client, const std::string& model, ShutdownSi
               absl::StrCat(model, " failed ", Printable(version->detail()),
                            "; the cluster tries again: fathom model list"));
         }
+        detail = Printable(version->detail());
         return version->state() == "ready" && version->replaces() == 0;
       }));
-  Say(absl::StrCat(model, " is ready"));
+  Say(absl::StrCat(model, " is ready", detail.empty() ? "" : ": ", detail));
   return absl::OkStatus();
 }
 

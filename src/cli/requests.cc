@@ -98,7 +98,8 @@ void AddExplainCommand(CLI::App& app, CommandContext& context) {
   auto flags = std::make_shared<AdminFlags>();
   auto id = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("explain", "Where a request is and where its time went");
-  command->add_option("REQUEST_ID", *id, "As X-Request-Id of its answer has it")->required();
+  command->add_option("REQUEST_ID", *id, "As `id` or x-request-id of its answer has it")
+      ->required();
   AddAdminFlags(*command, *flags);
   command->callback([flags, id, &context] { context.exit_code = Report(Explain(*flags, *id)); });
 }

@@ -57,6 +57,10 @@ class SilenceJudge {
     return static_cast<int64_t>(std::clamp(limit, floor_ns_, std::max(floor_ns_, kCeilingNs)));
   }
 
+  bool SilentForFloor(int64_t now_ns) const {
+    return static_cast<double>(now_ns - last_heard_ns_) > floor_ns_;
+  }
+
   bool Silent(int64_t now_ns) const {
     if (asked_ns_ != 0 && static_cast<double>(now_ns - asked_ns_) > floor_ns_) return true;
     return now_ns - last_heard_ns_ > LimitNs();

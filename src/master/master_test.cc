@@ -246,7 +246,7 @@ TEST_F(MasterTest, NoWorkerMeansNotReadyAnd503) {
   const std::string answer =
       Post("/v1/chat/completions", absl::StrCat(kChat, R"(,"timeout":0.05})"));
   EXPECT_TRUE(absl::StartsWith(answer, "HTTP/1.1 503"));
-  EXPECT_TRUE(absl::StrContains(answer, "no worker is connected"));
+  EXPECT_TRUE(absl::StrContains(answer, "no worker that may run the model is connected"));
 }
 
 TEST_F(MasterTest, GeneratesOverGrpc) {

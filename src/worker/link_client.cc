@@ -333,9 +333,10 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
   v1::WorkerData answer;
   if (status.ok()) {
     // Its outputs come through the mailbox: after this.
-    const auto elsewhere =
+    RequestTable::Superseded superseded =
         requests_.Add(std::move(brief), peer.id, submit.cost(), submit.resume_context());
-    if (elsewhere) CancelAll({*elsewhere});
+    SayFarewell(superseded.previous, std::move(superseded.farewell));
+    if (superseded.elsewhere) CancelAll({*superseded.elsewhere});
     v1::Accepted* accepted = answer.add_accepted();
     accepted->set_request_id(submit.request_id());
     accepted->set_attempt(submit.attempt());
@@ -382,15 +383,18 @@ void LinkClient::OnBulk(Peer& peer, const v1::MasterBulk& message) {
 
 void LinkClient::OnClaim(Peer& peer, const v1::Claim& claim) {
   RequestTable::Handover handover = requests_.Claim(claim, peer.id);
-  if (!handover.farewell.empty()) {
-    v1::WorkerData farewell;
-    for (v1::StepOutput& output : handover.farewell) *farewell.add_outputs() = std::move(output);
-    SendData(handover.previous, std::move(farewell));
-  }
+  SayFarewell(handover.previous, std::move(handover.farewell));
   if (handover.given_up) CancelAll({*handover.given_up});
   v1::WorkerData answer;
   *answer.add_claimed() = std::move(handover.answer);
   SendData(peer.id, std::move(answer));
+}
+
+void LinkClient::SayFarewell(LinkId id, std::vector<v1::StepOutput> outputs) {
+  if (outputs.empty()) return;
+  v1::WorkerData message;
+  for (v1::StepOutput& output : outputs) *message.add_outputs() = std::move(output);
+  SendData(id, std::move(message));
 }
 
 void LinkClient::OnOutputs(const std::vector<SequenceOutput>& outputs) {

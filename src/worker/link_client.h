@@ -187,6 +187,8 @@ class LinkClient final : public OutputSink {
                     int64_t now_ns);
   v1::Heartbeat Sum(const std::vector<Figures>& models, int64_t now_ns) const;
   void SendCacheChanges();
+  // Its requests are another master's now.
+  void SayFarewell(LinkId id, std::vector<v1::StepOutput> outputs);
   void SendData(LinkId id, v1::WorkerData message);
   void TellCacheChanges(const CacheChanges& changes);
   void OnCancel(const Peer& peer, const v1::Cancel& cancel);

@@ -183,6 +183,17 @@ TEST_F(LinkTest, WhatTheMasterNoLongerKnowsIsCancelledAgain) {
   EXPECT_THAT(listener->tokens, IsEmpty());
 }
 
+TEST_F(LinkTest, WhoIsSupersededByAnotherHearsOfIt) {
+  const auto first = Run(TestSubmission("r1", 1));
+  const auto second = Run(TestSubmission("r1", 2));
+  ASSERT_TRUE(first->WaitUntil([&] { return !first->finishes.empty(); }));
+  EXPECT_TRUE(first->outputs.back().taken_over);
+  Emit(TestOutput("r1", 2, 0, {5}, FinishReason::kStop));
+  ASSERT_TRUE(second->WaitUntil([&] { return second->finishes.size() == 1; }));
+  EXPECT_FALSE(second->outputs.back().taken_over);
+  EXPECT_EQ(Info().in_flight_cost, 0);
+}
+
 TEST_F(LinkTest, TheEnginesRefusalIsARejection) {
   engine_.Set([&] { engine_.refusal = absl::ResourceExhaustedError("too many wait"); });
   const auto listener = Submit(TestSubmission("r1"));
@@ -287,6 +298,19 @@ TEST_F(LinkTest, AnEnginePastItsDeadlineIsDead) {
   engine_.Set([&] { engine_.stats.step_deadline_ns = Clock::Real()->MonotonicNs() - 1; });
   ASSERT_TRUE(listener->WaitUntil([&] { return !listener->lost.empty(); }));
   EXPECT_THAT(std::string(Message(listener->lost[0].second)), HasSubstr("hangs"));
+}
+
+// As of a process that was stopped, and goes on.
+TEST_F(LinkTest, AnEngineThatIsLateForAMomentIsNotDead) {
+  const auto listener = Run(TestSubmission("r1"));
+  const auto beats = [&] { return Info().heard_ns; };
+  engine_.Set([&] { engine_.stats.step_deadline_ns = Clock::Real()->MonotonicNs() - 1; });
+  const int64_t before = beats();
+  ASSERT_TRUE(engine_.WaitUntil([&] { return beats() > before; }));
+  engine_.Set([&] { engine_.stats.step_deadline_ns = 0; });
+  Emit(TestOutput("r1", 1, 0, {5}, FinishReason::kStop));
+  ASSERT_TRUE(listener->WaitUntil([&] { return !listener->finishes.empty(); }));
+  EXPECT_THAT(listener->lost, IsEmpty());
 }
 
 TEST_F(LinkTest, ADeadEngineIsReportedAtOnce) {

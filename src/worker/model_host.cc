@@ -279,6 +279,7 @@ void ModelHost::Fail(Entry& entry, const absl::Status& status) {
       "models", "a model cannot be loaded",
       {{"labels.model", entry.state.model()}, {"error.message", std::string(Message(status))}});
   entry.failed = ++failures_;
+  entry.state.set_failures(entry.failed);
   entry.state.set_code(static_cast<int32_t>(status.code()));
   entry.state.set_error(std::string(Message(status)).substr(0, kErrorMax));
   Tell(entry, v1::MODEL_PHASE_FAILED);

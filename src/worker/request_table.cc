@@ -37,14 +37,18 @@ bool RequestTable::MayTakeOn(const std::string& id) const {
   return same != entries_.end() && &same->second == alone_;
 }
 
-std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, int64_t cost,
-                                                   std::string resume_context) {
-  std::optional<Ref> elsewhere;
+RequestTable::Superseded RequestTable::Add(Brief request, LinkId owner, int64_t cost,
+                                           std::string resume_context) {
+  Superseded superseded;
   const auto old = entries_.find(request.id);
   if (old != entries_.end()) {
+    if (old->second.owner != owner) {
+      superseded.previous = old->second.owner;
+      superseded.farewell = Farewell(request.id, old->second);
+    }
     const bool runs = !old->second.finished && old->second.model != request.model;
     Ref ref = Take(old);
-    if (runs) elsewhere = std::move(ref);
+    if (runs) superseded.elsewhere = std::move(ref);
   }
   Entry entry;
   entry.attempt = request.attempt;
@@ -66,7 +70,7 @@ std::optional<RequestTable::Ref> RequestTable::Add(Brief request, LinkId owner, 
   entry.crashes = request.crashes;
   const Entry& added = entries_.emplace(std::move(request.id), std::move(entry)).first->second;
   if (added.crashes > 0) alone_ = &added;
-  return elsewhere;
+  return superseded;
 }
 
 std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& output) {

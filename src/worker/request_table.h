@@ -68,8 +68,12 @@ class RequestTable {
   bool MayTakeOn(const std::string& id) const;
 
   // Takes on a request that the model's engine accepted; an older attempt of it is superseded.
-  // Returns that one if it runs on another engine, which does not know.
-  std::optional<Ref> Add(Brief request, LinkId owner, int64_t cost, std::string resume_context);
+  struct Superseded {
+    std::optional<Ref> elsewhere;          // it runs on another engine, which does not know
+    LinkId previous = kNoLink;             // the owner it is taken from, another one
+    std::vector<v1::StepOutput> farewell;  // to that one: its choices end as cancelled
+  };
+  Superseded Add(Brief request, LinkId owner, int64_t cost, std::string resume_context);
 
   // Notes an output; nothing when no entry of that attempt has that choice open. Finished requests
   // of living masters are forgotten, those of lost ones stay claimable until their time is over.

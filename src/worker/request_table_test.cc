@@ -101,13 +101,13 @@ TEST(RequestTableTest, CostsAreKeptByModel) {
 
 TEST(RequestTableTest, AnAttemptOnAnotherEngineIsTold) {
   RequestTable table({});
-  EXPECT_FALSE(table.Add(Brief("r", 1, "m"), kA, 30, "").has_value());
-  const auto elsewhere = table.Add(Brief("r", 2, "n"), kB, 20, "");
+  EXPECT_FALSE(table.Add(Brief("r", 1, "m"), kA, 30, "").elsewhere);
+  const auto elsewhere = table.Add(Brief("r", 2, "n"), kB, 20, "").elsewhere;
   ASSERT_TRUE(elsewhere.has_value());
   EXPECT_EQ(elsewhere->model, "m");
   EXPECT_EQ(elsewhere->attempt, 1u);
   EXPECT_EQ(table.in_flight(kA), 0);
-  EXPECT_FALSE(table.Add(Brief("r", 3, "n"), kB, 20, "").has_value());
+  EXPECT_FALSE(table.Add(Brief("r", 3, "n"), kB, 20, "").elsewhere);
   EXPECT_EQ(table.unfinished(), 1);
 }
 
@@ -306,6 +306,20 @@ RequestTable::Brief Suspect(const std::string& id, uint32_t attempt = 1) {
   brief.fingerprint = std::string(32, id.front());
   brief.crashes = 1;
   return brief;
+}
+
+TEST(RequestTableTest, WhoIsSupersededByAnotherMasterIsTold) {
+  RequestTable table({});
+  table.Add(Brief("r", 1), kA, 5, "");
+  const RequestTable::Superseded own = table.Add(Brief("r", 2), kA, 5, "");
+  EXPECT_THAT(own.farewell, IsEmpty());
+  const RequestTable::Superseded others = table.Add(Brief("r", 9), kB, 5, "");
+  EXPECT_EQ(others.previous, kA);
+  ASSERT_EQ(others.farewell.size(), 1u);
+  EXPECT_EQ(others.farewell[0].attempt(), 2u);
+  EXPECT_TRUE(others.farewell[0].taken_over());
+  EXPECT_EQ(table.in_flight(kA), 0);
+  EXPECT_EQ(table.in_flight(kB), 5);
 }
 
 TEST(RequestTableTest, WhatHasCrashedAWorkerIsAloneUntilItHasPutOutEightTokens) {

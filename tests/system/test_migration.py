@@ -217,6 +217,12 @@ def test_a_request_can_be_followed(fleet):
     explained = fleet.admin("explain", last["id"])
     what = [event["what"] for event in explained["events"]]
     assert what == ["received", "prepared", "queued", "submitted", "accepted", "first token", "ended"]
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url, body = f"{fleet.master.url}/v1/chat/completions", {"model": "tiny", "messages": STORY, "max_tokens": 2}
+    for own in ({}, {"X-Request-Id": "of-mine"}):
+        answer = httpx.post(url, json=body, headers=headers | own)
+        for name in (answer.headers["x-request-id"], answer.json()["id"], answer.json()["id"].split("-")[1]):
+            assert fleet.admin("explain", name)["status"]["state"] == "ok", name
     times = [event["at_seconds"] for event in explained["events"]]
     assert times == sorted(times) and times[-1] == pytest.approx(explained["status"]["age_seconds"])
     unknown = fathom("explain", "no-such", "--admin", f"127.0.0.1:{fleet.master.ports()['admin']}", "--key", KEY)

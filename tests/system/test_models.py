@@ -177,16 +177,27 @@ def test_a_model_is_loaded_served_and_unloaded(site):
     assert listed == ["chat", "chat@1"]
     site.masters[0].wait_ready()
     assert "requests for 'chat' go to chat@1" in site.model("unload", "chat@1", fails=True).stderr
+    assert "may not do this" in site.model("alias", "mine", "chat@1", key="dev-key", fails=True).stderr
     site.model("unload", "chat")
     assert site.ask("chat").status_code == 404
     assert site.catalogue() == {}
     assert site.catalogue(0, "--all")["chat@1"]["state"] == "retired"
     audit = [json.loads(line) for line in site.masters[0].log().splitlines() if '"log.logger":"audit"' in line]
-    assert [(a["message"], a["event.outcome"]) for a in audit] == [
-        ("load model", "success"),
-        ("unload model", "failure"),
-        ("unload model", "success"),
+    assert [(a["message"], a["event.outcome"], a["user.id"]) for a in audit] == [
+        ("load model", "success", "test"),
+        ("unload model", "failure", "test"),
+        ("set route", "failure", "dev"),
+        ("unload model", "success", "test"),
     ]
+
+
+def test_unloading_a_model_does_not_take_a_name_from_another_one(site):
+    site.model("load", TINY, "--name", "chat", *KV)
+    site.model("alias", "front", "chat@1")
+    site.model("load", TINY, "--name", "front", *KV)
+    assert "requests for 'front' go to chat@1" in site.model("unload", "front", fails=True).stderr
+    site.model("unload", "front@1")
+    assert site.drawn("front", 3) == {"chat@1": 3}
 
 
 def test_a_canary_gets_its_share_and_rolls_back(site):

@@ -177,6 +177,32 @@ def test_a_held_request_goes_on_without_its_client(pair):
     wait_until_idle(master)
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+@pytest.mark.parametrize("usage", [True, False])
+def test_who_has_had_all_but_the_end_gets_the_end(pair, path, usage):
+    body = {"max_tokens": 30, "temperature": 0, "stream_options": {"include_usage": usage}}
+    body |= {"messages": STORY} if path.startswith("chat") else {"prompt": "A story:"}
+    reader = Reader(body, path=path, headers={"X-Fathom-Resume": "30s"})
+    assert not reader.read(pair.masters[0].url, until=lambda r: r.ends)
+    text = dict(reader.text)
+    assert reader.read(pair.masters[1].url)
+    assert reader.text == text
+    assert bool(reader.usage) == usage
+    # And behind the very end there is nothing but that it is the end.
+    reader.done = False
+    assert reader.read(pair.masters[0].url)
+    assert reader.text == text
+
+
+def test_a_held_stream_may_go_to_another_master_and_come_back(pair):
+    expected = undisturbed(pair, STREAM)
+    reader = Reader(STREAM, headers={"X-Fathom-Resume": "30s"})
+    for turn, length in enumerate((20, 60, 100)):
+        assert not reader.read(pair.masters[turn % 2].url, until=lambda r, n=length: len(r.text[0]) > n)
+    assert reader.read(pair.masters[1].url)
+    assert reader.answer() == expected
+
+
 def test_without_the_wish_to_resume_a_disconnect_cancels_at_once(pair):
     reader = Reader(STREAM | {"max_tokens": 1500})
     assert not reader.read(pair.masters[0].url, until=long_enough)

@@ -237,6 +237,9 @@ def test_a_master_starts_and_serves_without_its_database(postgresql, tmp_path):
         body = {"model": "other", "prompt": "x"}
         unknown = httpx.post(url, json=body, headers=headers)
         assert (unknown.status_code, "retry-after" in unknown.headers) == (503, True), unknown.text
+        admin = f"127.0.0.1:{masters.all[0].ports()['admin']}"
+        refused = fathom("model", "list", "--admin", admin, "--key", KEY)
+        assert refused.returncode == 3 and "database" in refused.stderr, refused.stderr
         postgresql.start()
         assert leader(masters.all[0])[0] == "master-0"
         wait_for(lambda: httpx.post(url, json=body, headers=headers).status_code == 404, "it was read")

@@ -23,6 +23,10 @@ absl::StatusOr<Response> CallAdmin(
   Response response;
   const grpc::Status status = (stub.*method)(&context, request, &response);
   if (status.ok()) return response;
+  // gRPC says nothing of a server that speaks something else.
+  if (status.error_message().empty()) {
+    return absl::UnavailableError("what answers there is no master's operator port");
+  }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
 }
 

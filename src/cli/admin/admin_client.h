@@ -45,6 +45,7 @@ class AdminClient {
 
   std::string address_;
   std::string key_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Admin::Stub> stub_;
 };
 

@@ -14,6 +14,8 @@ namespace fathom::master {
 namespace {
 
 constexpr size_t kSubjectBytesMax = 256;
+// A refusal's payload, which stays here: whose key it was.
+constexpr absl::string_view kWho = "fathom/who";
 
 struct Right {
   AdminAction action;
@@ -35,6 +37,11 @@ constexpr std::array kRights{
     Right{AdminAction::kChangeCatalog, "admin"},
 };
 
+std::string WhoOf(const absl::StatusOr<AdminCaller>& caller) {
+  if (caller.ok()) return caller->principal.key_id;
+  return std::string(caller.status().GetPayload(kWho).value_or(absl::Cord()));
+}
+
 }  // namespace
 
 absl::StatusOr<AdminCaller> AuthorizeAdmin(const grpc::CallbackServerContext& context,
@@ -44,8 +51,10 @@ absl::StatusOr<AdminCaller> AuthorizeAdmin(const grpc::CallbackServerContext& co
     return r.action == action && r.role == principal.role;
   });
   if (right == kRights.end()) {
-    return absl::PermissionDeniedError(
+    absl::Status denied = absl::PermissionDeniedError(
         absl::StrCat("a key of the role ", principal.role, " may not do this"));
+    denied.SetPayload(kWho, absl::Cord(ToAbsl(principal.key_id)));
+    return denied;
   }
   AdminCaller caller{.principal = std::move(principal), .tenant = {}};
   if (right->own_tenant_only) caller.tenant = caller.principal.tenant;
@@ -58,7 +67,7 @@ void AuditAdmin(std::string_view what, const absl::Status& status,
   LogInfo("audit", what,
           {{"event.category", std::string("configuration")},
            {"event.outcome", std::string(status.ok() ? "success" : "failure")},
-           {"user.id", caller.ok() ? caller->principal.key_id : std::string()},
+           {"user.id", WhoOf(caller)},
            {"source.address", peer},
            {"labels.subject", subject.substr(0, kSubjectBytesMax)},
            {"error.message", std::string(Message(status))}});

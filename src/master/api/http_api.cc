@@ -243,6 +243,7 @@ void HttpApi::Done(const HttpCall& call, int status, int64_t duration_ns,
        {"user.id", record.key_id},
        {"labels.tenant", record.tenant},
        {"labels.model", record.model},
+       {"labels.request", record.request},
        {"labels.prompt_tokens", int64_t{record.prompt_tokens}},
        {"labels.completion_tokens", int64_t{record.completion_tokens}},
        {"error.message", record.error.substr(0, 256)}});

@@ -46,6 +46,7 @@ struct HttpRecord {
   std::string key_id;
   std::string tenant;
   std::string model;
+  std::string request;  // what the generation is called, the first one where there are several
   int32_t prompt_tokens = 0;
   int32_t completion_tokens = 0;
   std::string error;

@@ -108,6 +108,8 @@ void KserveCall::HandleParsed(absl::StatusOr<Parsed> parsed) {
   cursor_.emplace(parsed->resume, static_cast<size_t>(request.n));
   usage_told_ = parsed->resume.resumes && parsed->resume.usage_told;
   request.id = parsed->resume.id;
+  request.call_id = call_.request_id;
+  exchange_->record().request = request.id;
   request.resumption = parsed->resume.For(0, request.n);
   exchange_->record().model = request.model->name;
   if (path_.place == KservePlace::kGenerateStream) {

@@ -63,7 +63,9 @@ void OpenAiCall::Start() {
     self->gone_ = true;
     // The first reason is the real one: a client that was given up is also too slow.
     if (self->exchange_->record().error.empty()) self->exchange_->record().error = Message(reason);
-    for (const auto& generation : self->generations_) generation->Leave(reason);
+    // The end of the last one clears the list.
+    const auto generations = self->generations_;
+    for (const auto& generation : generations) generation->Leave(reason);
   });
   if (call_.body.size() <= kInlineBodyBytes) return HandleParsed(Parse());
   const bool accepted = serving_.pool().Submit([self = shared_from_this()] {
@@ -121,6 +123,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
   if (!stream_) choices_.resize(num_choices);
   for (const std::string& text : parsed->echo) echo_.insert(echo_.end(), choices_a_prompt_, text);
   exchange_->record().model = parsed->model->name;
+  exchange_->record().request = id;
 
   if (stream_) {
     silence_.expires_after(options_.silence_max);
@@ -133,6 +136,7 @@ void OpenAiCall::HandleParsed(absl::StatusOr<OpenAiRequest> parsed) {
   for (size_t i = 0; i < parsed->generations.size(); ++i) {
     GenerationRequest& request = parsed->generations[i];
     request.id = i == 0 ? id : absl::StrCat(id, "-", i);
+    request.call_id = call_.request_id;
     BelongTo(call_.principal, request);
     request.resumption = parsed->resume.For(i, choices_a_prompt_);
     auto sink = std::make_shared<PromptSink>(shared_from_this(), static_cast<int32_t>(i));
@@ -209,7 +213,8 @@ void OpenAiCall::OnEnd(const absl::Status& status, const GenerationUsage& usage)
 }
 
 void OpenAiCall::CancelAll(const absl::Status& status) {
-  for (const std::shared_ptr<Generation>& generation : generations_) generation->Cancel(status);
+  const auto generations = generations_;  // the end of the last one clears the list
+  for (const std::shared_ptr<Generation>& generation : generations) generation->Cancel(status);
 }
 
 void OpenAiCall::Finish() {
@@ -221,6 +226,8 @@ void OpenAiCall::Finish() {
   record.completion_tokens = usage_.completion_tokens;
   if (record.error.empty() && !failure_.ok()) record.error = Message(failure_);
   if (gone_) return;
+  // A client that came back may have had all but the end.
+  if (stream_ && failure_.ok()) BeginStream();
   if (exchange_->streaming()) return exchange_->Wake();
   HttpReply reply =
       failure_.ok() ? HttpReply{.body = reply_->Body(choices_, usage_)} : ErrorReply(failure_);

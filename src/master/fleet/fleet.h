@@ -58,6 +58,7 @@ struct ServedModel {
   // Where the worker tells its models apart; else its own figures are this model's.
   std::optional<ModelFigures> figures;
   absl::Status failure;      // of kFailed
+  uint64_t failures = 0;     // likewise: the worker's count by then
   int64_t bytes_done = 0;    // of kLoading, where known
   int64_t bytes_total = 0;   // likewise
   int64_t memory_bytes = 0;  // it takes; 0: not known

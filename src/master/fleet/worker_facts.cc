@@ -131,6 +131,7 @@ absl::Status Apply(const v1::ModelState& state, WorkerInfo* info) {
   }
   it->phase = *phase;
   it->failure = *phase == ModelPhase::kFailed ? FailureOf(state) : absl::OkStatus();
+  it->failures = *phase == ModelPhase::kFailed ? state.failures() : 0;
   it->bytes_done = std::max<int64_t>(0, state.bytes_done());
   it->bytes_total = std::max<int64_t>(0, state.bytes_total());
   if (state.memory_bytes() > 0) it->memory_bytes = state.memory_bytes();

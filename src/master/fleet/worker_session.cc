@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t kStepDeadlineMsMax = int64_t{7} * 24 * 3600 * 1000;
 
 constexpr int32_t kNextBeatMsMax = 5000;
+constexpr int64_t kLateNs = 500'000'000;
 
 }  // namespace
 
@@ -101,13 +102,23 @@ absl::Status WorkerSession::Submit(Submission submission,
   }
   if (submission.logprobs.prompt) active.prompt = std::move(submission.prompt);
 
+  std::optional<Active> superseded;
+  RETURN_IF_ERROR(
+      Enter(submission.request_id, std::move(active), std::move(message), now_ns, &superseded));
+  if (superseded) TellTakenOver(*superseded);
+  return absl::OkStatus();
+}
+
+absl::Status WorkerSession::Enter(const std::string& request_id, Active active,
+                                  v1::MasterData message, int64_t now_ns,
+                                  std::optional<Active>* superseded) {
   const std::lock_guard lock(mutex_);
   if (dead_ || data_ == nullptr) {
     return absl::UnavailableError(absl::StrCat("worker '", key_.id, "' is not linked"));
   }
   if (leaving_) return absl::UnavailableError(absl::StrCat("worker '", key_.id, "' is leaving"));
-  const auto old = active_.find(submission.request_id);
-  if (old != active_.end() && old->second.attempt >= submission.attempt) {
+  const auto old = active_.find(request_id);
+  if (old != active_.end() && old->second.attempt >= active.attempt) {
     return absl::AlreadyExistsError(
         absl::StrCat("attempt ", old->second.attempt, " of this request runs there already"));
   }
@@ -117,10 +128,27 @@ absl::Status WorkerSession::Submit(Submission submission,
         absl::StrCat("the outbox to worker '", key_.id, "' is full"));
   }
   judge_.Asked(now_ns);
-  if (old != active_.end()) Erase(old);
+  if (old != active_.end()) {
+    // Whoever sends the next attempt of its own knows; another one would wait for ever.
+    if (old->second.listener != active.listener) *superseded = old->second;
+    Erase(old);
+  }
   info_.in_flight_cost += active.cost;
-  active_.emplace(submission.request_id, std::move(active));
+  active_.emplace(request_id, std::move(active));
   return absl::OkStatus();
+}
+
+void WorkerSession::TellTakenOver(const Active& active) {
+  for (const Choice& choice : active.choices) {
+    if (!choice.open) continue;
+    SubmissionOutput output;
+    output.attempt = active.attempt;
+    output.choice = choice.index;
+    output.first_index = choice.next_token;
+    output.finish = FinishReason::kCancelled;
+    output.taken_over = true;
+    active.listener->OnOutput(std::move(output));
+  }
 }
 
 void WorkerSession::Cancel(const std::string& request_id, uint32_t attempt,
@@ -216,6 +244,13 @@ void WorkerSession::OnHeartbeat(const v1::Heartbeat& heartbeat, int64_t now_ns) 
     const int64_t deadline_ms = std::clamp(static_cast<int64_t>(heartbeat.step_deadline_ms()),
                                            -kStepDeadlineMsMax, kStepDeadlineMsMax);
     hang_at_ns_ = deadline_ms == 0 ? 0 : now_ns + deadline_ms * 1'000'000;
+    // A process that was stopped, and goes on, is late at first.
+    if (deadline_ms >= 0) {
+      late_since_ns_ = 0;
+    } else if (late_since_ns_ == 0) {
+      late_since_ns_ = now_ns;
+    }
+    hangs_ = late_since_ns_ != 0 && now_ns - late_since_ns_ >= kLateNs;
     engine_dead_ = heartbeat.state() == v1::ENGINE_STATE_DEAD;
     members = Apply(heartbeat, &info_);
     info_.heard_ns = now_ns;
@@ -249,12 +284,14 @@ std::optional<WorkerLoss> WorkerSession::Judge(int64_t now_ns, int64_t slept_ns)
   if (engine_dead_) {
     return WorkerLoss{LossKind::kCrash, absl::UnavailableError("the worker's engine is dead")};
   }
-  if (hang_at_ns_ != 0 && now_ns > hang_at_ns_) {
+  if (hangs_) {
     return WorkerLoss{
         LossKind::kCrash,
         absl::UnavailableError("the worker's engine hangs: its step is past its deadline")};
   }
-  if (judge_.Silent(now_ns)) {
+  // Whether it hangs is its own to say: of one that does not it is not known.
+  const bool overdue = hang_at_ns_ != 0 && now_ns > hang_at_ns_;
+  if (judge_.Silent(now_ns) || (overdue && judge_.SilentForFloor(now_ns))) {
     return WorkerLoss{LossKind::kSilent,
                       absl::UnavailableError(absl::StrCat("the worker was silent for more than ",
                                                           judge_.LimitNs() / 1'000'000, " ms"))};
@@ -422,7 +459,8 @@ WorkerSession::Delivery WorkerSession::TakeOutput(const std::string& request_id,
   Delivery delivery;
   delivery.listener = active.listener;
   const bool empty = output.tokens.empty();
-  if (output.first_index > choice->next_token && !empty) {
+  const bool whole = output.finish == FinishReason::kStop || output.finish == FinishReason::kLength;
+  if (output.first_index > choice->next_token && (!empty || whole)) {
     delivery.lost = absl::DataLossError(absl::StrCat(
         "the worker skipped from token ", choice->next_token, " to ", output.first_index));
     delivery.closed = true;

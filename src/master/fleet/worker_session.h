@@ -130,6 +130,10 @@ class WorkerSession {
     bool closed = false;
   };
 
+  // Sends it and knows it from then on, in place of an earlier attempt, which is put into
+  // `superseded` when it is another listener's.
+  absl::Status Enter(const std::string& request_id, Active active, v1::MasterData message,
+                     int64_t now_ns, std::optional<Active>* superseded);
   // These lock mutex_ and deliver without it.
   void DeliverAccepted(const v1::Accepted& accepted);
   void DeliverRejected(const v1::Rejected& rejected);
@@ -138,6 +142,8 @@ class WorkerSession {
   void CancelChoice(const std::string& request_id, uint32_t attempt, std::optional<int32_t> choice);
   // mutex_ is held.
   Delivery TakeOutput(const std::string& request_id, SubmissionOutput output);
+  // Its listener hears that somebody else has it.
+  static void TellTakenOver(const Active& active);
   void Erase(ActiveMap::iterator it);
   void AskForCache();
   bool NamesBlocks() const;
@@ -159,7 +165,9 @@ class WorkerSession {
   PendingClaims claims_;  // answers come in the order of the questions
   std::optional<std::unordered_set<std::string>> ran_;  // by its last words
   SilenceJudge judge_;
-  int64_t hang_at_ns_ = 0;  // 0: no step is running
+  int64_t hang_at_ns_ = 0;     // 0: no step is running
+  int64_t late_since_ns_ = 0;  // by its own word its step is past its deadline since
+  bool hangs_ = false;
   bool leaving_ = false;
   bool engine_dead_ = false;
   bool dead_ = false;

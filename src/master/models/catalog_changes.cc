@@ -180,6 +180,8 @@ absl::Status CatalogChanges::Unload(const std::string& name, int64_t version) {
         ModelNameOf(name, version), " is not loaded",
         IsConfigured(name) ? "; a model of the configuration goes with its workers" : ""));
   }
+  // Its name goes with all of its versions.
+  if (version == 0) RETURN_IF_ERROR(CheckLeadsToItself(name));
   for (ModelVersionRow& row : leaving) {
     const std::string model = ModelNameOf(row.name, row.version);
     for (const RouteRow& route : rows_.routes) {
@@ -194,6 +196,23 @@ absl::Status CatalogChanges::Unload(const std::string& name, int64_t version) {
   }
   if (version == 0) RETURN_IF_ERROR(DeleteRoute(session_, name));
   return transaction.Commit();
+}
+
+absl::Status CatalogChanges::CheckLeadsToItself(const std::string& name) const {
+  for (const RouteRow& route : rows_.routes) {
+    if (route.name != name) continue;
+    for (const std::string& text : {route.targets, route.pending}) {
+      if (text.empty()) continue;
+      ASSIGN_OR_RETURN(const RouteTargets targets, ParseTargets(text));
+      for (const RouteTarget& target : targets) {
+        if (SplitModelName(target.model).name == name) continue;
+        return absl::FailedPreconditionError(
+            absl::StrCat("requests for '", name, "' go to ", target.model, ": name the version of ",
+                         name, " to unload, or drop that alias first"));
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CatalogChanges::SetRoute(const std::string& name, const RouteTargets& targets) {

@@ -57,6 +57,8 @@ class CatalogChanges {
   RouteRow* FindRoute(const std::string& name);
   bool IsConfigured(const std::string& name) const;
   absl::Status CheckInUse(const RouteTargets& targets);
+  // An error when requests for that name go to models of other names.
+  absl::Status CheckLeadsToItself(const std::string& name) const;
   absl::StatusOr<ModelVersionRow> Insert(ModelVersionRow row);
   // Which version one that is to replace `old` replaces. Others that wait for that and serve nobody
   // make way at once.

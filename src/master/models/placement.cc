@@ -47,7 +47,7 @@ class Planner {
       const auto neediest = std::min_element(needs.begin(), needs.end());
       const std::optional<size_t> worker = PlaceFor(models_[neediest->model]);
       if (!worker) {
-        if (!waits_) plan_.without_room.push_back(neediest->model);
+        if (!waits_ && !failed_) plan_.without_room.push_back(neediest->model);
         needs.erase(neediest);
         continue;
       }
@@ -113,9 +113,11 @@ class Planner {
     }
   }
 
-  // Nothing: no worker may, or, with waits_ set, one may once another load is over.
+  // Nothing: no worker may; with waits_ set, one may once another load is over, with failed_ set,
+  // once what makes it fail there is mended.
   std::optional<size_t> PlaceFor(const PlacementModel& model) {
     waits_ = false;
+    failed_ = false;
     std::optional<size_t> best;
     std::tuple<size_t, int64_t> best_rank;
     for (size_t w = 0; w < workers_.size(); ++w) {
@@ -123,7 +125,10 @@ class Planner {
       if (!worker.takes_work || (!model.pool.empty() && worker.pool != model.pool)) continue;
       const PlacementWorker::Held* held = HeldBy(worker, model.name);
       if (held != nullptr && held->phase == Phase::kGoing && !loading_[w]) return w;  // it stays
-      if (held != nullptr && !(held->phase == Phase::kFailed && held->try_again)) continue;
+      if (held != nullptr && !(held->phase == Phase::kFailed && held->try_again)) {
+        failed_ = failed_ || (held->phase == Phase::kFailed && !held->no_room);
+        continue;
+      }
       if (worker.free_memory_bytes < model.memory_bytes) continue;
       if (loading_[w] || loads_left_ <= 0) {
         waits_ = true;
@@ -149,6 +154,7 @@ class Planner {
   int loads_left_;
   std::vector<bool> loading_;  // by worker
   bool waits_ = false;
+  bool failed_ = false;
   PlacementPlan plan_;
 };
 

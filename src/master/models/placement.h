@@ -30,6 +30,7 @@ struct PlacementWorker {
     std::string model;
     Phase phase = Phase::kReady;
     bool try_again = false;  // kFailed, long enough ago
+    bool no_room = false;    // kFailed for want of memory
   };
   std::string pool;
   bool takes_work = true;
@@ -46,7 +47,7 @@ struct PlacementOrder {
 
 struct PlacementPlan {
   std::vector<PlacementOrder> orders;
-  // Wanted models, by index, that could have more workers, had any of them room.
+  // Wanted models, by index, that lack workers for want of room and of nothing else.
   std::vector<size_t> without_room;
 };
 

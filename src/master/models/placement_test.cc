@@ -96,7 +96,9 @@ TEST(PlacementTest, WhereItFailedItIsNotTriedAtOnce) {
   workers[0].held = {{"a", Phase::kFailed}};
   PlacementPlan plan = PlanPlacement(models, workers, kMany);
   EXPECT_THAT(plan.orders, IsEmpty());
-  EXPECT_THAT(plan.without_room, ElementsAre(0));
+  EXPECT_THAT(plan.without_room, IsEmpty());
+  workers[0].held[0].no_room = true;
+  EXPECT_THAT(PlanPlacement(models, workers, kMany).without_room, ElementsAre(0));
   workers[0].held[0].try_again = true;
   EXPECT_THAT(PlanPlacement(models, workers, kMany).orders, ElementsAre(Load(0, "a")));
   workers.emplace_back();

@@ -13,6 +13,10 @@ constexpr double kRateWindowSeconds = 10;
 constexpr double kRetryAfterSecondsMin = 1;
 constexpr double kRetryAfterSecondsMax = 60;
 
+double Fading(int64_t age_ns) {
+  return std::exp(-static_cast<double>(age_ns) * 1e-9 / kRateWindowSeconds);
+}
+
 }  // namespace
 
 void Admission::Ticket::Reset() {
@@ -27,7 +31,7 @@ absl::StatusOr<Admission::Ticket> Admission::Enter(const std::string& tenant, in
   const int32_t free = limits_.requests - requests_;
   if (use.requests >= kTenantShare * std::max(0, free)) return Refuse(1, drained_requests_);
   if (absl::Status status = CheckCost(use, least_cost); !status.ok()) return status;
-  ++requests_;
+  if (++requests_ == 1) busy_since_ns_ = clock_->MonotonicNs();
   ++tenants_[tenant].requests;
   return Ticket(this, tenant);
 }
@@ -66,32 +70,39 @@ int64_t Admission::cost() const {
 
 void Admission::Release(const std::string& tenant, int64_t cost) {
   const std::lock_guard lock(mutex_);
-  --requests_;
+  const int64_t busy_ns = BusyNs();
+  if (--requests_ == 0) busy_before_ns_ = busy_ns;
   cost_ -= cost;
   const auto found = tenants_.find(tenant);
   found->second.cost -= cost;
   if (--found->second.requests == 0) tenants_.erase(found);
-  const int64_t now_ns = clock_->MonotonicNs();
-  drained_requests_.Add(1, now_ns);
-  drained_cost_.Add(static_cast<double>(cost), now_ns);
+  drained_requests_.Add(1, busy_ns);
+  drained_cost_.Add(static_cast<double>(cost), busy_ns);
+}
+
+int64_t Admission::BusyNs() const {
+  return busy_before_ns_ + (requests_ > 0 ? clock_->MonotonicNs() - busy_since_ns_ : 0);
 }
 
 absl::Status Admission::Refuse(double excess, const Rate& drained) const {
-  const double rate = drained.PerSecond(clock_->MonotonicNs());
-  const double wait = rate > 0 ? excess / rate : kRetryAfterSecondsMax;
+  const int64_t busy_ns = BusyNs();
+  const double rate = drained.PerSecond(busy_ns);
+  // Where nothing has drained yet it takes as long again, for all one can know.
+  const double wait = rate > 0 ? excess / rate : static_cast<double>(busy_ns) / 1e9;
   return WithRetryAfter(
       absl::ResourceExhaustedError("the server has as much work as it takes; try again later"),
       absl::Seconds(std::ceil(std::clamp(wait, kRetryAfterSecondsMin, kRetryAfterSecondsMax))));
 }
 
-void Admission::Rate::Add(double amount, int64_t now_ns) {
-  sum = PerSecond(now_ns) * kRateWindowSeconds + amount;
-  at_ns = now_ns;
+void Admission::Rate::Add(double amount, int64_t busy_ns) {
+  sum = sum * Fading(busy_ns - at_ns) + amount;
+  at_ns = busy_ns;
 }
 
-double Admission::Rate::PerSecond(int64_t now_ns) const {
-  const double age_seconds = static_cast<double>(now_ns - at_ns) * 1e-9;
-  return sum * std::exp(-age_seconds / kRateWindowSeconds) / kRateWindowSeconds;
+double Admission::Rate::PerSecond(int64_t busy_ns) const {
+  // Of a window that has not filled yet, what there is of it.
+  const double seconds = kRateWindowSeconds * (1 - Fading(busy_ns));
+  return seconds > 0 ? sum * Fading(busy_ns - at_ns) / seconds : 0;
 }
 
 }  // namespace fathom::master

@@ -65,12 +65,13 @@ class Admission {
   int64_t cost() const;
 
  private:
-  // An exponentially fading sum: amount a second, over the last seconds.
+  // An exponentially fading sum: amount a second, over the last seconds in which there was anything
+  // to drain.
   struct Rate {
     double sum = 0;
     int64_t at_ns = 0;
-    void Add(double amount, int64_t now_ns);
-    double PerSecond(int64_t now_ns) const;
+    void Add(double amount, int64_t busy_ns);
+    double PerSecond(int64_t busy_ns) const;
   };
 
   struct Use {
@@ -81,6 +82,8 @@ class Admission {
   void Release(const std::string& tenant, int64_t cost);
   // mutex_ is held. Whether so much more cost is within the limits.
   absl::Status CheckCost(const Use& use, int64_t cost) const;
+  // How long there has been anything in work.
+  int64_t BusyNs() const;
   // How long until `excess` has drained, within bounds that make sense to a client.
   absl::Status Refuse(double excess, const Rate& drained) const;
 
@@ -90,6 +93,8 @@ class Admission {
   // State below is protected by mutex_.
   int32_t requests_ = 0;
   int64_t cost_ = 0;
+  int64_t busy_since_ns_ = 0;  // while requests_ > 0
+  int64_t busy_before_ns_ = 0;
   std::unordered_map<std::string, Use> tenants_;  // those that hold something
   Rate drained_requests_;
   Rate drained_cost_;

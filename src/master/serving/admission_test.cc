@@ -84,23 +84,42 @@ TEST(AdmissionTest, WhatMustCostTooMuchIsRefusedBeforeItIsTokenised) {
 TEST(AdmissionTest, RetryAfterFollowsTheDrainRate) {
   FakeClock clock;
   Admission admission({.requests = 1000, .cost = 1000}, &clock);
-  // Nothing has drained yet: the longest wait.
+  // Nothing has drained yet: as long as it has been waited for, within bounds.
   auto first = admission.Enter("t", 0);
   ASSERT_TRUE(admission.Settle(*first, 1000).ok());
+  EXPECT_EQ(FailureRetryAfter(admission.Enter("t", 500).status()), absl::Seconds(1));
+  clock.Advance(absl::Seconds(30));
+  EXPECT_EQ(FailureRetryAfter(admission.Enter("t", 500).status()), absl::Seconds(30));
+  clock.Advance(absl::Seconds(1000));
   EXPECT_EQ(FailureRetryAfter(admission.Enter("t", 500).status()), absl::Seconds(60));
   first->Reset();
-  // 100 tokens a second for a long time.
+  // 100 tokens a second for a long time, and then nothing that could drain for a longer one.
   for (int i = 0; i < 100; ++i) {
-    clock.Advance(absl::Seconds(1));
     auto ticket = admission.Enter("t", 0);
     ASSERT_TRUE(admission.Settle(*ticket, 100).ok());
+    clock.Advance(absl::Seconds(1));
   }
+  clock.Advance(absl::Seconds(1000));
   auto third = admission.Enter("t", 0);
   ASSERT_TRUE(admission.Settle(*third, 1000).ok());
   const auto wait = FailureRetryAfter(admission.Enter("t", 500).status());
   ASSERT_TRUE(wait.has_value());
   EXPECT_GE(*wait, absl::Seconds(4));
   EXPECT_LE(*wait, absl::Seconds(6));
+}
+
+TEST(AdmissionTest, AYoungServerKnowsItsRate) {
+  FakeClock clock;
+  Admission admission({.requests = 10, .cost = 1000}, &clock);
+  for (int i = 0; i < 10; ++i) {
+    auto ticket = admission.Enter("t", 0);
+    ASSERT_TRUE(admission.Settle(*ticket, 1000).ok());
+    clock.Advance(absl::Milliseconds(100));
+  }
+  auto full = admission.Enter("t", 0);
+  ASSERT_TRUE(admission.Settle(*full, 1000).ok());
+  EXPECT_EQ(FailureRetryAfter(admission.Enter("t", 500).status()), absl::Seconds(1))
+      << "10,000 tokens a second";
 }
 
 }  // namespace

@@ -74,7 +74,10 @@ void Generation::Start(std::shared_ptr<Generation> predecessor) {
   predecessor_ = std::move(predecessor);
   attempt_ = request_.resumption.attempt;
   started_ns_ = services_.clock->MonotonicNs();
-  page_ = services_.book->Open(request_.id, request_.model->name, request_.tenant);
+  page_ = services_.book->Open({.id = request_.id,
+                                .call_id = request_.call_id,
+                                .model = request_.model->name,
+                                .tenant = request_.tenant});
   deadline_ns_ = started_ns_ + absl::ToInt64Nanoseconds(request_.timeout);
   ServingMetrics::Get().generations->Begin();
   absl::StatusOr<QuotaCharge> quota = TakeQuota(services_.quotas, request_, LeastPrompt(request_));
@@ -143,7 +146,7 @@ void Generation::Enqueue() {
        .tenant_weight = request_.tenant_weight,
        .priority = request_.priority,
        .cost = prompt_.cost,
-       .again = attempt_ > 0,
+       .again = placed_,
        .suspect = IsSuspect(),
        .prompt = PromptBlocks(prompt_.tokens, tenant_.cache_salt),
        .grant = [self = shared_from_this()](Placement placement) {
@@ -158,6 +161,9 @@ void Generation::HandleGrant(Placement placement) {
   if (sink_ == nullptr) return;  // the placement goes back
   if (!MayStillGo(placement)) return;
   placement_ = std::move(placement);
+  // What comes again for what it has lost stands before all others, at no charge.
+  charged_ = charged_ || !placed_;
+  placed_ = true;
   predicted_cached_tokens_ = placement_.cached_tokens();
   tokens_here_ = 0;
   attempt_ += 1 + std::exchange(attempts_left_out_, 0);
@@ -169,8 +175,9 @@ void Generation::HandleGrant(Placement placement) {
            : absl::StrCat("attempt ", attempt_, ", ", usage_.completion_tokens, " tokens so far"));
   times_.queue_ns += granted_ns_ - queued_ns_;
   ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
+  if (line_ == nullptr) line_ = std::make_shared<NewsLine>(shared_from_this());
   const absl::Status submitted =
-      services_.fleet->Submit(placement_.worker(), MakeSubmission(), shared_from_this());
+      services_.fleet->Submit(placement_.worker(), MakeSubmission(), line_);
   if (!submitted.ok()) return HandleRejected(submitted, absl::ZeroDuration());
   AwaitAcceptance();
 }
@@ -223,7 +230,7 @@ void Generation::HandleOutput(SubmissionOutput output) {
   if (sink_ == nullptr || !placement_ || output.attempt != attempt_) return;
   if (absl::Status checked = CheckOutput(output); !checked.ok()) {
     LogError("serving", "a worker broke the output contract",
-             {{"http.request.id", request_.id},
+             {{"labels.request", request_.id},
               {"labels.worker", placement_.worker().id},
               {"error.message", std::string(Message(checked))}});
     return End(checked);
@@ -236,6 +243,7 @@ void Generation::HandleOutput(SubmissionOutput output) {
     if (output.taken_over) {
       taken_over_ = true;
       placement_.Reset();  // first: it is not ours to cancel any more
+      ReleaseHold();       // a client that comes back here is to look for it elsewhere
       return End(WithCode(absl::CancelledError("another master has taken the request over"),
                           "taken_over"));
     }
@@ -408,12 +416,13 @@ void Generation::End(const absl::Status& status) {
     placement_.Reset();
   }
   const int64_t used = usage_.prompt_tokens + usage_.completion_tokens;
-  quota_.End(attempt_ > 0 && !taken_over_ ? used : 0);
-  if (attempt_ > 0 && !taken_over_) {
+  quota_.End(placed_ && !taken_over_ ? used : 0);
+  if (charged_ && !taken_over_) {
     services_.dispatcher->Refund(request_.model->name, tenant_.hash, request_.tenant_weight,
                                  request_.priority, prompt_.cost - used);
   }
   ticket_.Reset();
+  line_ = nullptr;
   looking_ = false;
   early_.clear();
   deadline_timer_.cancel();

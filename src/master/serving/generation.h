@@ -34,6 +34,7 @@
 #include "master/serving/generation_request.h"
 #include "master/serving/hold_budget.h"
 #include "master/serving/model_statistics.h"
+#include "master/serving/news_line.h"
 #include "master/serving/prompt.h"
 #include "master/serving/request_book.h"
 #include "master/serving/tenant_keys.h"
@@ -105,6 +106,8 @@ class Generation final : public SubmissionListener,
   struct Takeover {
     uint32_t attempt = 0;
     Placement placement;                    // empty: it runs nowhere
+    bool charged = false;                   // its tenant, for that
+    std::shared_ptr<NewsLine> line;         // from there; null: there is none
     std::vector<SubmissionOutput> choices;  // all tokens of each so far
     int32_t losses = 0;
     int32_t crashes = 0;
@@ -182,6 +185,9 @@ class Generation final : public SubmissionListener,
   std::string fingerprint_;  // of the prompt, and of what else decides what a worker computes
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
+  bool placed_ = false;             // a worker has it, or has had it
+  bool charged_ = false;            // its tenant, for its place in the queue
+  std::shared_ptr<NewsLine> line_;  // from its workers; null before the first one and at the end
   int32_t predicted_cached_tokens_ = 0;  // by the last placement
   uint32_t attempt_ = 0;                 // of the last submission
   uint32_t attempts_left_out_ = 0;       // before the next one
@@ -208,7 +214,7 @@ class Generation final : public SubmissionListener,
   bool looking_ = false;                     // for where it runs already
   bool replaying_ = false;                   // tokens that were there before
   std::vector<EarlyNews> early_;             // while looking_
-  std::shared_ptr<Generation> heir_;         // goes on instead; hears what comes here
+  std::shared_ptr<Generation> heir_;         // goes on instead; hears what was on its way here
   bool taken_over_ = false;                  // by another generation, here or at another master
   boost::asio::steady_timer hold_timer_;
   bool held_ = false;                // without a client, until hold_timer_ ends it

@@ -180,7 +180,7 @@ void Generation::HandleLost(const WorkerLoss& loss) {
   if (crashes || losses_ > kLossesMax) {
     services_.condemned->Add(fingerprint_);
     LogError("serving", "a request is taken for the cause of lost workers",
-             {{"http.request.id", request_.id},
+             {{"labels.request", request_.id},
               {"labels.tenant", request_.tenant},
               {"labels.workers_lost", int64_t{losses_}}});
     return End(WithCode(absl::UnavailableError(

@@ -60,7 +60,8 @@ struct Resumption {
 inline constexpr int32_t kPriorityMax = 9;
 
 struct GenerationRequest {
-  std::string id;  // unique in the cluster
+  std::string id;       // unique in the cluster
+  std::string call_id;  // of the call that it came by, where that has another one
   ModelPtr model;
   std::string key_id;  // whose quotas it takes
   QuotaLimits quota;

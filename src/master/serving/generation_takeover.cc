@@ -44,6 +44,13 @@ void Generation::LookForRunning() {
     auto takeover = std::make_shared<std::optional<Takeover>>();
     const bool same = other->request_.resumption.context == self->request_.resumption.context;
     if (same) *takeover = other->HandOver(self);
+    if (const auto line = *takeover ? (*takeover)->line : nullptr; line != nullptr) {
+      // Behind all that is under way to the other one already.
+      asio::post(other->strand_, [self, other, line] {
+        line->Connect(self);
+        other->heir_ = nullptr;
+      });
+    }
     asio::post(self->strand_, [self, same, attempt = other->attempt_, takeover] {
       if (self->sink_ == nullptr) {
         // This client has gone again meanwhile, and nobody else has what runs.
@@ -74,6 +81,9 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
     takeover.emplace();
     takeover->attempt = attempt_;
     takeover->placement = std::move(placement_);
+    takeover->charged = charged_;
+    takeover->line = line_;
+    if (line_ != nullptr) line_->Pause();
     takeover->losses = losses_;
     takeover->crashes = crashes_;
     takeover->cleared_crashes = cleared_crashes_;
@@ -106,11 +116,12 @@ void Generation::HandleHandover(uint32_t attempt, std::optional<Takeover> takeov
 }
 
 void Generation::AskWorkers() {
+  line_ = std::make_shared<NewsLine>(shared_from_this());
   services_.fleet->Claim({.request_id = request_.id,
                           .model = request_.model->name,
                           .resume_context = request_.resumption.context,
                           .cost = prompt_.cost},
-                         shared_from_this(), [self = shared_from_this()](ClaimOutcome outcome) {
+                         line_, [self = shared_from_this()](ClaimOutcome outcome) {
                            auto shared = std::make_shared<ClaimOutcome>(std::move(outcome));
                            asio::post(self->strand_,
                                       [self, shared] { self->HandleClaimed(std::move(*shared)); });
@@ -156,6 +167,9 @@ void Generation::Adopt(Takeover takeover) {
   looking_ = false;
   attempt_ = takeover.attempt;
   placement_ = std::move(takeover.placement);
+  placed_ = placed_ || placement_;
+  charged_ = takeover.charged;
+  if (takeover.line != nullptr) line_ = std::move(takeover.line);
   losses_ = takeover.losses;
   crashes_ = std::max(crashes_, takeover.crashes);
   cleared_crashes_ = takeover.cleared_crashes;

@@ -137,6 +137,76 @@ TEST_F(GenerationTakeoverTest, AClientThatComesBackHereGetsTheHeldRequest) {
   EXPECT_EQ(fleet_.num_sent(), 1u);
 }
 
+TEST_F(GenerationTakeoverTest, AHeldRequestThatAnotherMasterTookIsLookedForElsewhere) {
+  GenerationRequest request = Request();
+  request.resumption = {.context = "proof", .hold = absl::Minutes(1)};
+  GenerationRequest again = ComingBack(request);
+  Start(std::move(request));
+  const auto sent = RunUntilSent();
+  const auto first = sink_;
+  asio::post(strand_, [&, held = generation_] { held->Leave(absl::CancelledError("gone")); });
+  RunUntil([&] { return first->ended; });
+  SubmissionOutput farewell = FakeFleet::Output(0, 0, {}, FinishReason::kCancelled);
+  farewell.taken_over = true;
+  sent.listener->OnOutput(farewell);
+  RunUntil([&] { return serving_.num_active() == 0; });
+
+  Start(std::move(again));
+  RunUntil([&] { return !fleet_.claims().empty(); });
+  const auto anew = RunUntilSent(1);
+  SubmissionOutput all = FakeFleet::Output(0, 0, Encode("done"), FinishReason::kStop);
+  all.attempt = anew.submission.attempt;
+  anew.listener->OnOutput(all);
+  RunUntilEnd();
+  EXPECT_TRUE(sink_->status.ok()) << sink_->status;
+}
+
+TEST_F(GenerationTakeoverTest, WhoComesBackOftenLeavesNothingBehind) {
+  const std::vector<TokenId> tokens = Encode("one two three four");
+  GenerationRequest request = Request();
+  request.resumption = {.context = "proof"};
+  Start(request);
+  const auto sent = RunUntilSent();
+  sent.listener->OnOutput(FakeFleet::Output(0, 0, {tokens[0]}));
+  RunUntil([&] { return sink_->deltas.size() == 1; });
+  std::vector<std::weak_ptr<Generation>> all;
+  for (int i = 0; i < 20; ++i) {
+    const auto before = sink_;
+    all.emplace_back(generation_);
+    Start(ComingBack(request, {1}));
+    RunUntil([&] { return before->ended && !sink_->deltas.empty(); });
+  }
+  sent.listener->OnOutput(FakeFleet::Output(0, 1, {tokens[1]}));
+  RunUntil([&] { return sink_->deltas.size() == 2; });
+  EXPECT_TRUE(std::all_of(all.begin(), all.end(), [](const auto& old) { return old.expired(); }));
+  std::vector<TokenId> rest(tokens.begin() + 2, tokens.end());
+  sent.listener->OnOutput(FakeFleet::Output(0, 2, rest, FinishReason::kStop));
+  RunUntilEnd();
+  EXPECT_EQ(sink_->text[0], "one two three four");
+  EXPECT_EQ(fleet_.num_sent(), 1u);
+}
+
+// Else a client could pass all others with the token of something that has long ended.
+TEST_F(GenerationTakeoverTest, WhatIsFoundNowhereWaitsInFairOrder) {
+  fleet_.SetWorkers({});
+  GenerationRequest fair = Request();
+  fair.tenant = "fair";
+  const std::string first = fair.id;
+  Start(std::move(fair));
+  RunUntil([&] { return serving_.queue_length() == 1; });
+  const auto waiting = generation_;
+  const auto waiting_sink = sink_;
+  GenerationRequest again = ComingBack(Request());
+  again.tenant = "other";
+  Start(std::move(again));
+  RunUntil([&] { return serving_.queue_length() == 2; });
+  fleet_.SetWorkers({FakeFleet::ReadyWorker("w", *TinyModel())});
+  const auto sent = RunUntilSent();
+  EXPECT_EQ(sent.submission.request_id, first);
+  serving_.CancelAll(absl::UnavailableError("the end"));
+  RunUntil([&] { return serving_.num_active() == 0; });
+}
+
 TEST_F(GenerationTakeoverTest, AnAnswerIsNeverOfTwoModels) {
   GenerationRequest request = Request();
   request.resumption = {.context = "proof", .hold = absl::Minutes(1)};

@@ -312,7 +312,8 @@ TEST_F(GenerationTest, WithoutWorkersItWaitsAndThenSaysWhy) {
   Start(std::move(request));
   RunUntilEnd();
   EXPECT_EQ(sink_->status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_NE(sink_->status.message().find("no worker is connected"), absl::string_view::npos);
+  EXPECT_NE(sink_->status.message().find("no worker that may run the model is connected"),
+            absl::string_view::npos);
   EXPECT_TRUE(FailureRetryAfter(sink_->status).has_value());
 }
 

@@ -30,7 +30,11 @@ void ModelKeeper::Look() {
   if (!leads || rows == nullptr || rows->versions.empty()) return;
   const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
   const ModelOrders::Decision decision = orders_.Decide(*rows, *fleet, clock_->MonotonicNs());
-  for (const ModelOrder& order : decision.orders) Give(order, *rows);
+  for (const ModelOrder& order : decision.orders) {
+    // An order bears the epoch that is known then, which must not be a successor's.
+    if (!leads_()) return;
+    Give(order, *rows);
+  }
   for (const ModelVersionRow& row : decision.replaced) Finish(row);
   for (const RouteRow& route : decision.routes) Finish(route);
 }

@@ -72,15 +72,17 @@ void ModelOrders::BeginTerm(int64_t now_ns) {
   begin_at_ns_ = now_ns + kSettleNs;
 }
 
-void ModelOrders::NoteFailure(const Place& place, bool failed, int64_t now_ns) {
-  if (!failed) {
+void ModelOrders::NoteFailure(const Place& place, const ServedModel& model, int64_t now_ns) {
+  if (model.phase != ModelPhase::kFailed) {
     const auto known = failures_.find(place);
     if (known != failures_.end()) known->second.told = false;
     return;
   }
   Failure& failure = failures_[place];
-  if (failure.told) return;
+  // A load may fail between two looks.
+  if (failure.told && failure.number == model.failures) return;
   failure.told = true;
+  failure.number = model.failures;
   failure.retry_at_ns = now_ns + (kRetryNs << std::min(failure.count, kRetryDoublings));
   ++failure.count;
 }
@@ -98,12 +100,13 @@ PlacementWorker ModelOrders::Describe(const WorkerInfo& worker, const CatalogRow
   for (const ServedModel& model : worker.models) {
     const Place place(worker.key.incarnation, model.name);
     const bool failed = model.phase == ModelPhase::kFailed;
-    NoteFailure(place, failed, now_ns);
+    NoteFailure(place, model, now_ns);
     Phase phase = PhaseOf(model.phase);
     const auto order = ordered_.find(place);
     if (order != ordered_.end()) {
+      const bool failed_before = failed && model.failures == order->second.failures;
       const bool seen =
-          order->second.load ? !failed && phase != Phase::kGoing : phase == Phase::kGoing;
+          order->second.load ? !failed_before && phase != Phase::kGoing : phase == Phase::kGoing;
       if (seen || now_ns - order->second.at_ns > kOrderNs) {
         ordered_.erase(order);
       } else {
@@ -114,7 +117,10 @@ PlacementWorker ModelOrders::Describe(const WorkerInfo& worker, const CatalogRow
     const bool again = failure != failures_.end() && now_ns >= failure->second.retry_at_ns;
     // What is being read has not taken all its memory yet: all of it is held free.
     if (phase == Phase::kComing) out.free_memory_bytes -= memory_of(model.name);
-    out.held.push_back({.model = model.name, .phase = phase, .try_again = again});
+    out.held.push_back({.model = model.name,
+                        .phase = phase,
+                        .try_again = again,
+                        .no_room = failed && absl::IsResourceExhausted(model.failure)});
   }
   for (auto it = ordered_.begin(); it != ordered_.end();) {
     const auto& [place, order] = *it;
@@ -140,18 +146,27 @@ void ModelOrders::NoteCrashes(const FleetSnapshot& fleet, int64_t now_ns) {
     alive.insert(worker.key.incarnation);
     for (const ServedModel& model : worker.models) {
       const bool loads = model.phase == ModelPhase::kLoading || model.phase == ModelPhase::kWarming;
-      if (loads) loading.emplace(worker.key.incarnation, model.name);
+      // One that is told to leave goes without having crashed.
+      const bool leaves = worker.state == WorkerState::kDraining;
+      if (loads && !leaves) loading.emplace(worker.key.incarnation, model.name);
       // Where it has come to serve it is no danger.
       if (model.phase == ModelPhase::kReady) crashes_.erase(model.name);
     }
   }
+  // Nor has one that was only silent for a while.
+  for (auto it = crashes_.begin(); it != crashes_.end();) {
+    Crashes& crashes = it->second;
+    std::erase_if(crashes.lost, [&](const std::string& life) { return alive.contains(life); });
+    it = crashes.lost.empty() ? crashes_.erase(it) : std::next(it);
+  }
   for (const auto& [incarnation, model] : loading_) {
     if (alive.contains(incarnation)) continue;
     Crashes& crashes = crashes_[model];
-    crashes.retry_at_ns = now_ns + (++crashes.count == 1 ? kRetryNs : kCrashedTwiceNs);
+    crashes.lost.insert(incarnation);
+    crashes.retry_at_ns = now_ns + (crashes.lost.size() == 1 ? kRetryNs : kCrashedTwiceNs);
     LogWarn("models", "a worker was lost while it loaded a model",
             {{"labels.model", model},
-             {"labels.times", int64_t{crashes.count}},
+             {"labels.times", static_cast<int64_t>(crashes.lost.size())},
              {"labels.retry_seconds", (crashes.retry_at_ns - now_ns) / 1'000'000'000}});
   }
   loading_ = std::move(loading);
@@ -214,9 +229,11 @@ ModelOrders::Decision ModelOrders::Decide(const CatalogRows& rows, const FleetSn
 
   const PlacementPlan plan = PlanPlacement(models, workers, kLoadsAtOnce);
   for (const PlacementOrder& order : plan.orders) {
-    const WorkerKey& key = fleet.workers[order.worker].key;
-    ordered_[{key.incarnation, order.model}] = {.load = order.load, .at_ns = now_ns};
-    decision.orders.push_back({.worker = key, .model = order.model, .load = order.load});
+    const WorkerInfo& worker = fleet.workers[order.worker];
+    const ServedModel* there = FindOn(worker, order.model);
+    ordered_[{worker.key.incarnation, order.model}] = {
+        .load = order.load, .at_ns = now_ns, .failures = there == nullptr ? 0 : there->failures};
+    decision.orders.push_back({.worker = worker.key, .model = order.model, .load = order.load});
   }
   for (const ModelVersionRow& row : rows.versions) {
     if (row.retired || row.replaces == 0) continue;

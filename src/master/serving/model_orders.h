@@ -48,20 +48,22 @@ class ModelOrders {
   struct Ordered {
     bool load = true;
     int64_t at_ns = 0;
+    uint64_t failures = 0;  // as the worker counted them then, where it had failed
   };
   struct Failure {
     int count = 0;
     int64_t retry_at_ns = 0;
-    bool told = false;  // the worker still says so
+    bool told = false;    // the worker still says so
+    uint64_t number = 0;  // by its own count
   };
   // Of workers that were lost while a model loaded there.
   struct Crashes {
-    int count = 0;
+    std::set<std::string> lost;  // incarnations
     int64_t retry_at_ns = 0;
   };
 
   PlacementWorker Describe(const WorkerInfo& worker, const CatalogRows& rows, int64_t now_ns);
-  void NoteFailure(const Place& place, bool failed, int64_t now_ns);
+  void NoteFailure(const Place& place, const ServedModel& model, int64_t now_ns);
   bool IsReplaced(const ModelVersionRow& row, const CatalogRows& rows, const FleetSnapshot& fleet,
                   bool room) const;
   void NoteCrashes(const FleetSnapshot& fleet, int64_t now_ns);

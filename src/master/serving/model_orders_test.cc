@@ -129,6 +129,29 @@ TEST_F(ModelOrdersTest, WhereALoadFailsItIsTriedAgainAfterAWhileThatDoubles) {
   EXPECT_THAT(Look(), Only("+b chat@1")) << "elsewhere at once";
 }
 
+TEST_F(ModelOrdersTest, ALoadThatFailsBetweenTwoLooksIsAFailureToo) {
+  rows_.versions = {Version(1)};
+  fleet_.workers = {Worker("a")};
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  const auto fail = [&](uint64_t number) {
+    Show(0, "chat@1", ModelPhase::kFailed);
+    fleet_.workers[0].models.back().failures = number;
+  };
+  fail(1);
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 10 * kSecondNs;
+  EXPECT_THAT(Look(), Only("+a chat@1"));
+  now_ns_ += kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty()) << "it still tells of the first time";
+  fail(2);
+  EXPECT_THAT(Look(), IsEmpty());
+  now_ns_ += 19 * kSecondNs;
+  EXPECT_THAT(Look(), IsEmpty()) << "twice as long now";
+  // Nor does it keep others from the worker meanwhile.
+  rows_.versions.push_back(Version(2));
+  EXPECT_THAT(Look(), Only("+a chat@2"));
+}
+
 TEST_F(ModelOrdersTest, AModelDoesNotTakeOneWorkerAfterTheOtherWithIt) {
   rows_.versions = {Version(1)};
   for (int i = 0; i < 5; ++i) fleet_.workers.push_back(Worker(absl::StrCat("w", i)));
@@ -151,6 +174,26 @@ TEST_F(ModelOrdersTest, AModelDoesNotTakeOneWorkerAfterTheOtherWithIt) {
   EXPECT_THAT(Look(), IsEmpty());
   fleet_.workers.erase(fleet_.workers.begin());
   EXPECT_THAT(Look(), Only("+w3 chat@1")) << "it served, and died of something else";
+}
+
+TEST_F(ModelOrdersTest, WorkersThatLeaveOrAreSilentWhileTheyLoadHaveNotCrashed) {
+  rows_.versions = {Version(1, 2)};
+  fleet_.workers = {Worker("a"), Worker("b"), Worker("c"), Worker("d")};
+  EXPECT_THAT(Look(), SizeIs(2));
+  for (const size_t worker : {0, 1}) Show(worker, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+  for (const size_t worker : {0, 1}) fleet_.workers[worker].state = WorkerState::kDraining;
+  EXPECT_THAT(Look(), SizeIs(2)) << "others take their place";
+  fleet_.workers.erase(fleet_.workers.begin(), fleet_.workers.begin() + 2);
+  for (const size_t worker : {0, 1}) Show(worker, "chat@1", ModelPhase::kLoading);
+  EXPECT_THAT(Look(), IsEmpty());
+
+  const std::vector<WorkerInfo> silent = std::exchange(fleet_.workers, {Worker("e"), Worker("f")});
+  EXPECT_THAT(Look(), IsEmpty()) << "it may have taken them with it";
+  fleet_.workers.insert(fleet_.workers.end(), silent.begin(), silent.end());
+  for (WorkerInfo& worker : fleet_.workers) worker.models.clear();
+  now_ns_ += 10 * kSecondNs;
+  EXPECT_THAT(Look(), SizeIs(2)) << "they are back";
 }
 
 TEST_F(ModelOrdersTest, ARetiredVersionGoesWhenAllMastersHaveHeard) {
@@ -192,6 +235,22 @@ TEST_F(ModelOrdersTest, AReplacementThatFindsNoRoomTakesOverWithFewer) {
   EXPECT_THAT(Look(), Only("+a chat@2"));
   Show(0, "chat@2", ModelPhase::kReady);
   fleet_.workers[0].free_memory_bytes = 0;
+  EXPECT_THAT(Look(), Only("chat@2 replaces 1"));
+}
+
+TEST_F(ModelOrdersTest, AReplacementThatFailsSomewhereDoesNotTakeOver) {
+  rows_.versions = {Version(1, 2), Version(2, 2)};
+  rows_.versions[1].replaces = 1;
+  fleet_.workers = {Worker("a"), Worker("b")};
+  for (const size_t worker : {0, 1}) Show(worker, "chat@1", ModelPhase::kReady);
+  EXPECT_THAT(Look(), SizeIs(2));
+  Show(0, "chat@2", ModelPhase::kReady);
+  Show(1, "chat@2", ModelPhase::kFailed);
+  ServedModel& failed = fleet_.workers[1].models.back();
+  failed.failures = 1;
+  failed.failure = absl::NotFoundError("no such file");
+  EXPECT_THAT(Look(), IsEmpty()) << "as many are to serve as before";
+  failed.failure = absl::ResourceExhaustedError("it does not fit");
   EXPECT_THAT(Look(), Only("chat@2 replaces 1"));
 }
 

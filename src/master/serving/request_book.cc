@@ -28,11 +28,11 @@ std::string_view NameOf(RequestState state) {
   return "unknown";
 }
 
-RequestPage::RequestPage(std::string id, std::string model, std::string tenant, int64_t now_ns)
-    : id_(std::move(id)), tenant_(std::move(tenant)), started_ns_(now_ns) {
-  view_.id = id_;
-  view_.model = std::move(model);
-  view_.tenant = tenant_;
+RequestPage::RequestPage(RequestName name, int64_t now_ns)
+    : name_(std::move(name)), started_ns_(now_ns) {
+  view_.id = name_.id;
+  view_.model = name_.model;
+  view_.tenant = name_.tenant;
 }
 
 void RequestPage::Note(int64_t now_ns, std::string_view what, std::string_view worker,
@@ -101,13 +101,12 @@ RequestView RequestPage::View(int64_t now_ns, bool with_events) const {
   return view;
 }
 
-std::shared_ptr<RequestPage> RequestBook::Open(std::string id, std::string model,
-                                               std::string tenant) {
+std::shared_ptr<RequestPage> RequestBook::Open(RequestName name) {
   const int64_t now_ns = clock_->MonotonicNs();
-  auto page = std::make_shared<RequestPage>(id, std::move(model), std::move(tenant), now_ns);
+  auto page = std::make_shared<RequestPage>(std::move(name), now_ns);
   page->Note(now_ns, "received");
   const std::lock_guard lock(mutex_);
-  pages_[std::move(id)] = page;
+  pages_[page->name_.id] = page;
   return page;
 }
 
@@ -118,7 +117,7 @@ void RequestBook::Close(const std::shared_ptr<RequestPage>& page, RequestState s
   ended_.push_back(page);
   if (ended_.size() <= ended_max_) return;
   // A client that came back has a later page under the same id.
-  const auto oldest = pages_.find(ended_.front()->id_);
+  const auto oldest = pages_.find(ended_.front()->name_.id);
   if (oldest != pages_.end() && oldest->second == ended_.front()) pages_.erase(oldest);
   ended_.pop_front();
 }
@@ -129,7 +128,7 @@ std::vector<RequestView> RequestBook::List(std::string_view tenant, bool ended,
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, page] : pages_) {
-      if (tenant.empty() || page->tenant_ == tenant) pages.push_back(page);
+      if (tenant.empty() || page->name_.tenant == tenant) pages.push_back(page);
     }
   }
   std::sort(pages.begin(), pages.end(),
@@ -146,15 +145,30 @@ std::vector<RequestView> RequestBook::List(std::string_view tenant, bool ended,
   return views;
 }
 
-std::optional<RequestView> RequestBook::Find(std::string_view tenant, const std::string& id) const {
-  std::shared_ptr<RequestPage> page;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = pages_.find(id);
-    if (found == pages_.end()) return std::nullopt;
-    page = found->second;
+std::shared_ptr<RequestPage> RequestBook::Look(std::string_view tenant,
+                                               const std::string& id) const {
+  const auto may_see = [&](const RequestPage& page) {
+    return tenant.empty() || page.name_.tenant == tenant;
+  };
+  // "chatcmpl-" and "cmpl-": our own ids have no such letters.
+  constexpr std::string_view kDialect = "cmpl-";
+  const size_t dialect = id.find(kDialect);
+  const std::string bare = dialect == std::string::npos ? id : id.substr(dialect + kDialect.size());
+  const std::lock_guard lock(mutex_);
+  if (const auto found = pages_.find(bare); found != pages_.end() && may_see(*found->second)) {
+    return found->second;
   }
-  if (!tenant.empty() && page->tenant_ != tenant) return std::nullopt;
+  std::shared_ptr<RequestPage> latest;
+  for (const auto& [name, page] : pages_) {
+    if (page->name_.call_id != id || !may_see(*page)) continue;
+    if (latest == nullptr || page->started_ns_ > latest->started_ns_) latest = page;
+  }
+  return latest;
+}
+
+std::optional<RequestView> RequestBook::Find(std::string_view tenant, const std::string& id) const {
+  const std::shared_ptr<RequestPage> page = Look(tenant, id);
+  if (page == nullptr) return std::nullopt;
   return page->View(clock_->MonotonicNs(), true);
 }
 

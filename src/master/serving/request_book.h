@@ -30,6 +30,14 @@ struct RequestEvent {
   std::string detail;
 };
 
+// What does not change of a request.
+struct RequestName {
+  std::string id;
+  std::string call_id;  // as GenerationRequest has it
+  std::string model;
+  std::string tenant;
+};
+
 // One request, as a copy.
 struct RequestView {
   std::string id;
@@ -50,7 +58,7 @@ struct RequestView {
 // The book's page of one request, which its generation writes.
 class RequestPage {
  public:
-  RequestPage(std::string id, std::string model, std::string tenant, int64_t now_ns);
+  RequestPage(RequestName name, int64_t now_ns);
   RequestPage(const RequestPage&) = delete;
   RequestPage& operator=(const RequestPage&) = delete;
 
@@ -72,8 +80,7 @@ class RequestPage {
 
   void End(RequestState state, const std::string& error, int64_t now_ns);
 
-  const std::string id_;
-  const std::string tenant_;
+  const RequestName name_;
   const int64_t started_ns_;
   mutable std::mutex mutex_;
   // State below is protected by mutex_.
@@ -88,18 +95,21 @@ class RequestBook {
   RequestBook(const RequestBook&) = delete;
   RequestBook& operator=(const RequestBook&) = delete;
 
-  std::shared_ptr<RequestPage> Open(std::string id, std::string model, std::string tenant);
+  std::shared_ptr<RequestPage> Open(RequestName name);
   void Close(const std::shared_ptr<RequestPage>& page, RequestState state,
              const std::string& error);
 
   // Oldest first; at most `limit` of those that match. `tenant` empty: all.
   std::vector<RequestView> List(std::string_view tenant, bool ended, size_t limit) const;
-  // With its events; nothing when it is not known or not of `tenant` (empty: any).
+  // With its events, by its id, as an answer has it ("chatcmpl-...") or by that of its call, the
+  // latest one; nothing when it is not known or not of `tenant` (empty: any).
   std::optional<RequestView> Find(std::string_view tenant, const std::string& id) const;
 
  private:
   const Clock* const clock_;
   const size_t ended_max_;
+  std::shared_ptr<RequestPage> Look(std::string_view tenant, const std::string& id) const;
+
   mutable std::mutex mutex_;
   // State below is protected by mutex_, which is taken before any page's.
   std::unordered_map<std::string, std::shared_ptr<RequestPage>> pages_;

@@ -96,7 +96,7 @@ std::string_view Describe(RouteObstacle obstacle) {
     case RouteObstacle::kNone:
       return "a worker is free";
     case RouteObstacle::kNoWorker:
-      return "no worker is connected";
+      return "no worker that may run the model is connected";
     case RouteObstacle::kModelNotLoaded:
       return "no connected worker has the model loaded";
     case RouteObstacle::kModelDiffers:
