@@ -59,8 +59,8 @@ grpc::Status CallAcrossTheEnd() {
   return answered;
 }
 
-// Cut off with the connection it would be lost. That is mostly too late to meet the answer, hence so
-// many.
+// Cut off with the connection it would be lost. That is mostly too late to meet the answer, hence
+// so many.
 TEST(GrpcServerTest, ACallThatEndsAsTheServerGoesIsAnswered) {
   for (int i = 0; i < 20; ++i) {
     const grpc::Status answered = CallAcrossTheEnd();
