@@ -123,8 +123,7 @@ void LinkClient::Run() {
     if (peer.link != nullptr) Lose(peer, absl::CancelledError("the worker stops"));
   }
   // gRPC's callbacks post to this object: it must not go before the last of them.
-  const auto open = [](const auto& link) { return link->open_streams() > 0; };
-  while (std::any_of(retired_.begin(), retired_.end(), open)) {
+  while (std::erase_if(retired_, MasterLink::IsLast), !retired_.empty()) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   static_cast<void>(mailbox_.Drain());
@@ -172,7 +171,7 @@ void LinkClient::Tick(int64_t now_ns) {
   CancelAll(requests_.Expire(now_ns));
   unfinished_ = requests_.unfinished();
   ForgetMasters();
-  std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
+  std::erase_if(retired_, MasterLink::IsLast);
 }
 
 void LinkClient::Dial(Peer& peer, int64_t now_ns) {
