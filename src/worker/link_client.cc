@@ -301,6 +301,7 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     peer.link->Send(std::move(message));
   }
   TellModels(peer);
+  if (peer.link == nullptr) return;  // they were too much for its outbox
   TellCondemned(peer);
   Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
