@@ -354,10 +354,7 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
       rejected->set_retry_after_ms(kAloneRetryMs);
     }
   }
-  // Whoever waits for a worker that was idle is to know soon when it falls silent.
-  if (unfinished_ == 0) {
-    for (Peer& other : peers_) other.beat_at_ns = 0;
-  }
+  if (unfinished_ == 0 && status.ok()) EndRest();
   unfinished_ = requests_.unfinished();
   SendData(peer.id, std::move(answer));
 }

@@ -116,6 +116,7 @@ class LinkClient final : public OutputSink {
     std::string who;  // names the master's process
     int64_t beat_every_ns = 0;
     int64_t beat_at_ns = 0;
+    bool rests = false;  // its last heartbeat said that the next one is a while away
     uint64_t beats = 0;
     int64_t backlog = 0;
     std::map<std::string, int64_t> backlogs;  // what of it waits for which model, where it says so
@@ -177,6 +178,7 @@ class LinkClient final : public OutputSink {
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();
+  void EndRest();
   // What the heartbeats say of one model that serves.
   struct Figures {
     v1::ModelFigures model;

@@ -6,11 +6,61 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/time/clock.h"
+#include "master/fleet/link_messages.h"
 #include "worker/hand_master_testing.h"
 #include "worker/link_client.h"
 
 namespace fathom::worker {
 namespace {
+
+constexpr int kBusyMs = 20;  // as HandMaster's Welcome says
+constexpr int kIdleMs = 16 * kBusyMs;
+
+int64_t BeatsOf(const HandMaster& master, int next_ms) {
+  return std::count_if(master.heard.begin(), master.heard.end(),
+                       [next_ms](const v1::WorkerControl& said) {
+                         return said.has_heartbeat() && said.heartbeat().next_ms() == next_ms;
+                       });
+}
+
+TEST(LinkRestTest, AMasterKnowsThatItsWorkerIsBusyBeforeTheWorkerCanFallSilent) {
+  HandMaster hand;
+  ScriptedEngine engine;
+  bool done = false;
+  LinkClient client(TestOptions({hand.port}));
+  client.OnModel(engine.Ready());
+  WorkerPort port = engine.Port();
+  // The tick after the first request never comes to its heartbeats.
+  port.look = [&](int64_t, const auto&) {
+    engine.WaitUntil([&] { return engine.submitted.empty() || done; });
+  };
+  ASSERT_TRUE(client.Start(std::move(port)).ok());
+  ASSERT_TRUE(hand.WaitUntil([&] { return BeatsOf(hand, kIdleMs) > 0; }));
+  hand.Set([&] { EXPECT_EQ(BeatsOf(hand, kBusyMs), 0); });
+  hand.Submit(master::ToMessage(TestSubmission("r1")));
+  EXPECT_TRUE(hand.WaitUntil([&] { return BeatsOf(hand, kBusyMs) > 0; }));
+  engine.Set([&] { done = true; });
+}
+
+TEST(LinkRestTest, AWorkerThatRestsNowAndThenSendsFewHeartbeats) {
+  HandMaster hand;
+  ScriptedEngine engine;
+  const auto client = StartClient(TestOptions({hand.port}), engine);
+  ASSERT_TRUE(hand.WaitUntil([&] { return BeatsOf(hand, kIdleMs) > 0; }));
+  const absl::Time start = absl::Now();
+  constexpr size_t kRequests = 200;
+  for (size_t i = 1; i <= kRequests; ++i) {
+    const std::string id = "r" + std::to_string(i);
+    hand.Submit(master::ToMessage(TestSubmission(id)));
+    ASSERT_TRUE(engine.WaitUntil([&] { return engine.submitted.size() == i; }));
+    client->OnStep({TestOutput(id, 1, 0, {5}, FinishReason::kStop)});
+    ASSERT_TRUE(hand.WaitUntil([&] { return hand.received.size() == 1 + 2 * i; }));
+  }
+  // Only after a heartbeat of an idle worker is there another before its time.
+  const int64_t periods = (absl::Now() - start) / absl::Milliseconds(kBusyMs);
+  hand.Set([&] { EXPECT_LE(BeatsOf(hand, kBusyMs) + BeatsOf(hand, kIdleMs), 2 * periods + 4); });
+}
 
 TEST(LinkRestTest, AMasterThatCannotBeToldOfAllModelsIsDialledAgain) {
   HandMaster first;
