@@ -47,6 +47,7 @@
 #include "worker/master_link.h"
 #include "worker/rate_meter.h"
 #include "worker/request_table.h"
+#include "worker/standstill.h"
 #include "worker/worker_port.h"
 
 namespace fathom::worker {
@@ -219,6 +220,7 @@ class LinkClient final : public OutputSink {
   ExpiringNames condemned_{1024};
   LinkId last_id_ = kNoLink;
   int64_t last_tick_ns_ = 0;
+  StandstillWatch standstill_;
   int64_t stop_by_ns_ = 0;  // 0: not stopping
   bool leaving_ = false;
   bool dead_ = false;   // an engine is

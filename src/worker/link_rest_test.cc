@@ -62,6 +62,29 @@ TEST(LinkRestTest, AWorkerThatRestsNowAndThenSendsFewHeartbeats) {
   hand.Set([&] { EXPECT_LE(BeatsOf(hand, kBusyMs) + BeatsOf(hand, kIdleMs), 2 * periods + 4); });
 }
 
+TEST(LinkRestTest, AWorkerThatStoodStillSaysSo) {
+  ScriptedEngine engine;
+  FakeClock clock;
+  clock.Advance(absl::Seconds(1));
+  LinkClientOptions options = TestOptions({});
+  options.clock = &clock;
+  int ticks = 0;
+  LinkClient client(std::move(options));
+  WorkerPort port = engine.Port();
+  // Time goes on in the ticks alone; after the third it has stood still.
+  port.look = [&](int64_t, const auto&) {
+    engine.Set([&] { clock.Advance(absl::Milliseconds(++ticks == 3 ? 1234 : 25)); });
+  };
+  ::testing::internal::CaptureStderr();
+  ASSERT_TRUE(client.Start(std::move(port)).ok());
+  EXPECT_TRUE(engine.WaitUntil([&] { return ticks > 50; }));
+  client.Stop();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  const size_t found = log.find("the worker stood still labels.milliseconds=1234 ");
+  ASSERT_NE(found, std::string::npos) << log;
+  EXPECT_EQ(log.find("stood still", found + 20), std::string::npos) << log;
+}
+
 TEST(LinkRestTest, AMasterThatCannotBeToldOfAllModelsIsDialledAgain) {
   HandMaster first;
   HandMaster second;
