@@ -99,9 +99,12 @@ class ClientStream : public grpc::ClientBidiReactor<Write, Read>,
     if (finishing_ && outbox_.empty()) this->StartWritesDone();
   }
 
+  // What the handlers hold may hold this stream, and then is to outlive `last`: whoever waits for
+  // it to be let go of must be the one to end the stream, as its context may be what keeps the
+  // channel, and a channel that ends on a thread of gRPC's waits for that very thread.
   void OnDone(const grpc::Status& status) override {
+    const Handlers handlers = std::move(handlers_);
     const std::shared_ptr<ClientStream> last = std::move(self_);
-    const Handlers handlers = std::move(handlers_);  // what they hold may hold this stream
     handlers.on_closed(
         absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message()));
   }

@@ -123,8 +123,7 @@ void LinkClient::Run() {
     if (peer.link != nullptr) Lose(peer, absl::CancelledError("the worker stops"));
   }
   // gRPC's callbacks post to this object: it must not go before the last of them.
-  const auto open = [](const auto& link) { return link->open_streams() > 0; };
-  while (std::any_of(retired_.begin(), retired_.end(), open)) {
+  while (std::erase_if(retired_, MasterLink::IsLast), !retired_.empty()) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   static_cast<void>(mailbox_.Drain());
@@ -142,6 +141,11 @@ bool LinkClient::Done(int64_t now_ns) const {
 void LinkClient::Tick(int64_t now_ns) {
   const int64_t slept_ns = now_ns - last_tick_ns_ > kOversleptNs ? now_ns - last_tick_ns_ : 0;
   last_tick_ns_ = now_ns;
+  if (const auto still = standstill_.Look(now_ns, StandstillWatch::RunDelayNs())) {
+    LogWarn("link", "the worker stood still",
+            {{"labels.milliseconds", still->ms},
+             {"labels.run_delay_milliseconds", still->run_delay_ms}});
+  }
   if (stopping_ && stop_by_ns_ == 0) {
     stop_by_ns_ = now_ns + kFlushNs;
     for (Peer& peer : peers_) {
@@ -172,7 +176,7 @@ void LinkClient::Tick(int64_t now_ns) {
   CancelAll(requests_.Expire(now_ns));
   unfinished_ = requests_.unfinished();
   ForgetMasters();
-  std::erase_if(retired_, [](const auto& link) { return link->open_streams() == 0; });
+  std::erase_if(retired_, MasterLink::IsLast);
 }
 
 void LinkClient::Dial(Peer& peer, int64_t now_ns) {
@@ -302,6 +306,7 @@ void LinkClient::OnWelcome(Peer& peer, const v1::Welcome& welcome) {
     peer.link->Send(std::move(message));
   }
   TellModels(peer);
+  if (peer.link == nullptr) return;  // they were too much for its outbox
   TellCondemned(peer);
   Learn(peer, welcome.address(), welcome.masters());
   SendHeartbeats(now_ns);
@@ -355,10 +360,7 @@ void LinkClient::OnSubmit(Peer& peer, const v1::Submit& submit) {
       rejected->set_retry_after_ms(kAloneRetryMs);
     }
   }
-  // Whoever waits for a worker that was idle is to know soon when it falls silent.
-  if (unfinished_ == 0) {
-    for (Peer& other : peers_) other.beat_at_ns = 0;
-  }
+  if (unfinished_ == 0 && status.ok()) EndRest();
   unfinished_ = requests_.unfinished();
   SendData(peer.id, std::move(answer));
 }

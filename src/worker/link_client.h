@@ -47,6 +47,7 @@
 #include "worker/master_link.h"
 #include "worker/rate_meter.h"
 #include "worker/request_table.h"
+#include "worker/standstill.h"
 #include "worker/worker_port.h"
 
 namespace fathom::worker {
@@ -116,6 +117,7 @@ class LinkClient final : public OutputSink {
     std::string who;  // names the master's process
     int64_t beat_every_ns = 0;
     int64_t beat_at_ns = 0;
+    bool rests = false;  // its last heartbeat said that the next one is a while away
     uint64_t beats = 0;
     int64_t backlog = 0;
     std::map<std::string, int64_t> backlogs;  // what of it waits for which model, where it says so
@@ -177,6 +179,7 @@ class LinkClient final : public OutputSink {
   void OnOutputs(const std::vector<SequenceOutput>& outputs);
   void SendHeartbeats(int64_t now_ns);  // those that are due
   void SendHeartbeatsNow();
+  void EndRest();
   // What the heartbeats say of one model that serves.
   struct Figures {
     v1::ModelFigures model;
@@ -219,6 +222,7 @@ class LinkClient final : public OutputSink {
   ExpiringNames condemned_{1024};
   LinkId last_id_ = kNoLink;
   int64_t last_tick_ns_ = 0;
+  StandstillWatch standstill_;
   int64_t stop_by_ns_ = 0;  // 0: not stopping
   bool leaving_ = false;
   bool dead_ = false;   // an engine is

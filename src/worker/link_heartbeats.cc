@@ -21,6 +21,15 @@ void LinkClient::SendHeartbeatsNow() {
   SendHeartbeats(options_.clock->MonotonicNs());
 }
 
+// Whoever waits for a worker that was idle is to know soon when it falls silent, be it before the
+// next tick. Masters that were told of work a moment ago need no more.
+void LinkClient::EndRest() {
+  for (Peer& peer : peers_) {
+    if (peer.rests) peer.beat_at_ns = 0;
+  }
+  SendHeartbeats(options_.clock->MonotonicNs());
+}
+
 LinkClient::Figures LinkClient::FiguresOf(const std::string& name, Model& model,
                                           const std::vector<Peer*>& linked, int64_t now_ns) {
   const EngineStats stats = model.engine->stats();
@@ -112,6 +121,7 @@ void LinkClient::SendHeartbeats(int64_t now_ns) {
     if (last_words) peer.link->Send(*last_words);
     const int64_t next_ns = peer.beat_every_ns * (idle ? kIdleBeats : 1);
     peer.beat_at_ns = now_ns + next_ns;
+    peer.rests = idle;
     v1::WorkerControl message;
     v1::Heartbeat& beat = *message.mutable_heartbeat();
     beat = sum;

@@ -44,7 +44,6 @@ std::shared_ptr<MasterLink> MasterLink::Dial(const std::string& address,
                                              Events events) {
   auto link = std::shared_ptr<MasterLink>(new MasterLink(outbox_bytes, std::move(events)));
   link->stub_ = v1::Link::NewStub(MakeChannel(address, creds));
-  ++link->open_streams_;
   const std::lock_guard lock(link->mutex_);  // it may break before it is made
   // The streams keep the link, and so its stub, until they are done.
   link->control_ = ControlStream::Start(
@@ -63,7 +62,6 @@ void MasterLink::Open(const std::string& session_id) {
   const auto self = shared_from_this();
   const std::lock_guard lock(mutex_);
   if (closed_) return;
-  open_streams_ += 2;
   data_ = DataStream::Start(
       [this](auto* context, auto* reactor) { stub_->async()->Data(context, reactor); },
       outbox_bytes_,
@@ -131,7 +129,6 @@ void MasterLink::Cut(const absl::Status& reason) {
 
 void MasterLink::StreamClosed(const absl::Status& status) {
   Cut(status.ok() ? absl::UnavailableError("the master ended the link") : status);
-  --open_streams_;
 }
 
 std::shared_ptr<MasterLink::ControlStream> MasterLink::control() const {

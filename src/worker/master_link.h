@@ -4,11 +4,11 @@
 // ends; a new connection is a new MasterLink.
 //
 // Thread safety: every method may be called from any thread. Events run on gRPC's threads and must
-// only post; on_closed comes once.
+// only post; on_closed comes once. Its owner, one thread, holds the link until IsLast: the channel
+// must not end on a thread of gRPC's.
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -62,8 +62,10 @@ class MasterLink : public std::enable_shared_from_this<MasterLink> {
   void Finish();
   void Cut(const absl::Status& reason);
 
-  // Streams gRPC still holds; 0 means that no event comes any more.
-  int open_streams() const { return open_streams_; }
+  // Nobody but the caller holds the link: no event comes any more, and to drop it ends its channel
+  // here and now. The link keeps its streams and so all that keeps the channel (the stub and the
+  // streams' contexts); gRPC's threads hold a stream only while they hold the link.
+  static bool IsLast(const std::shared_ptr<MasterLink>& link) { return link.use_count() == 1; }
 
  private:
   using ControlStream = ClientStream<v1::MasterControl, v1::WorkerControl>;
@@ -81,7 +83,6 @@ class MasterLink : public std::enable_shared_from_this<MasterLink> {
   const size_t outbox_bytes_;
   const Events events_;
   std::unique_ptr<v1::Link::Stub> stub_;
-  std::atomic<int> open_streams_{0};
 
   mutable std::mutex mutex_;
   // State below is protected by mutex_.

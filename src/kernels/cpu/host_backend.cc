@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "common/unmap.h"
 #include "kernels/bfloat16.h"
 
 namespace fathom::kernels::cpu {
@@ -20,7 +21,7 @@ absl::StatusOr<DeviceBuffer> HostBackend::Allocate(size_t bytes) {
   return DeviceBuffer(this, data, bytes);
 }
 
-void HostBackend::Free(void* data, size_t bytes) { munmap(data, bytes); }
+void HostBackend::Free(void* data, size_t bytes) { UnmapInSlices(data, bytes); }
 
 absl::Status HostBackend::CopyFromHost(void* device, const void* host, size_t bytes) {
   // Nothing may come from nowhere, which memcpy does not allow.

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/unmap.h"
 #include "worker/model/json_fields.h"
 
 namespace fathom::worker {
@@ -133,7 +134,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   return opened;
 }
 
-SafetensorsFile::~SafetensorsFile() { munmap(const_cast<char*>(data_), bytes_); }
+SafetensorsFile::~SafetensorsFile() { UnmapInSlices(const_cast<char*>(data_), bytes_); }
 
 absl::Status SafetensorsFile::ReadHeader() {
   uint64_t header_bytes = 0;
