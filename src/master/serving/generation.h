@@ -127,7 +127,8 @@ class Generation final : public SubmissionListener,
   void LookForRunning();
   void AskWorkers();
   std::optional<Takeover> HandOver(const std::shared_ptr<Generation>& heir);
-  void HandleHandover(uint32_t attempt, std::optional<Takeover> takeover);
+  // `same`: what was asked for it is this generation's request.
+  void HandleGiven(bool same, uint32_t attempt, std::optional<Takeover> takeover);
   void HandleClaimed(ClaimOutcome outcome);
   void Adopt(Takeover takeover);
   void ReplayEarlyNews();

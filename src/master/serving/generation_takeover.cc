@@ -44,26 +44,35 @@ void Generation::LookForRunning() {
     auto takeover = std::make_shared<std::optional<Takeover>>();
     const bool same = other->request_.resumption.context == self->request_.resumption.context;
     if (same) *takeover = other->HandOver(self);
-    if (const auto line = *takeover ? (*takeover)->line : nullptr; line != nullptr) {
-      // Behind all that is under way to the other one already.
-      asio::post(other->strand_, [self, other, line] {
-        line->Connect(self);
-        other->heir_ = nullptr;
+    const auto line = *takeover ? (*takeover)->line : nullptr;
+    auto give = [self, same, attempt = other->attempt_, takeover] {
+      asio::post(self->strand_, [self, same, attempt, takeover] {
+        self->HandleGiven(same, attempt, std::move(*takeover));
       });
-    }
-    asio::post(self->strand_, [self, same, attempt = other->attempt_, takeover] {
-      if (self->sink_ == nullptr) {
-        // This client has gone again meanwhile, and nobody else has what runs.
-        if (*takeover && (*takeover)->placement) {
-          self->services_.fleet->Cancel((*takeover)->placement.worker(), self->request_.id, attempt,
-                                        {});
-        }
-        return;
-      }
-      if (!same) return self->End(OtherRequest());
-      self->HandleHandover(attempt, std::move(*takeover));
+    };
+    if (line == nullptr) return give();
+    // Behind all that is under way to the other one already, and before this one can hand over.
+    asio::post(other->strand_, [self, other, line, give = std::move(give)] {
+      line->Connect(self);
+      other->heir_ = nullptr;
+      give();
     });
   });
+}
+
+void Generation::HandleGiven(bool same, uint32_t attempt, std::optional<Takeover> takeover) {
+  if (sink_ == nullptr) {
+    // This client has gone again meanwhile, and nobody else has what runs.
+    if (takeover && takeover->placement) {
+      services_.fleet->Cancel(takeover->placement.worker(), request_.id, attempt, {});
+    }
+    return;
+  }
+  if (!same) return End(OtherRequest());
+  attempt_ = std::max(attempt_, attempt);
+  if (!takeover) return AskWorkers();
+  ServingMetrics::Get().resumed_here.Increment();
+  Adopt(*std::move(takeover));
 }
 
 // What it has goes to `heir`, and so does what still comes. Nothing when it has none: it has ended,
@@ -106,13 +115,6 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
                  "taken_over"));
   }
   return takeover;
-}
-
-void Generation::HandleHandover(uint32_t attempt, std::optional<Takeover> takeover) {
-  attempt_ = std::max(attempt_, attempt);
-  if (!takeover) return AskWorkers();
-  ServingMetrics::Get().resumed_here.Increment();
-  Adopt(*std::move(takeover));
 }
 
 void Generation::AskWorkers() {
