@@ -220,8 +220,9 @@ v1::LastWords RequestTable::LastWords(int max) const {
     if (entry.finished || entry.fingerprint.empty() || words.runs_size() >= max) return;
     *words.add_runs() = RunOf(entry);
   };
-  if (leaving_ && !leaving_->run.fingerprint().empty() && max > 0)
-    *words.add_runs() = leaving_->run;
+  // Its next attempt has the same name, and masters take one alone that has crashed before.
+  const bool named = leaving_ && !leaving_->run.fingerprint().empty();
+  if (named && !entries_.contains(leaving_->id) && max > 0) *words.add_runs() = leaving_->run;
   if (alone_ != nullptr) add(*alone_);
   for (const auto& [id, entry] : entries_) {
     if (&entry != alone_) add(entry);

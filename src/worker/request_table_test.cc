@@ -373,6 +373,9 @@ TEST(RequestTableTest, OneThatWasAloneAndIsGivenUpIsSoUntilItsEngineHasEndedIt) 
   ASSERT_EQ(words.runs_size(), 1);
   EXPECT_EQ(words.runs(0).fingerprint(), brief.fingerprint);
   EXPECT_EQ(words.runs(0).crashes(), 1);
+  table.Add(Suspect("s", 2), kA, 1, "");
+  EXPECT_EQ(table.LastWords(9).runs_size(), 1) << "by one name";
+  table.Record(Output("s", {}, FinishReason::kCancelled, 2));
 
   EXPECT_FALSE(table.Record(Output("s", {1})));
   EXPECT_FALSE(table.Record(Output("s", {}, FinishReason::kCancelled)));

@@ -107,7 +107,10 @@ class Worker {
     table_.Expire(std::numeric_limits<int64_t>::max());
     FATHOM_CHECK(table_.unfinished() == 0 && table_.held_bytes() == 0, "something was kept");
     FATHOM_CHECK(table_.unowned_cost() == 0, "cost of nothing");
+    // The engine ends what it was given.
+    for (const SequenceOutput& end : ends_) table_.Record(end);
     FATHOM_CHECK(table_.MayTakeOn(""), "what is gone is alone");
+    FATHOM_CHECK(table_.LastWords(kRunsMax).runs_size() == 0, "last words of what is gone");
   }
 
  private:
@@ -115,7 +118,9 @@ class Worker {
   void CheckLastWords() const {
     const v1::LastWords words = table_.LastWords(kRunsMax);
     FATHOM_CHECK(news_.Hear(words).ok(), "last words that masters refuse");
-    FATHOM_CHECK(words.runs_size() <= std::min(kRunsMax, table_.unfinished()), "too many of them");
+    // One may be on its way out.
+    FATHOM_CHECK(words.runs_size() <= std::min(kRunsMax, table_.unfinished() + 1),
+                 "too many of them");
     for (int i = 1; i < words.runs_size(); ++i) {
       FATHOM_CHECK(words.runs(i).crashes() == 0, "two that are alone");
     }
@@ -130,8 +135,15 @@ class Worker {
     RequestTable::Brief brief = RequestTable::BriefOf(*request, message.model());
     brief.fingerprint = message.fingerprint();
     brief.crashes = message.crashes();
+    for (const ChoiceStart& choice : brief.choices) {
+      SequenceOutput& end = ends_.emplace_back();
+      end.request_id = brief.id;
+      end.attempt = brief.attempt;
+      end.choice = choice.index;
+      end.finish = FinishReason::kCancelled;
+    }
     table_.Add(std::move(brief), owner, message.cost(), message.resume_context());
-    FATHOM_CHECK(table_.MayTakeOn("") == (message.crashes() == 0), "not alone, or for ever");
+    FATHOM_CHECK(message.crashes() == 0 || !table_.MayTakeOn(""), "not alone");
   }
 
   void Control(const v1::MasterControl& message) {
@@ -164,6 +176,7 @@ class Worker {
 
   int64_t now_ns_ = 1;
   int64_t backlog_ = 0;
+  std::vector<SequenceOutput> ends_;  // of all that was submitted
   RequestTable table_{kLimits};
   const master::CondemnedNews news_{Clock::Real()};
 };
