@@ -15,9 +15,13 @@ struct CertFlags {
 };
 
 absl::Status MakeCertificates(const CertFlags& flags) {
-  ASSIGN_OR_RETURN(
-      const LinkCertificates made,
-      IssueLinkCertificates(flags.folder, Clock::Real()->Now(), absl::Hours(24) * flags.days));
+  const absl::StatusOr<LinkCertificates> issued =
+      IssueLinkCertificates(flags.folder, Clock::Real()->Now(), absl::Hours(24) * flags.days);
+  // A folder that cannot be written is no key that was refused, which has an exit code of its own.
+  if (absl::IsPermissionDenied(issued.status())) {
+    return absl::FailedPreconditionError(issued.status().message());
+  }
+  ASSIGN_OR_RETURN(const LinkCertificates made, issued);
   const auto print = [](const char* program, const TlsFiles& files) {
     std::printf("%s --link-ca %s --link-cert %s --link-key %s\n", program, files.ca.c_str(),
                 files.certificate.c_str(), files.key.c_str());

@@ -2,6 +2,7 @@
 
 #include <boost/json/parse.hpp>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "common/strings.h"
@@ -59,7 +60,9 @@ bool Fields::Read(std::string_view name, float low, float high, float& out) {
   }
   const auto number = value->to_number<double>();
   if (!(number >= low && number <= high)) {
-    Fail(name, absl::StrCat("must be between ", low, " and ", high));
+    const bool bounded = high < std::numeric_limits<float>::max();
+    Fail(name, bounded ? absl::StrCat("must be between ", low, " and ", high)
+                       : absl::StrCat("must be at least ", low));
     return false;
   }
   out = static_cast<float>(number);

@@ -175,9 +175,10 @@ void Generation::HandleGrant(Placement placement) {
            : absl::StrCat("attempt ", attempt_, ", ", usage_.completion_tokens, " tokens so far"));
   times_.queue_ns += granted_ns_ - queued_ns_;
   ServingMetrics::Get().queue_seconds.Observe(static_cast<double>(granted_ns_ - queued_ns_) * 1e-9);
-  if (line_ == nullptr) line_ = std::make_shared<NewsLine>(shared_from_this());
+  std::shared_ptr<NewsLine> line = line_.lock();
+  if (line == nullptr) line_ = line = std::make_shared<NewsLine>(shared_from_this());
   const absl::Status submitted =
-      services_.fleet->Submit(placement_.worker(), MakeSubmission(), line_);
+      services_.fleet->Submit(placement_.worker(), MakeSubmission(), std::move(line));
   if (!submitted.ok()) return HandleRejected(submitted, absl::ZeroDuration());
   AwaitAcceptance();
 }
@@ -422,7 +423,7 @@ void Generation::End(const absl::Status& status) {
                                  request_.priority, prompt_.cost - used);
   }
   ticket_.Reset();
-  line_ = nullptr;
+  line_.reset();
   looking_ = false;
   early_.clear();
   deadline_timer_.cancel();

@@ -186,9 +186,9 @@ class Generation final : public SubmissionListener,
   std::string fingerprint_;  // of the prompt, and of what else decides what a worker computes
   std::optional<Dispatcher::Handle> queued_;
   Placement placement_;
-  bool placed_ = false;             // a worker has it, or has had it
-  bool charged_ = false;            // its tenant, for its place in the queue
-  std::shared_ptr<NewsLine> line_;  // from its workers; null before the first one and at the end
+  bool placed_ = false;                  // a worker has it, or has had it
+  bool charged_ = false;                 // its tenant, for its place in the queue
+  std::weak_ptr<NewsLine> line_;         // from its workers, who keep it, and by it this
   int32_t predicted_cached_tokens_ = 0;  // by the last placement
   uint32_t attempt_ = 0;                 // of the last submission
   uint32_t attempts_left_out_ = 0;       // before the next one

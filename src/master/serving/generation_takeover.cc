@@ -91,8 +91,8 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
     takeover->attempt = attempt_;
     takeover->placement = std::move(placement_);
     takeover->charged = charged_;
-    takeover->line = line_;
-    if (line_ != nullptr) line_->Pause();
+    takeover->line = line_.lock();
+    if (takeover->line != nullptr) takeover->line->Pause();
     takeover->losses = losses_;
     takeover->crashes = crashes_;
     takeover->cleared_crashes = cleared_crashes_;
@@ -118,12 +118,13 @@ std::optional<Generation::Takeover> Generation::HandOver(const std::shared_ptr<G
 }
 
 void Generation::AskWorkers() {
-  line_ = std::make_shared<NewsLine>(shared_from_this());
+  auto line = std::make_shared<NewsLine>(shared_from_this());
+  line_ = line;
   services_.fleet->Claim({.request_id = request_.id,
                           .model = request_.model->name,
                           .resume_context = request_.resumption.context,
                           .cost = prompt_.cost},
-                         line_, [self = shared_from_this()](ClaimOutcome outcome) {
+                         std::move(line), [self = shared_from_this()](ClaimOutcome outcome) {
                            auto shared = std::make_shared<ClaimOutcome>(std::move(outcome));
                            asio::post(self->strand_,
                                       [self, shared] { self->HandleClaimed(std::move(*shared)); });
@@ -171,7 +172,7 @@ void Generation::Adopt(Takeover takeover) {
   placement_ = std::move(takeover.placement);
   placed_ = placed_ || placement_;
   charged_ = takeover.charged;
-  if (takeover.line != nullptr) line_ = std::move(takeover.line);
+  if (takeover.line != nullptr) line_ = takeover.line;
   losses_ = takeover.losses;
   crashes_ = std::max(crashes_, takeover.crashes);
   cleared_crashes_ = takeover.cleared_crashes;
