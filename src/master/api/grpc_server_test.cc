@@ -35,20 +35,26 @@ class Held final : public v1::Admin::CallbackService {
   std::atomic<grpc::ServerUnaryReactor*> reactor_ = nullptr;
 };
 
+std::shared_ptr<grpc::Channel> ChannelTo(const GrpcServer& server) {
+  return grpc::CreateChannel(absl::StrCat("127.0.0.1:", server.port()),
+                             grpc::InsecureChannelCredentials());
+}
+
+grpc::Status Ask(const std::shared_ptr<grpc::Channel>& channel) {
+  grpc::ClientContext context;
+  context.set_deadline(system_clock::now() + seconds(20));
+  v1::ListWorkersResponse response;
+  return v1::Admin::NewStub(channel)->ListWorkers(&context, {}, &response);
+}
+
 // What a call is told that is answered as soon as its client hears that the connection goes.
 grpc::Status CallAcrossTheEnd() {
   Held service;
   auto server = GrpcServer::Start({}, {&service});
   if (!server.ok()) return ToGrpc(server.status());
-  const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*server)->port()),
-                                           grpc::InsecureChannelCredentials());
+  const auto channel = ChannelTo(**server);
   grpc::Status answered;
-  std::thread caller([&] {
-    grpc::ClientContext context;
-    context.set_deadline(system_clock::now() + seconds(20));
-    v1::ListWorkersResponse response;
-    answered = v1::Admin::NewStub(channel)->ListWorkers(&context, {}, &response);
-  });
+  std::thread caller([&] { answered = Ask(channel); });
   service.AwaitCall();
   EXPECT_TRUE(channel->WaitForConnected(system_clock::now() + seconds(20)));
   std::thread shutdown([&] { (*server)->Shutdown(); });
@@ -72,14 +78,10 @@ TEST(GrpcServerTest, ACallThatDoesNotEndHoldsNobodyUp) {
   Held service;
   auto server = GrpcServer::Start({}, {&service});
   ASSERT_TRUE(server.ok()) << server.status();
-  const auto channel = grpc::CreateChannel(absl::StrCat("127.0.0.1:", (*server)->port()),
-                                           grpc::InsecureChannelCredentials());
+  const auto channel = ChannelTo(**server);
   grpc::Status answered;
   std::thread caller([&] {
-    grpc::ClientContext context;
-    context.set_deadline(system_clock::now() + seconds(20));
-    v1::ListWorkersResponse response;
-    answered = v1::Admin::NewStub(channel)->ListWorkers(&context, {}, &response);
+    answered = Ask(channel);
     service.Answer();
   });
   service.AwaitCall();
