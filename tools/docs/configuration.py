@@ -46,11 +46,13 @@ worker:
 logging: {level: info}
 ```
 
-A keys file has one key a line, `name:sha256[:role[:tenant[:priority[:weight[:requests[:tokens]]]]]]` (the last two: quotas a
-minute); `printf %s "$KEY" | sha256sum` makes the hash of a key, `fathom key --hash` prints that of the local one. It is read when the
-master starts: keys that are added or withdrawn need a restart, which loses nothing where there are two masters.
+A keys file has one key a line, `name:sha256[:role[:tenant[:priority[:weight[:requests[:tokens]]]]]]` (the last two:
+quotas a minute); `printf %s "$KEY" | sha256sum` makes the hash of a key, `fathom key --hash` prints that of the local
+one. It is read when the master starts: keys that are added or withdrawn need a restart, which loses nothing where there
+are two masters.
 
-Commands that ask a server take `FATHOM_API_KEY` for `--key`; those that ask a master's operators' port also `FATHOM_ADMIN` for `--admin`.
+Commands that ask a server take `FATHOM_API_KEY` for `--key`; those that ask a master's operators' port also
+`FATHOM_ADMIN` for `--admin`.
 """
 
 
