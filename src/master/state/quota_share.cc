@@ -13,6 +13,7 @@ constexpr double kLeaseSeconds = 1;
 constexpr double kBusyPeriodSeconds = 0.5;
 constexpr double kSoonestSeconds = 0.08;
 constexpr double kSmoothing = 0.4;
+constexpr double kGrantedSeconds = 5;
 
 double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
 
@@ -33,8 +34,15 @@ void QuotaShare::RefillBlindly(int64_t now_ns) {
   if (!blind_) return;
   const double more = blind_rate_ * Seconds(now_ns - refilled_ns_);
   refilled_ns_ = now_ns;
-  const double most = std::max(1.0, kBurstSeconds * blind_rate_);
-  balance_ = std::max(balance_, std::min(most, balance_ + more));
+  Borrow(more);
+}
+
+double QuotaShare::MostBorrowed() const { return std::max(1.0, kBurstSeconds * blind_rate_); }
+
+void QuotaShare::Borrow(double more) {
+  const double before = balance_;
+  balance_ = std::max(balance_, std::min(MostBorrowed(), balance_ + more));
+  borrowed_ += balance_ - before;
 }
 
 bool QuotaShare::Admits(int64_t now_ns, int masters, bool goes_on) {
@@ -88,7 +96,12 @@ QuotaExchange QuotaShare::Prepare(int64_t now_ns) {
   // Short times weigh less.
   const double weight = std::min(1.0, kSmoothing * since / kBusyPeriodSeconds + 0.1);
   wanted_rate_ += weight * (demand_ / since - wanted_rate_);
-  granted_rate_ += weight * (std::max(0.0, spent_) / since - granted_rate_);
+  // Over seconds, as a lease may be spent at once: the rates of all masters must not add up to more
+  // than the quota's. What it lets in blindly says nothing of what it is granted.
+  if (!blind_) {
+    granted_rate_ += std::min(1.0, since / kGrantedSeconds) *
+                     (std::max(0.0, spent_) / since - granted_rate_);
+  }
   // Who asks for nothing twice gives all back.
   unasked_ = demand_ == 0 ? unasked_ + 1 : 0;
   if (unasked_ > 1) wanted_rate_ = 0;
@@ -108,8 +121,10 @@ QuotaExchange QuotaShare::Prepare(int64_t now_ns) {
 }
 
 void QuotaShare::Apply(const QuotaExchange& exchange, double taken, double level, int64_t now_ns) {
-  // What was let in blindly was not taken from the bucket, and stays so.
-  if (blind_) balance_ = std::min(balance_, 0.0);
+  // The bucket went on filling while nobody asked, up to a burst: so much of what was borrowed and
+  // spent it can be paid back, by all together.
+  if (blind_) balance_ -= std::min(borrowed_, std::max(0.0, balance_) + MostBorrowed());
+  borrowed_ = 0;
   blind_ = false;
   balance_ += exchange.debt - exchange.give + taken;
   told_ = true;
@@ -124,9 +139,8 @@ void QuotaShare::Fail(int64_t now_ns, int masters) {
   blind_ = true;
   blind_rate_ = std::max(granted_rate_, rate_.per_second / std::max(1, masters));
   blind_rate_ = std::min(blind_rate_, rate_.per_second);
-  const double most = std::max(1.0, kBurstSeconds * blind_rate_);
-  balance_ = std::max(balance_, std::min(most, balance_ + part));
   refilled_ns_ = now_ns;
+  Borrow(part);
 }
 
 bool QuotaShare::IsIdle(int64_t now_ns) const {

@@ -51,7 +51,8 @@ class QuotaShare {
   QuotaExchange Prepare(int64_t now_ns);
   // What came of it: `taken` of what was wanted, and what the bucket holds since.
   void Apply(const QuotaExchange& exchange, double taken, double level, int64_t now_ns);
-  // The database is away: the share goes on as if it was given what it was given last.
+  // The database is away, or late with its answer, which may still be applied: the share goes on as
+  // if it was given what it was given last.
   void Fail(int64_t now_ns, int masters);
 
   // Nothing is known that a fresh share would not assume.
@@ -60,6 +61,8 @@ class QuotaShare {
  private:
   double Projected(int64_t now_ns) const;
   void RefillBlindly(int64_t now_ns);
+  double MostBorrowed() const;
+  void Borrow(double more);
 
   const QuotaRate rate_;
   double balance_ = 0;       // leased and not spent
@@ -75,6 +78,7 @@ class QuotaShare {
   int64_t exchanged_ns_ = 0;  // the last that was tried
   bool blind_ = false;        // the database is away
   double blind_rate_ = 0;
+  double borrowed_ = 0;  // of the balance: had blindly
   int64_t refilled_ns_ = 0;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "common/random.h"
@@ -39,7 +40,19 @@ struct Scenario {
   double cost = 1;
   double seconds = 60;
   double away_from = 1e9, away_until = 1e9;  // the database
+  double late = 0, lost = 0;                 // of the exchanges
   double measured_from = 0;
+};
+
+// One master, as Quotas drives its share.
+struct Spender {
+  QuotaShare share;
+  int64_t tick_at = 0;
+  // An exchange that the database is slow with.
+  std::optional<QuotaExchange> asked;
+  double taken = 0, level = 0;
+  bool lost = false;
+  int64_t missed_at = 0, answered_at = 0;
 };
 
 // What all masters let in, in units of the quota, from `measured_from` on.
@@ -48,32 +61,49 @@ double Serve(int64_t per_minute, const Scenario& run) {
   Bucket bucket(rate);
   SeededRandom random(7);
   const int masters = static_cast<int>(run.offered_per_second.size());
-  std::vector<QuotaShare> shares(masters, QuotaShare(rate, 0));
-  std::vector<int64_t> tick_at(masters);
-  for (int64_t& at : tick_at) at = static_cast<int64_t>(random.NextUnit() * kTickNs);
+  std::vector<Spender> spenders(masters, Spender{QuotaShare(rate, 0)});
+  for (Spender& s : spenders) s.tick_at = static_cast<int64_t>(random.NextUnit() * kTickNs);
   double served = 0;
   for (int64_t now = 0; now < static_cast<int64_t>(run.seconds * 1e9); now += kStepNs) {
     const double at = static_cast<double>(now) * 1e-9;
     const bool away = at >= run.away_from && at < run.away_until;
     for (int m = 0; m < masters; ++m) {
+      auto& [share, tick_at, asked, taken, level, lost, missed_at, answered_at] = spenders[m];
       if (random.NextUnit() < run.offered_per_second[m] * 1e-3) {
-        if (shares[m].Admits(now, masters)) {
-          shares[m].Charge(run.cost);
+        if (share.Admits(now, masters)) {
+          share.Charge(run.cost);
           if (at >= run.measured_from) served += run.cost;
         } else {
-          shares[m].Refuse(run.cost);
+          share.Refuse(run.cost);
         }
       }
-      if (now < tick_at[m]) continue;
-      tick_at[m] = now + kTickNs;
-      if (!shares[m].IsDue(now)) continue;
-      const QuotaExchange exchange = shares[m].Prepare(now);
-      if (away) {
-        shares[m].Fail(now, masters);
-      } else {
-        const double taken = bucket.Exchange(exchange, now);
-        shares[m].Apply(exchange, taken, bucket.level(), now);
+      if (now < tick_at) continue;
+      tick_at = now + kTickNs;
+      if (asked) {
+        if (now >= missed_at) share.Fail(now, masters);
+        if (now < answered_at) continue;
+        if (!lost) share.Apply(*asked, taken, level, now);
+        asked.reset();
       }
+      if (!share.IsDue(now)) continue;
+      const QuotaExchange exchange = share.Prepare(now);
+      if (away) {
+        share.Fail(now, masters);
+        continue;
+      }
+      lost = random.NextUnit() < run.lost;
+      const bool late = random.NextUnit() < run.late;
+      if (!lost) {
+        taken = bucket.Exchange(exchange, now);
+        level = bucket.level();
+      }
+      if (late || lost) {
+        asked = exchange;
+        missed_at = now + 5 * kTickNs;
+        answered_at = now + static_cast<int64_t>((4 + 11 * random.NextUnit()) * kTickNs);
+        continue;
+      }
+      share.Apply(exchange, taken, level, now);
     }
   }
   return served;
@@ -103,21 +133,30 @@ TEST_P(QuotaMinuteTest, AMinuteHoldsWhatItShould) {
 
 INSTANTIATE_TEST_SUITE_P(
     Loads, QuotaMinuteTest,
-    testing::Values(Case{"even", 6000, {.offered_per_second = {200, 200, 200}}},
-                    Case{"one", 6000, {.offered_per_second = {400, 0, 0}}},
-                    Case{"uneven", 6000, {.offered_per_second = {300, 80, 5}}},
-                    Case{"lone", 6000, {.offered_per_second = {300}}},
-                    Case{"just over", 6000, {.offered_per_second = {40, 40, 40}}},
-                    Case{"ten", 6000, {.offered_per_second = std::vector<double>(10, 50)}},
-                    Case{"fast", 60000, {.offered_per_second = {900, 900, 900}}},
-                    Case{"few", 60, {.offered_per_second = {50, 50, 50}}},
-                    Case{"very few", 6, {.offered_per_second = {20, 20, 20}, .seconds = 240}},
-                    Case{"tokens", 600'000, {.offered_per_second = {100, 100, 100}, .cost = 300}},
-                    Case{
-                        "tokens at one", 600'000, {.offered_per_second = {300, 0, 0}, .cost = 300}},
-                    Case{"large requests",
-                         60'000,
-                         {.offered_per_second = {20, 20, 20}, .cost = 2000, .seconds = 240}}),
+    testing::Values(
+        Case{"even", 6000, {.offered_per_second = {200, 200, 200}}},
+        Case{"one", 6000, {.offered_per_second = {400, 0, 0}}},
+        Case{"uneven", 6000, {.offered_per_second = {300, 80, 5}}},
+        Case{"lone", 6000, {.offered_per_second = {300}}},
+        Case{"just over", 6000, {.offered_per_second = {40, 40, 40}}},
+        Case{"ten", 6000, {.offered_per_second = std::vector<double>(10, 50)}},
+        Case{"fast", 60000, {.offered_per_second = {900, 900, 900}}},
+        Case{"few", 60, {.offered_per_second = {50, 50, 50}}},
+        Case{"very few", 6, {.offered_per_second = {20, 20, 20}, .seconds = 240}},
+        Case{"tokens", 600'000, {.offered_per_second = {100, 100, 100}, .cost = 300}},
+        Case{"tokens at one", 600'000, {.offered_per_second = {300, 0, 0}, .cost = 300}},
+        Case{"late", 6000, {.offered_per_second = {200, 200, 200}, .late = 0.5}},
+        Case{"always late", 6000, {.offered_per_second = {200, 200, 200}, .late = 1}},
+        Case{"late at one", 6000, {.offered_per_second = {400, 0, 0}, .late = 0.5}},
+        Case{"late and uneven", 6000, {.offered_per_second = {300, 80, 5}, .late = 0.5}},
+        Case{"lost", 6000, {.offered_per_second = {200, 200, 200}, .lost = 0.1}},
+        Case{"lost at one", 6000, {.offered_per_second = {400, 0, 0}, .lost = 0.3}},
+        Case{"late tokens",
+             600'000,
+             {.offered_per_second = {100, 100, 100}, .cost = 300, .late = 0.5}},
+        Case{"large requests",
+             60'000,
+             {.offered_per_second = {20, 20, 20}, .cost = 2000, .seconds = 240}}),
     [](const auto& info) {
       std::string name = info.param.name;
       std::replace(name.begin(), name.end(), ' ', '_');

@@ -12,7 +12,10 @@ namespace fathom::master {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(100);
-constexpr absl::Duration kExchangeLimit = absl::Milliseconds(500);
+// Past that nobody waits any more, but an answer that comes yet still counts: what a slow database
+// has paid or taken is not lost.
+constexpr absl::Duration kLate = absl::Milliseconds(500);
+constexpr absl::Duration kExchangeLimit = absl::Seconds(2);
 // In one job; more wait for the next tick.
 constexpr size_t kSettledAtOnce = 256;
 
@@ -122,11 +125,16 @@ std::optional<QuotaView> Quotas::View(const std::string& key_id, const QuotaLimi
 
 void Quotas::Tick() {
   state_->masters = std::max(1, masters_());
-  if (state_->asking.exchange(true)) return;
   const int64_t now_ns = clock_->MonotonicNs();
   auto due = std::make_shared<std::vector<Settlement>>();
   {
     const std::lock_guard lock(state_->mutex);
+    if (state_->asked != nullptr) {
+      if (now_ns - state_->asked_ns >= absl::ToInt64Nanoseconds(kLate)) {
+        state_->FailWhatIsOpen(*state_->asked, now_ns);
+      }
+      return;
+    }
     for (auto it = state_->shares.begin(); it != state_->shares.end();) {
       QuotaShare& share = it->second.share;
       if (share.IsIdle(now_ns)) {
@@ -138,10 +146,9 @@ void Quotas::Tick() {
       }
       ++it;
     }
-  }
-  if (due->empty()) {
-    state_->asking = false;
-    return;
+    if (due->empty()) return;
+    state_->asked = due;
+    state_->asked_ns = now_ns;
   }
   database_->Post(
       kExchangeLimit,
@@ -149,16 +156,18 @@ void Quotas::Tick() {
         return Exchange(session, *state, *clock, *due);
       },
       [state = state_, clock = clock_, due](const absl::Status& status) {
-        if (!status.ok()) {
-          const std::lock_guard lock(state->mutex);
-          for (const Settlement& settlement : *due) {
-            const auto it = state->shares.find(settlement.name);
-            if (settlement.done || it == state->shares.end()) continue;
-            it->second.share.Fail(clock->MonotonicNs(), state->masters);
-          }
-        }
-        state->asking = false;
+        const std::lock_guard lock(state->mutex);
+        if (!status.ok()) state->FailWhatIsOpen(*due, clock->MonotonicNs());
+        state->asked = nullptr;
       });
+}
+
+void Quotas::State::FailWhatIsOpen(const std::vector<Settlement>& due, int64_t now_ns) {
+  for (const Settlement& settlement : due) {
+    const auto it = shares.find(settlement.name);
+    if (settlement.done || it == shares.end()) continue;
+    it->second.share.Fail(now_ns, masters);
+  }
 }
 
 absl::Status Quotas::Exchange(SqlSession& session, State& state, const Clock& clock,
@@ -168,8 +177,8 @@ absl::Status Quotas::Exchange(SqlSession& session, State& state, const Clock& cl
                      ExchangeQuota(session, settlement.name.substr(1),
                                    settlement.name[0] == 'r' ? kRequests : kTokens, settlement.rate,
                                    settlement.exchange));
-    settlement.done = true;
     const std::lock_guard lock(state.mutex);
+    settlement.done = true;
     const auto it = state.shares.find(settlement.name);
     if (it == state.shares.end()) continue;
     it->second.share.Apply(settlement.exchange, answer.taken, answer.level, clock.MonotonicNs());

@@ -2,7 +2,8 @@
 
 // Quotas of keys, over all masters together: requests and tokens a minute. Whether a request may
 // come in is decided from memory in a microsecond; a thread settles with the database what was
-// spent. While the database is away every master goes on at the rate that it had.
+// spent. While the database is away, or late, every master goes on at the rate that it had, and
+// pays when it answers.
 //
 // Thread safety: every method may be called from any thread, those of one charge one at a time.
 
@@ -103,18 +104,24 @@ class Quotas {
     QuotaShare share;
   };
   using Shares = std::unordered_map<std::string, Entry>;  // by kind and key
-  // Outlives the object while a job that was posted runs.
-  struct State {
-    std::mutex mutex;
-    Shares shares;  // protected by mutex
-    std::atomic<int> masters{1};
-    std::atomic<bool> asking{false};
-  };
   struct Settlement {
     std::string name;  // in the map
     QuotaRate rate;
     QuotaExchange exchange;
     bool done = false;
+  };
+  // Outlives the object while a job that was posted runs.
+  struct State {
+    std::mutex mutex;
+    Shares shares;  // protected by mutex
+    // What the database is asked, null when nothing, and since when; `done` in it too is protected
+    // by mutex.
+    std::shared_ptr<std::vector<Settlement>> asked;
+    int64_t asked_ns = 0;
+    std::atomic<int> masters{1};
+
+    // The mutex is held.
+    void FailWhatIsOpen(const std::vector<Settlement>& due, int64_t now_ns);
   };
   static absl::Status Exchange(SqlSession& session, State& state, const Clock& clock,
                                std::vector<Settlement>& due);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -105,6 +106,48 @@ TEST_F(QuotasTest, TokensThatWereNotUsedGoBack) {
     clock.Advance(absl::Milliseconds(300));
     return level > 150;
   }));
+}
+
+TEST_F(QuotasTest, AnAnswerThatComesLateCounts) {
+  DatabaseOptions options = Options();
+  options.threads = 1;
+  Database database(options);
+  FakeClock clock;
+  Quotas quotas(
+      &database, [] { return 2; }, &clock);
+  const QuotaLimits limits{.requests_per_minute = 600};  // ten a second, twenty at once
+  std::promise<void> release;
+  database.Post(
+      absl::Minutes(1),
+      [held = release.get_future().share()](SqlSession&) {
+        held.wait();
+        return absl::OkStatus();
+      },
+      [](const absl::Status&) {});
+  const auto admitted = [&] {
+    int count = 0;
+    while (!quotas.Enter("k", limits, 0).first) ++count;
+    return count;
+  };
+  quotas.Tick();  // hears how many masters there are
+  EXPECT_EQ(admitted(), 10) << "its part of what the bucket holds at most";
+  clock.Advance(absl::Milliseconds(100));
+  quotas.Tick();
+  absl::SleepFor(absl::Milliseconds(600));  // longer than anybody waits for it
+  EXPECT_EQ(admitted(), 0);
+  clock.Advance(absl::Milliseconds(600));
+  quotas.Tick();
+  clock.Advance(absl::Milliseconds(300));
+  EXPECT_GT(admitted(), 0) << "it goes on at the rate that it had";
+  release.set_value();
+  auto session = ConnectMigrated();
+  double level = -1e9;
+  for (int i = 0; i < 1000 && level == -1e9; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+    level = Level(*session, "requests");
+  }
+  EXPECT_LE(level, 10) << "it has paid, though nobody asked again";
+  EXPECT_GT(level, -1e9);
 }
 
 // Three masters, one key, offered far more than it may have, on the real database in real time.
