@@ -32,6 +32,9 @@ std::string MastersTable(const v1::ListMastersResponse& response) {
                Age(m.age_seconds()), Printable(m.build())});
   }
   std::string text = response.masters().empty() ? "no master is known yet\n" : table.Text();
+  for (const v1::MasterStatus& m : response.masters()) {
+    if (!m.conflict().empty()) absl::StrAppend(&text, "conflict: ", Printable(m.conflict()), "\n");
+  }
   if (!response.database_up()) {
     absl::StrAppend(&text, "the database (", Printable(response.database()),
                     ") does not answer; this is what it said last\n");

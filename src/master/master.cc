@@ -116,7 +116,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   JoinCluster();
   model_keeper_ = std::make_unique<ModelKeeper>(
       fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_,
-      [this] { return cluster_->is_leader(); }, clock);
+      [this] { return cluster_->term(); }, clock);
   wait_watch_ = std::make_unique<Periodic>(kWaitWatch, [this] { serving_->EndVainWaits(); });
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",
@@ -149,7 +149,8 @@ void Master::JoinCluster() {
   cluster_->Join({.id = settings_.id,
                   .incarnation = RandomHex(*Random::Real(), 16),
                   .link_address = std::move(address),
-                  .build = kVersion},
+                  .build = kVersion,
+                  .secret_mark = serving_->secret_mark()},
                  [this] {
                    const auto fleet = fleet_.fleet->Snapshot();
                    return MasterLoad{

@@ -26,6 +26,12 @@ def postgresql():
         yield server
 
 
+def secret_file(path, letter):
+    path.write_text(letter * 40)
+    path.chmod(0o600)
+    return path
+
+
 class Masters:
     """Masters that share a database, and a simulated worker that knows the first of them alone."""
 
@@ -33,14 +39,15 @@ class Masters:
         self.folder = folder
         self.more_keys = more_keys
         self.flags = ("--database", database.url, "--database-password-file", database.password_file)
+        self.secret = secret_file(folder / "secret", "s")
         self.stack = ExitStack()
         self.all = [self.start(f"master-{i}") for i in range(count)]
         self.worker = self.stack.enter_context(SimWorker(folder, self.all[0].link_address, time_model))
         for master in self.all:
             master.wait_ready()
 
-    def start(self, name, ports=None):
-        flags = (*self.flags, "--id", name)
+    def start(self, name, ports=None, master_id=None, secret=None):
+        flags = (*self.flags, "--id", master_id or name, "--cluster-secret-file", secret or self.secret)
         master = Master(self.folder, name, ports=ports, extra=flags, more_keys=self.more_keys)
         return self.stack.enter_context(master)
 
@@ -148,6 +155,7 @@ def test_masters_find_each_other_and_workers_find_them(postgresql, tmp_path):
         assert {m["link_address"] for m in answer["masters"]} == {m.link_address for m in masters.all}
         assert leader(*masters.all)[1] == 1
         text = fathom("masters", "--admin", f"127.0.0.1:{masters.all[0].ports()['admin']}", "--key", KEY).stdout
+        assert "conflict" not in text
         assert "master-2" in text and "epoch 1" in text
         for master in masters.all:
             assert postgresql.password not in master.log()
@@ -155,6 +163,28 @@ def test_masters_find_each_other_and_workers_find_them(postgresql, tmp_path):
         masters.all[2].signal(signal.SIGTERM)
         assert masters.all[2].wait() == 0
         wait_for(lambda: len(listed(masters.all[0])["masters"]) == 2, "two masters", 3)
+
+
+def test_masters_that_do_not_fit_together_say_so(postgresql, tmp_path):
+    with Masters(tmp_path, postgresql, 1) as masters:
+        first = masters.all[0]
+        other = masters.start("other", secret=secret_file(tmp_path / "another", "t"))
+        twin = masters.start("twin", master_id="master-0")
+        for master, kinds in ((first, {"secret": 1, "id": 1}), (other, {"secret": 2, "id": 0})):
+            for kind, count in kinds.items():
+                wait_for(
+                    lambda m=master, k=kind, n=count: metric(m, "fathom_master_conflicts", {"kind": k}) == n,
+                    f"{kind} at {master.name}",
+                    20,
+                )
+        text = fathom("masters", "--admin", f"127.0.0.1:{first.ports()['admin']}", "--key", KEY).stdout
+        assert "conflict: master 'other' has another cluster secret" in text
+        assert "conflict: another master is named 'master-0' too" in text
+        assert first.log().count("masters of this database do not fit together") == 2, "each once"
+        twin.close()
+        other.close()
+        for kind in ("secret", "id"):
+            wait_for(lambda k=kind: metric(first, "fathom_master_conflicts", {"kind": k}) == 0, "that it is over", 20)
 
 
 def test_masters_of_one_machine_may_share_a_file(tmp_path):

@@ -92,9 +92,13 @@ grpc::ServerUnaryReactor* GrpcAdmin::ListMasters(grpc::CallbackServerContext* co
   if (!caller.ok()) return FinishAdmin(context, caller.status());
   const LeaseView leader = cluster_->leader();
   const std::string self = cluster_->incarnation();
+  const std::vector<MasterConflict> conflicts = cluster_->conflicts();
   for (const MasterRow& row : cluster_->masters()) {
     v1::MasterStatus* out = response->add_masters();
     Fill(row, *out);
+    for (const MasterConflict& conflict : conflicts) {
+      if (conflict.incarnation == row.identity.incarnation) out->set_conflict(TextOf(conflict));
+    }
     out->set_leader(row.identity.incarnation == leader.holder);
     out->set_self(row.identity.incarnation == self);
   }

@@ -238,11 +238,14 @@ class Fleet {
                      std::function<void(ClaimOutcome)> done) = 0;
   // Asks a worker, whichever life of it is linked, to leave. NOT_FOUND when none is.
   virtual absl::Status Drain(const std::string& worker_id) = 0;
-  // Orders of the leader; the fleet tells what becomes of them. NOT_FOUND when that worker is gone.
-  virtual absl::Status Load(const WorkerKey& /*worker*/, const LoadOrder& /*order*/) {
+  // Orders of the leader in the term that has this epoch, which no worker takes that has heard of a
+  // later one; the fleet tells what becomes of them. NOT_FOUND when that worker is gone.
+  virtual absl::Status Load(const WorkerKey& /*worker*/, const LoadOrder& /*order*/,
+                            uint64_t /*epoch*/) {
     return absl::UnimplementedError("this fleet loads no models");
   }
-  virtual absl::Status Unload(const WorkerKey& /*worker*/, const std::string& /*model*/) {
+  virtual absl::Status Unload(const WorkerKey& /*worker*/, const std::string& /*model*/,
+                              uint64_t /*epoch*/) {
     return absl::UnimplementedError("this fleet unloads no models");
   }
   // Called (on any thread, no lock held), one at a time for one worker, with news of its prefix

@@ -165,15 +165,15 @@ absl::Status LinkServer::Drain(const std::string& worker_id) {
   return absl::OkStatus();
 }
 
-absl::Status LinkServer::Load(const WorkerKey& worker, const LoadOrder& order) {
+absl::Status LinkServer::Load(const WorkerKey& worker, const LoadOrder& order, uint64_t epoch) {
   v1::MasterControl message;
-  *message.mutable_load() = ToMessage(order, impl_->hub->cluster().epoch);
+  *message.mutable_load() = ToMessage(order, epoch);
   return impl_->Order(worker, std::move(message));
 }
 
-absl::Status LinkServer::Unload(const WorkerKey& worker, const std::string& model) {
+absl::Status LinkServer::Unload(const WorkerKey& worker, const std::string& model, uint64_t epoch) {
   v1::MasterControl message;
-  message.mutable_unload()->set_epoch(impl_->hub->cluster().epoch);
+  message.mutable_unload()->set_epoch(epoch);
   message.mutable_unload()->set_model(model);
   return impl_->Order(worker, std::move(message));
 }

@@ -88,8 +88,8 @@ class LinkServer final : public Fleet {
   void Claim(const ClaimRequest& request, std::shared_ptr<SubmissionListener> listener,
              std::function<void(ClaimOutcome)> done) override;
   absl::Status Drain(const std::string& worker_id) override;
-  absl::Status Load(const WorkerKey& worker, const LoadOrder& order) override;
-  absl::Status Unload(const WorkerKey& worker, const std::string& model) override;
+  absl::Status Load(const WorkerKey& worker, const LoadOrder& order, uint64_t epoch) override;
+  absl::Status Unload(const WorkerKey& worker, const std::string& model, uint64_t epoch) override;
   void Condemn(const std::string& name, absl::Duration remaining) override;
   void OnCondemned(
       std::function<void(const std::string& name, absl::Duration remaining)> callback) override;

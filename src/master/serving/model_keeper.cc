@@ -14,32 +14,32 @@ constexpr absl::Duration kPeriod = absl::Milliseconds(500);
 }  // namespace
 
 ModelKeeper::ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live,
-                         std::function<bool()> leads, const Clock* clock)
+                         std::function<std::optional<uint64_t>()> term, const Clock* clock)
     : fleet_(fleet),
       catalog_(catalog),
       live_(live),
-      leads_(std::move(leads)),
+      term_(std::move(term)),
       clock_(clock),
       ticker_(kPeriod, [this] { Look(); }) {}
 
 void ModelKeeper::Look() {
-  const bool leads = leads_();
-  if (leads && !led_) orders_.BeginTerm(clock_->MonotonicNs());
-  led_ = leads;
+  const std::optional<uint64_t> term = term_();
+  if (term && term != led_) orders_.BeginTerm(clock_->MonotonicNs());
+  led_ = term;
   const std::shared_ptr<const CatalogRows> rows = catalog_->rows();
-  if (!leads || rows == nullptr || rows->versions.empty()) return;
+  if (!term || rows == nullptr || rows->versions.empty()) return;
   const std::shared_ptr<const FleetSnapshot> fleet = fleet_->Snapshot();
   const ModelOrders::Decision decision = orders_.Decide(*rows, *fleet, clock_->MonotonicNs());
   for (const ModelOrder& order : decision.orders) {
-    // An order bears the epoch that is known then, which must not be a successor's.
-    if (!leads_()) return;
-    Give(order, *rows);
+    // Workers refuse what comes too late all the same: it bears the epoch of the term it is of.
+    if (term_() != term) return;
+    Give(order, *rows, *term);
   }
   for (const ModelVersionRow& row : decision.replaced) Finish(row);
   for (const RouteRow& route : decision.routes) Finish(route);
 }
 
-void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows) {
+void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows, uint64_t epoch) {
   absl::Status status;
   if (order.load) {
     const auto row = std::find_if(
@@ -52,9 +52,9 @@ void ModelKeeper::Give(const ModelOrder& order, const CatalogRows& rows) {
       load.config_digest = model->config_digest;
       load.tokenizer_digest = model->tokenizer_digest;
     }
-    status = fleet_->Load(order.worker, load);
+    status = fleet_->Load(order.worker, load, epoch);
   } else {
-    status = fleet_->Unload(order.worker, order.model);
+    status = fleet_->Unload(order.worker, order.model, epoch);
   }
   LogInfo("models", order.load ? "worker told to load a model" : "worker told to unload a model",
           {{"labels.worker", order.worker.id},

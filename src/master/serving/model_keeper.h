@@ -6,7 +6,9 @@
 //
 // Thread safety: none; it has a thread of its own.
 
+#include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "common/clock.h"
 #include "common/periodic.h"
@@ -18,24 +20,24 @@ namespace fathom::master {
 
 class ModelKeeper {
  public:
-  // All outlive it. `leads` is asked on its thread.
+  // All outlive it. `term`, the epoch in which this master leads now, is asked on its thread.
   ModelKeeper(Fleet* fleet, CatalogKeeper* catalog, const LiveCatalog* live,
-              std::function<bool()> leads, const Clock* clock);
+              std::function<std::optional<uint64_t>()> term, const Clock* clock);
 
  private:
   void Look();
-  void Give(const ModelOrder& order, const CatalogRows& rows);
+  void Give(const ModelOrder& order, const CatalogRows& rows, uint64_t epoch);
   void Finish(const ModelVersionRow& row);
   void Finish(const RouteRow& route);
 
   Fleet* const fleet_;
   CatalogKeeper* const catalog_;
   const LiveCatalog* const live_;
-  const std::function<bool()> leads_;
+  const std::function<std::optional<uint64_t>()> term_;
   const Clock* const clock_;
   // The ticker's own.
   ModelOrders orders_;
-  bool led_ = false;
+  std::optional<uint64_t> led_;  // in that term
   Periodic ticker_;
 };
 

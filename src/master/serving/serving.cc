@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/digest.h"
 #include "common/strings.h"
 #include "master/serving/failure.h"
 #include "master/serving/serving_metrics.h"
@@ -158,6 +160,10 @@ void Serving::RefreshMetrics() const {
                     .ready_workers = ReadyWorkers(*model)});
   }
   ServingMetrics::Get().models->Set(std::move(rows));
+}
+
+std::string Serving::secret_mark() const {
+  return absl::BytesToHexString(HmacSha256(cluster_secret_, "fathom mark\n").substr(0, 8));
 }
 
 }  // namespace fathom::master

@@ -94,6 +94,8 @@ class Serving {
   const StatisticsBook& statistics() const { return statistics_; }
   const RequestBook& book() const { return book_; }
   const ResumeKeys& resume_keys() const { return resume_keys_; }
+  // Equal at masters of one secret, which it does not give away.
+  std::string secret_mark() const;
   Fleet& fleet() const { return *fleet_; }
   Quotas* quotas() const { return quotas_; }
   const Clock& clock() const { return *clock_; }

@@ -6,6 +6,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "master/state/migrations.h"
+#include "master/state/state_metrics.h"
 
 namespace fathom::master {
 namespace {
@@ -66,6 +67,29 @@ std::vector<MasterRow> ClusterState::masters() const {
   return members_->rows;
 }
 
+std::vector<MasterConflict> ClusterState::conflicts() const {
+  const std::lock_guard lock(members_->mutex);
+  return FindConflicts(members_->self, members_->rows);
+}
+
+void ClusterState::TellConflicts(Members& members) {
+  std::set<std::string> now;
+  int secrets = 0;
+  int ids = 0;
+  for (const MasterConflict& conflict : FindConflicts(members.self, members.rows)) {
+    ++(conflict.kind == ConflictKind::kSecret ? secrets : ids);
+    const std::string text = TextOf(conflict);
+    now.insert(text);
+    if (!members.told.contains(text)) {
+      LogError("state", "masters of this database do not fit together",
+               {{"error.message", text}, {"labels.incarnation", conflict.incarnation}});
+    }
+  }
+  members.told = std::move(now);
+  StateMetrics::Get().secret_conflicts.Set(secrets);
+  StateMetrics::Get().id_conflicts.Set(ids);
+}
+
 std::vector<std::string> ClusterState::link_addresses() const {
   std::vector<std::string> addresses;
   if (!database_.url().shared()) return addresses;
@@ -107,6 +131,7 @@ void ClusterState::Tick() {
         {
           const std::lock_guard lock(members->mutex);
           members->rows = std::move(rows);
+          TellConflicts(*members);
           if (!members->left) return absl::OkStatus();
         }
         // Another connection may have deleted the row before this one wrote it.

@@ -11,6 +11,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,7 @@
 #include "common/periodic.h"
 #include "master/state/database.h"
 #include "master/state/leadership.h"
+#include "master/state/master_conflicts.h"
 #include "master/state/master_rows.h"
 
 namespace fathom::master {
@@ -49,7 +52,9 @@ class ClusterState {
   Database& database() { return database_; }
   bool database_up() const { return database_.up(); }
   std::string database_place() const { return database_.url().Redacted(); }
-  bool is_leader() const { return joined_ && leadership_->is_leader(); }
+  bool is_leader() const { return term().has_value(); }
+  // The epoch in which this master leads now.
+  std::optional<uint64_t> term() const { return joined_ ? leadership_->term() : std::nullopt; }
   // Of the newest leader that is known; 0 before any is.
   uint64_t epoch() const { return joined_ ? leadership_->epoch() : 0; }
   // Which master leads, as the lease said last, by its incarnation, and its epoch; empty: none is
@@ -57,6 +62,8 @@ class ClusterState {
   LeaseView leader() const { return joined_ ? leadership_->leader() : LeaseView(); }
   // Masters that live, this one included once it has joined.
   std::vector<MasterRow> masters() const;
+  // What sets some of them at odds with this one.
+  std::vector<MasterConflict> conflicts() const;
   // Their link addresses, sorted; none where the database is this master's alone.
   std::vector<std::string> link_addresses() const;
   // This master's name for this life; empty before Join.
@@ -70,11 +77,14 @@ class ClusterState {
     MasterIdentity self;          // protected by mutex; empty before Join
     std::vector<MasterRow> rows;  // protected by mutex
     bool left = false;            // protected by mutex
+    std::set<std::string> told;   // protected by mutex: conflicts that are in the log
     std::atomic<bool> asking{false};
   };
 
   explicit ClusterState(DatabaseOptions options) : database_(std::move(options)) {}
   void Tick();
+  // The mutex is held.
+  static void TellConflicts(Members& members);
 
   Database database_;
   const std::shared_ptr<Members> members_ = std::make_shared<Members>();

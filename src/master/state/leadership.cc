@@ -49,10 +49,11 @@ void Leadership::Resign() {
       .IgnoreError();  // it ends by itself
 }
 
-bool Leadership::is_leader() const {
+std::optional<uint64_t> Leadership::term() const {
   const int64_t now_ns = options_.clock->MonotonicNs();
   const std::lock_guard lock(state_->mutex);
-  return state_->term.Held(now_ns);
+  if (!state_->term.Held(now_ns)) return std::nullopt;
+  return state_->term.epoch();
 }
 
 LeaseView Leadership::leader() const {

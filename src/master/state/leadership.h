@@ -1,10 +1,10 @@
 #pragma once
 
 // Which master leads: holds the lease "leader". It asks again every second on a thread of its own;
-// is_leader and epoch answer from memory. While the database is away the leader leads on until its
-// lease may have ended, then nobody does, and nothing that serves minds.
+// is_leader, term and epoch answer from memory. While the database is away the leader leads on
+// until its lease may have ended, then nobody does, and nothing that serves minds.
 //
-// Thread safety: is_leader, epoch and leader may be called from any thread.
+// Thread safety: is_leader, term, epoch and leader may be called from any thread.
 //
 // Invariant: of all masters at most one is leader at a time, however long a database, a network or
 // a process takes, as long as clocks run at about the same rate.
@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -45,7 +46,9 @@ class Leadership {
   // still on its way brings. By the owner.
   void Resign();
 
-  bool is_leader() const;
+  bool is_leader() const { return term().has_value(); }
+  // The epoch in which this master leads now.
+  std::optional<uint64_t> term() const;
   // Of the newest leader that is known, this master or another; 0 before any is.
   uint64_t epoch() const { return leader().epoch; }
   // Who held the lease when it was asked last, and that epoch; empty and 0 before.

@@ -27,6 +27,8 @@ struct MasterIdentity {
   std::string incarnation;
   std::string link_address;  // host:port at which workers reach it; empty: they are not told of it
   std::string build;
+  // Of the cluster's secret: equal where that is; does not give it away. Empty: not known.
+  std::string secret_mark;
 };
 
 struct MasterRow {

@@ -53,6 +53,10 @@ const std::vector<Migration>& SchemaMigrations() {
             "replaces BIGINT NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (name, version))",
             "CREATE TABLE model_routes (name TEXT PRIMARY KEY, targets TEXT NOT NULL, "
             "previous TEXT NOT NULL, pending TEXT NOT NULL)"}},
+      {.version = 3,
+       .min_reader = 1,
+       .description = "whether masters have one secret",
+       .statements = {"ALTER TABLE master_status ADD COLUMN secret_mark TEXT NOT NULL DEFAULT ''"}},
   };
   return *migrations;
 }

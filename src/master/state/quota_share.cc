@@ -99,8 +99,8 @@ QuotaExchange QuotaShare::Prepare(int64_t now_ns) {
   // Over seconds, as a lease may be spent at once: the rates of all masters must not add up to more
   // than the quota's. What it lets in blindly says nothing of what it is granted.
   if (!blind_) {
-    granted_rate_ += std::min(1.0, since / kGrantedSeconds) *
-                     (std::max(0.0, spent_) / since - granted_rate_);
+    granted_rate_ +=
+        std::min(1.0, since / kGrantedSeconds) * (std::max(0.0, spent_) / since - granted_rate_);
   }
   // Who asks for nothing twice gives all back.
   unasked_ = demand_ == 0 ? unasked_ + 1 : 0;

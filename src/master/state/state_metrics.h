@@ -18,6 +18,12 @@ struct StateMetrics {
       AddGauge("fathom_master_leader", "1 on the master that holds the leadership's lease");
   prometheus::Gauge& epoch =
       AddGauge("fathom_master_epoch", "Epoch of the leadership's lease as this master knows it");
+  prometheus::Gauge& secret_conflicts =
+      AddGauge("fathom_master_conflicts", "Masters of this database that do not fit with this one",
+               {{"kind", "secret"}});
+  prometheus::Gauge& id_conflicts =
+      AddGauge("fathom_master_conflicts", "Masters of this database that do not fit with this one",
+               {{"kind", "id"}});
   prometheus::Counter& request_quota_rejections =
       AddCounter("fathom_master_quota_rejections_total",
                  "Requests refused because a key's quota is used up", {{"quota", "requests"}});
