@@ -141,10 +141,11 @@ bool LinkClient::Done(int64_t now_ns) const {
 void LinkClient::Tick(int64_t now_ns) {
   const int64_t slept_ns = now_ns - last_tick_ns_ > kOversleptNs ? now_ns - last_tick_ns_ : 0;
   last_tick_ns_ = now_ns;
-  if (const auto still = standstill_.Look(now_ns, StandstillWatch::RunDelayNs())) {
+  if (const auto still = standstill_.Look(now_ns, StandstillWatch::Waits::Now())) {
     LogWarn("link", "the worker stood still",
             {{"labels.milliseconds", still->ms},
-             {"labels.run_delay_milliseconds", still->run_delay_ms}});
+             {"labels.run_delay_milliseconds", still->run_delay_ms},
+             {"labels.major_faults", still->major_faults}});
   }
   if (stopping_ && stop_by_ns_ == 0) {
     stop_by_ns_ = now_ns + kFlushNs;
