@@ -201,7 +201,7 @@ absl::Status Rollback(const ModelFlags& flags, ShutdownSignal& shutdown) {
   ASSIGN_OR_RETURN(AdminClient client, AdminClient::Connect(flags.admin));
   ASSIGN_OR_RETURN(const v1::RollbackRouteResponse response, client.RollbackRoute(flags.route));
   if (response.loading().empty()) {
-    Say(absl::StrCat(flags.route, " is what it was before"));
+    Say(absl::StrCat(flags.route, " -> ", SharesText(response.targets())));
     return absl::OkStatus();
   }
   for (const std::string& model : response.loading()) {

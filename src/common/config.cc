@@ -5,6 +5,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <limits>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "common/files.h"
@@ -32,7 +33,10 @@ template <typename T>
 absl::StatusOr<T> Scalar(const YAML::Node& node, const FieldDescriptor* field) {
   T value{};
   if (!node.IsScalar() || !YAML::convert<T>::decode(node, value)) {
-    return Error(node, absl::StrCat("'", field->name(), "' takes a ", field->cpp_type_name()));
+    const char* what = std::is_same_v<T, bool>       ? "true or false"
+                       : std::is_floating_point_v<T> ? "a number"
+                                                     : "a whole number";
+    return Error(node, absl::StrCat("'", field->name(), "' takes ", what));
   }
   return value;
 }

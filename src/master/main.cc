@@ -127,6 +127,7 @@ int Fail(const absl::Status& status) {
   std::fprintf(stderr, "fathom-master: %s\n", std::string(Message(status)).c_str());
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
       return EX_CONFIG;
     case absl::StatusCode::kNotFound:
       return EX_NOINPUT;

@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kAdminMessageBytes = size_t{1} << 16;
 constexpr int kAdminConnections = 64;
 constexpr size_t kPasswordBytesMax = 1024;
-constexpr absl::Duration kWaitWatch = absl::Seconds(1);
+constexpr absl::Duration kModelWatch = absl::Seconds(1);
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(20);
 // After every generation was told to end, connections need this long at most to say so.
 constexpr absl::Duration kCloseGrace = absl::Seconds(3);
@@ -115,9 +115,9 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
   RETURN_IF_ERROR(StartListeners());
   JoinCluster();
   model_keeper_ = std::make_unique<ModelKeeper>(
-      fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_,
-      [this] { return cluster_->term(); }, clock);
-  wait_watch_ = std::make_unique<Periodic>(kWaitWatch, [this] { serving_->EndVainWaits(); });
+      fleet_.fleet.get(), catalog_keeper_.get(), &*catalog_, [this] { return cluster_->term(); },
+      clock);
+  model_watch_ = std::make_unique<Periodic>(kModelWatch, [this] { serving_->WatchModels(); });
   RETURN_IF_ERROR(WritePorts());
   LogInfo("master", "listening",
           {{"labels.models", absl::StrJoin(settings_.models, ",",
@@ -291,7 +291,7 @@ void Master::Stop() {
     http_->Abort();
     http_->WaitClosed(absl::InfiniteDuration());
   }
-  wait_watch_ = nullptr;
+  model_watch_ = nullptr;
   model_keeper_ = nullptr;
   if (cluster_ != nullptr) cluster_->Leave();
   if (fleet_.stop) fleet_.stop();

@@ -100,7 +100,7 @@ class Master {
   StartedFleet fleet_;
   std::unique_ptr<Serving> serving_;
   std::unique_ptr<ModelKeeper> model_keeper_;
-  std::unique_ptr<Periodic> wait_watch_;
+  std::unique_ptr<Periodic> model_watch_;
   std::unique_ptr<HttpApi> http_api_;
   std::unique_ptr<boost::asio::io_context> io_;  // what waits in it may own parts of serving_
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work_;

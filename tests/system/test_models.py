@@ -214,7 +214,7 @@ def test_a_canary_gets_its_share_and_rolls_back(site):
     assert metric("fathom_master_model_ready_workers", model="chat@2") == 1
     site.model("alias", "chat-prod", "chat@2")
     assert site.drawn("chat-prod", 5) == {"chat@2": 5}
-    site.model("rollback", "chat")
+    assert "chat -> chat@1\n" in site.model("rollback", "chat").stdout
     wait_for(lambda: site.drawn("chat", 20) == {"chat@1": 20}, "the way back")
     # What has been unloaded comes back first.
     site.model("alias", "chat", "chat@2")

@@ -86,3 +86,16 @@ def test_priorities_order_what_waits(tmp_path, master):
             thread.join()
         assert done == ["first", "urgent", "middle", "late"]
         assert ask(master, "chat", priority=10).status_code == 400
+
+
+def test_a_model_that_nobody_can_ask_for_is_in_the_log(tmp_path, master):
+    warning = "a worker has a model that is not in the catalogue"
+    with (
+        worker(tmp_path, master, "n1", "chat", "--pool", "nlp"),
+        worker(tmp_path, master, "s1", "chta", "--pool", "nlp") as stray,
+    ):
+        stray.wait_ready()
+        wait_for(lambda: warning in master.log(), "the warning", 20)
+        time.sleep(2)
+        lines = [line for line in master.log().splitlines() if warning in line]
+        assert len(lines) == 1 and '"labels.worker":"s1"' in lines[0] and '"labels.model":"chta"' in lines[0]

@@ -18,20 +18,6 @@ namespace {
 constexpr std::chrono::seconds kAnswerLimit(10);
 constexpr int kMessageBytesMax = 64 << 20;
 
-template <typename Request, typename Response>
-absl::StatusOr<Response> Ask(const std::shared_ptr<grpc::Channel>& channel, v1::Admin::Stub& stub,
-                             const std::string& address, const std::string& key,
-                             grpc::Status (v1::Admin::Stub::*method)(grpc::ClientContext*,
-                                                                     const Request&, Response*),
-                             const Request& request) {
-  absl::StatusOr<Response> response = CallAdmin(stub, key, kAnswerLimit, method, request);
-  if (!absl::IsUnavailable(response.status())) return response;
-  // A master may say so itself, of its database.
-  const bool answered = channel->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
-  return absl::UnavailableError(answered ? ToAbsl(Message(response.status()))
-                                         : absl::StrCat("no master answers at ", address));
-}
-
 }  // namespace
 
 void AddAdminFlags(CLI::App& command, AdminFlags& flags) {
@@ -69,43 +55,52 @@ absl::StatusOr<AdminClient> AdminClient::Connect(const AdminFlags& flags) {
   return client;
 }
 
+template <typename Request, typename Response>
+absl::StatusOr<Response> AdminClient::Ask(Method<Request, Response> method,
+                                          const Request& request) {
+  absl::StatusOr<Response> response = CallAdmin(*stub_, key_, kAnswerLimit, method, request);
+  if (!absl::IsUnavailable(response.status())) return response;
+  // A master may say so itself, of its database.
+  const bool answered = channel_->GetState(/*try_to_connect=*/false) == GRPC_CHANNEL_READY;
+  return absl::UnavailableError(answered ? ToAbsl(Message(response.status()))
+                                         : absl::StrCat("no master answers at ", address_));
+}
+
 absl::StatusOr<v1::ListWorkersResponse> AdminClient::ListWorkers() {
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ListWorkers,
-             v1::ListWorkersRequest());
+  return Ask(&v1::Admin::Stub::ListWorkers, v1::ListWorkersRequest());
 }
 
 absl::StatusOr<v1::ListMastersResponse> AdminClient::ListMasters() {
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ListMasters,
-             v1::ListMastersRequest());
+  return Ask(&v1::Admin::Stub::ListMasters, v1::ListMastersRequest());
 }
 
 absl::Status AdminClient::DrainWorker(const std::string& id) {
   v1::DrainWorkerRequest request;
   request.set_worker_id(id);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::DrainWorker, request).status();
+  return Ask(&v1::Admin::Stub::DrainWorker, request).status();
 }
 
 absl::StatusOr<v1::ListRequestsResponse> AdminClient::ListRequests(bool ended, int32_t limit) {
   v1::ListRequestsRequest request;
   request.set_ended(ended);
   request.set_limit(limit);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ListRequests, request);
+  return Ask(&v1::Admin::Stub::ListRequests, request);
 }
 
 absl::StatusOr<v1::ExplainRequestResponse> AdminClient::ExplainRequest(const std::string& id) {
   v1::ExplainRequestRequest request;
   request.set_request_id(id);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ExplainRequest, request);
+  return Ask(&v1::Admin::Stub::ExplainRequest, request);
 }
 
 absl::StatusOr<v1::ListCatalogResponse> AdminClient::ListCatalog(bool retired) {
   v1::ListCatalogRequest request;
   request.set_retired(retired);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ListCatalog, request);
+  return Ask(&v1::Admin::Stub::ListCatalog, request);
 }
 
 absl::StatusOr<v1::LoadModelResponse> AdminClient::LoadModel(const v1::LoadModelRequest& request) {
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::LoadModel, request);
+  return Ask(&v1::Admin::Stub::LoadModel, request);
 }
 
 absl::StatusOr<v1::LoadModelResponse> AdminClient::ReloadModel(const std::string& name,
@@ -113,18 +108,18 @@ absl::StatusOr<v1::LoadModelResponse> AdminClient::ReloadModel(const std::string
   v1::ReloadModelRequest request;
   request.set_name(name);
   request.set_version(version);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::ReloadModel, request);
+  return Ask(&v1::Admin::Stub::ReloadModel, request);
 }
 
 absl::Status AdminClient::UnloadModel(const std::string& name, int64_t version) {
   v1::UnloadModelRequest request;
   request.set_name(name);
   request.set_version(version);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::UnloadModel, request).status();
+  return Ask(&v1::Admin::Stub::UnloadModel, request).status();
 }
 
 absl::Status AdminClient::SetRoute(const v1::SetRouteRequest& request) {
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::SetRoute, request).status();
+  return Ask(&v1::Admin::Stub::SetRoute, request).status();
 }
 
 absl::Status AdminClient::SetCanary(const std::string& route, const std::string& model,
@@ -133,19 +128,19 @@ absl::Status AdminClient::SetCanary(const std::string& route, const std::string&
   request.set_name(route);
   request.mutable_canary()->set_model(model);
   request.mutable_canary()->set_weight(percent);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::SetCanary, request).status();
+  return Ask(&v1::Admin::Stub::SetCanary, request).status();
 }
 
 absl::StatusOr<v1::RollbackRouteResponse> AdminClient::RollbackRoute(const std::string& route) {
   v1::RollbackRouteRequest request;
   request.set_name(route);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::RollbackRoute, request);
+  return Ask(&v1::Admin::Stub::RollbackRoute, request);
 }
 
 absl::Status AdminClient::DropRoute(const std::string& route) {
   v1::DropRouteRequest request;
   request.set_name(route);
-  return Ask(channel_, *stub_, address_, key_, &v1::Admin::Stub::DropRoute, request).status();
+  return Ask(&v1::Admin::Stub::DropRoute, request).status();
 }
 
 std::string ToJson(const google::protobuf::Message& message) {

@@ -41,7 +41,12 @@ class AdminClient {
   absl::Status DropRoute(const std::string& route);
 
  private:
+  template <typename Request, typename Response>
+  using Method = grpc::Status (v1::Admin::Stub::*)(grpc::ClientContext*, const Request&, Response*);
+
   AdminClient() = default;
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> Ask(Method<Request, Response> method, const Request& request);
 
   std::string address_;
   std::string key_;

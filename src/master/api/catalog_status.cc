@@ -142,17 +142,21 @@ v1::CatalogVersion StatusOf(const ServedModelInfo& model, const FleetSnapshot& f
   return out;
 }
 
+void FillShares(const RouteTargets& targets,
+                google::protobuf::RepeatedPtrField<v1::RouteShare>& shares) {
+  for (const RouteTarget& target : targets) {
+    v1::RouteShare* share = shares.Add();
+    share->set_model(target.model);
+    share->set_weight(target.weight);
+  }
+}
+
 v1::RouteStatus StatusOf(const RouteRow& row) {
   v1::RouteStatus out;
   out.set_name(row.name);
   const auto fill = [](const std::string& text, auto* shares) {
     const auto targets = ParseTargets(text);
-    if (!targets.ok()) return;
-    for (const RouteTarget& target : *targets) {
-      v1::RouteShare* share = shares->Add();
-      share->set_model(target.model);
-      share->set_weight(target.weight);
-    }
+    if (targets.ok()) FillShares(*targets, *shares);
   };
   fill(row.targets, out.mutable_targets());
   if (!row.previous.empty()) fill(row.previous, out.mutable_previous());

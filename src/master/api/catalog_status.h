@@ -19,5 +19,7 @@ v1::CatalogVersion StatusOf(const ModelVersionRow& row, const FleetSnapshot& fle
 v1::CatalogVersion StatusOf(const ServedModelInfo& model, const FleetSnapshot& fleet);
 
 v1::RouteStatus StatusOf(const RouteRow& row);
+void FillShares(const RouteTargets& targets,
+                google::protobuf::RepeatedPtrField<v1::RouteShare>& shares);
 
 }  // namespace fathom::master

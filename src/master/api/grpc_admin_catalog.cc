@@ -203,9 +203,9 @@ grpc::ServerUnaryReactor* GrpcAdmin::RollbackRoute(grpc::CallbackServerContext* 
                                                    v1::RollbackRouteResponse* response) {
   return Make(context, "roll back route", request->name(),
               [request, response](CatalogChanges& changes) -> absl::Status {
-                ASSIGN_OR_RETURN(const std::vector<std::string> loading,
-                                 changes.Rollback(request->name()));
-                response->mutable_loading()->Add(loading.begin(), loading.end());
+                ASSIGN_OR_RETURN(const RouteRollback rollback, changes.Rollback(request->name()));
+                response->mutable_loading()->Add(rollback.loading.begin(), rollback.loading.end());
+                FillShares(rollback.targets, *response->mutable_targets());
                 return absl::OkStatus();
               });
 }

@@ -241,16 +241,16 @@ absl::Status CatalogChanges::Canary(const std::string& name, const std::string& 
   return transaction.Commit();
 }
 
-absl::StatusOr<std::vector<std::string>> CatalogChanges::Rollback(const std::string& name) {
+absl::StatusOr<RouteRollback> CatalogChanges::Rollback(const std::string& name) {
   ASSIGN_OR_RETURN(SqlTransaction transaction, Begin());
   RouteRow* route = FindRoute(name);
   if (route == nullptr) return absl::NotFoundError(absl::StrCat("no route is called '", name, "'"));
   if (route->previous.empty()) {
     return absl::FailedPreconditionError(absl::StrCat("'", name, "' has not changed yet"));
   }
-  ASSIGN_OR_RETURN(const RouteTargets targets, ParseTargets(route->previous));
-  std::vector<std::string> returning;
-  for (const RouteTarget& target : targets) {
+  RouteRollback rollback;
+  ASSIGN_OR_RETURN(rollback.targets, ParseTargets(route->previous));
+  for (const RouteTarget& target : rollback.targets) {
     const VersionedName version = SplitModelName(target.model);
     if (version.version == 0) continue;
     ModelVersionRow* row = Find(version.name, version.version);
@@ -261,17 +261,17 @@ absl::StatusOr<std::vector<std::string>> CatalogChanges::Rollback(const std::str
     if (!row->retired) continue;
     row->retired = false;
     RETURN_IF_ERROR(UpdateModelVersion(session_, *row));
-    returning.push_back(target.model);
+    rollback.loading.push_back(target.model);
   }
-  if (returning.empty()) {
-    RETURN_IF_ERROR(Write(name, targets));
+  if (rollback.loading.empty()) {
+    RETURN_IF_ERROR(Write(name, rollback.targets));
   } else {
     // Until they are back, what serves now goes on.
     route->pending = route->previous;
     RETURN_IF_ERROR(WriteRoute(session_, *route));
   }
   RETURN_IF_ERROR(transaction.Commit());
-  return returning;
+  return rollback;
 }
 
 absl::Status CatalogChanges::DropRoute(const std::string& name) {

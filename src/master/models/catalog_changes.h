@@ -16,6 +16,11 @@
 
 namespace fathom::master {
 
+struct RouteRollback {
+  RouteTargets targets;              // where the route leads, or will
+  std::vector<std::string> loading;  // what must be ready first
+};
+
 class CatalogChanges {
  public:
   // `configured`: models of the masters' configuration, which routes may name.
@@ -38,8 +43,8 @@ class CatalogChanges {
   absl::Status SetRoute(const std::string& name, const RouteTargets& targets);
   absl::Status Canary(const std::string& name, const std::string& model, int32_t percent);
   // What the route was before its last change. Where a version of it has been retired since, that
-  // is loaded again, and the route changes once all are ready; returns those.
-  absl::StatusOr<std::vector<std::string>> Rollback(const std::string& name);
+  // is loaded again, and the route changes once all are ready.
+  absl::StatusOr<RouteRollback> Rollback(const std::string& name);
   absl::Status DropRoute(const std::string& name);
 
   // `row` is ready: every route to the version that it replaces leads to it, and that one is

@@ -138,9 +138,9 @@ TEST_F(CatalogChangesTest, ARollbackIsTheWayBack) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Change().Rollback("chat").status())) << "to what?";
   Load("chat");
   ASSERT_TRUE(Change().Canary("chat", "chat@2", 20).ok());
-  EXPECT_THAT(Change().Rollback("chat").value(), ElementsAre());
+  EXPECT_THAT(Change().Rollback("chat").value().loading, ElementsAre());
   EXPECT_EQ(Routes()["chat"], "chat@1=100");
-  EXPECT_THAT(Change().Rollback("chat").value(), ElementsAre()) << "and forth";
+  EXPECT_THAT(Change().Rollback("chat").value().loading, ElementsAre()) << "and forth";
   EXPECT_EQ(Routes()["chat"], "chat@1=80,chat@2=20");
 }
 
@@ -148,7 +148,7 @@ TEST_F(CatalogChangesTest, ARollbackToARetiredVersionLoadsItFirst) {
   Load("chat");
   ASSERT_TRUE(Change().FinishReplacement(Load("chat", /*replace=*/true)).ok());
   ASSERT_TRUE(Change().SetRoute("other", {{"chat@2", 100}}).ok());
-  EXPECT_THAT(Change().Rollback("chat").value(), ElementsAre("chat@1"));
+  EXPECT_THAT(Change().Rollback("chat").value().loading, ElementsAre("chat@1"));
   EXPECT_EQ(Routes()["chat"], "chat@2=100") << "until the other is back";
   EXPECT_FALSE(Version("chat", 1).retired);
   EXPECT_TRUE(absl::IsFailedPrecondition(Change().Unload("chat", 1))) << "it is needed soon";

@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <map>
 #include <set>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/digest.h"
+#include "common/logging.h"
 #include "common/strings.h"
 #include "master/serving/failure.h"
 #include "master/serving/serving_metrics.h"
@@ -130,6 +133,37 @@ void Serving::CancelAll(const absl::Status& status) {
   }
 }
 
+void Serving::WatchModels() {
+  EndVainWaits();
+  TellStrays();
+}
+
+void Serving::TellStrays() {
+  const CatalogPtr catalog = catalog_->Now();
+  std::map<std::string, std::pair<std::string, std::string>> named;
+  std::set<std::string> strays;
+  // An empty one may be one that is not known yet.
+  if (!catalog->models().empty()) {
+    std::set<std::string_view> known;
+    for (const ModelPtr& model : catalog->models()) known.insert(model->name);
+    for (const WorkerInfo& worker : fleet_->Snapshot()->workers) {
+      for (const ServedModel& served : worker.models) {
+        if (!served.serving() || known.contains(served.name)) continue;
+        const std::string name = absl::StrCat(worker.key.id, "/", served.name);
+        named[name] = {worker.key.id, served.name};
+        strays.insert(name);
+      }
+    }
+  }
+  strays = strays_.Look(strays, clock_->MonotonicNs());
+  for (const std::string& stray : strays) {
+    if (told_strays_.contains(stray)) continue;
+    LogWarn("models", "a worker has a model that is not in the catalogue: nobody can ask for it",
+            {{"labels.worker", named[stray].first}, {"labels.model", named[stray].second}});
+  }
+  told_strays_ = std::move(strays);
+}
+
 void Serving::EndVainWaits() {
   std::set<std::string> gone = dispatcher_.awaited_models();
   for (const ModelPtr& model : catalog_->Now()->models()) gone.erase(model->name);
@@ -138,7 +172,7 @@ void Serving::EndVainWaits() {
       for (const ServedModel& served : worker.models) gone.erase(served.name);
     }
   }
-  const std::set<std::string> vain = gone_models_.Look(gone, clock_->MonotonicNs());
+  const std::set<std::string> vain = vain_models_.Look(gone, clock_->MonotonicNs());
   if (vain.empty()) return;
   const absl::Status status = WithCode(
       absl::UnavailableError("the model was unloaded while the request waited for a worker"),

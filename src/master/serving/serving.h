@@ -7,6 +7,7 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -21,7 +22,7 @@
 #include "master/serving/cpu_pool.h"
 #include "master/serving/dispatcher.h"
 #include "master/serving/generation.h"
-#include "master/serving/gone_models.h"
+#include "master/serving/lasting_names.h"
 #include "master/serving/model_statistics.h"
 #include "master/serving/request_book.h"
 #include "master/serving/resume_keys.h"
@@ -66,9 +67,9 @@ class Serving {
   size_t queue_length() const { return dispatcher_.queue_length(); }
   // Ends every generation there is with this status.
   void CancelAll(const absl::Status& status);
-  // Ends those that wait for a model which was unloaded everywhere. The owner calls it every
-  // second, on one thread.
-  void EndVainWaits();
+  // Ends those that wait for a model which was unloaded everywhere, and warns of models that
+  // workers have and nobody can ask for. The owner calls it every second, on one thread.
+  void WatchModels();
 
   // Ends the CPU pool, so that nothing is posted from it any more. Once; by the owner.
   void Stop() { pool_.Stop(); }
@@ -102,6 +103,8 @@ class Serving {
 
  private:
   std::vector<std::shared_ptr<Generation>> Live();
+  void EndVainWaits();
+  void TellStrays();
 
   const LiveCatalog* const catalog_;
   Fleet* const fleet_;
@@ -119,7 +122,11 @@ class Serving {
   RequestBook book_;
   Condemned condemned_;
   HoldBudget holds_;
-  GoneModels gone_models_;
+  // The watch's own: models that requests wait for in vain, and `worker/model` that nobody can ask
+  // for, those the log has heard of among them.
+  LastingNames vain_models_;
+  LastingNames strays_;
+  std::set<std::string> told_strays_;
   std::mutex mutex_;
   Random* const random_;                                             // protected by mutex_
   std::unordered_map<std::string, std::weak_ptr<Generation>> live_;  // protected by mutex_
