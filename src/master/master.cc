@@ -178,22 +178,24 @@ absl::Status Master::StartListeners() {
   if (settings_.grpc_port) {
     const GrpcInferenceOptions options{
         .bounds = {.choices = settings_.choices, .timeout_max = settings_.request_time},
-        .client_backlog_bytes = backlog};
+        .client_backlog_bytes = backlog,
+        .threads = settings_.io_threads};
     grpc_inference_ =
         std::make_unique<GrpcInference>(options, *io_, serving_.get(), &*keys_, &grpc_calls_);
     kserve_ = std::make_unique<KserveService>(
         KserveGrpcOptions{.timeout_max = settings_.request_time, .client_backlog_bytes = backlog},
         *io_, serving_.get(), &*keys_, &grpc_calls_);
-    ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.bind = settings_.bind,
-                                               .port = *settings_.grpc_port,
-                                               .message_bytes = settings_.http.body_bytes,
-                                               .connections = settings_.http.connections,
-                                               .handshake = settings_.http.header,
-                                               .connection_age = settings_.http.age,
-                                               .reflection = settings_.grpc_reflection,
-                                               .health_names = {"fathom.v1.Inference",
-                                                                "inference.GRPCInferenceService"}},
-                                              {grpc_inference_.get(), kserve_.get()}));
+    ASSIGN_OR_RETURN(
+        grpc_, GrpcServer::Start(
+                   {.bind = settings_.bind,
+                    .port = *settings_.grpc_port,
+                    .message_bytes = settings_.http.body_bytes,
+                    .connections = settings_.http.connections,
+                    .handshake = settings_.http.header,
+                    .connection_age = settings_.http.age,
+                    .reflection = settings_.grpc_reflection,
+                    .health_names = {"fathom.v1.Inference", "inference.GRPCInferenceService"}},
+                   {grpc_inference_.get(), kserve_.get()}, grpc_inference_.get()));
     ports_.grpc = grpc_->port();
     {
       const std::lock_guard lock(readiness_mutex_);

@@ -28,7 +28,7 @@ bool GrpcCalls::WaitNone(absl::Duration limit) {
   return none_.wait_for(lock, absl::ToChronoNanoseconds(limit), [this] { return count_ == 0; });
 }
 
-absl::StatusOr<Principal> AuthenticateGrpc(const grpc::CallbackServerContext& context,
+absl::StatusOr<Principal> AuthenticateGrpc(const grpc::ServerContextBase& context,
                                            const ApiKeys& keys) {
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find("authorization");
@@ -36,7 +36,7 @@ absl::StatusOr<Principal> AuthenticateGrpc(const grpc::CallbackServerContext& co
   return keys.AuthenticateHeader(std::string_view(found->second.data(), found->second.size()));
 }
 
-absl::Duration WithinDeadline(const grpc::CallbackServerContext& context, absl::Duration limit) {
+absl::Duration WithinDeadline(const grpc::ServerContextBase& context, absl::Duration limit) {
   const auto left = context.deadline() - std::chrono::system_clock::now();
   return std::max(std::min(limit, absl::FromChrono(left)), absl::Milliseconds(1));
 }
@@ -47,7 +47,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return {static_cast<grpc::StatusCode>(status.code()), std::string(Message(status))};
 }
 
-void AddFailureDetails(grpc::CallbackServerContext* context, const absl::Status& status) {
+void AddFailureDetails(grpc::ServerContextBase* context, const absl::Status& status) {
   if (const auto after = FailureRetryAfter(status)) {
     context->AddTrailingMetadata("retry-after-ms", absl::StrCat(absl::ToInt64Milliseconds(*after)));
   }

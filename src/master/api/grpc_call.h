@@ -44,17 +44,17 @@ class GrpcCalls {
   int64_t count_ = 0;  // protected by mutex_
 };
 
-absl::StatusOr<Principal> AuthenticateGrpc(const grpc::CallbackServerContext& context,
+absl::StatusOr<Principal> AuthenticateGrpc(const grpc::ServerContextBase& context,
                                            const ApiKeys& keys);
 
 // The time limit of a request or what is left of its caller's own deadline, whichever is shorter.
-absl::Duration WithinDeadline(const grpc::CallbackServerContext& context, absl::Duration limit);
+absl::Duration WithinDeadline(const grpc::ServerContextBase& context, absl::Duration limit);
 
 grpc::Status ToGrpc(const absl::Status& status);
 
 // What a status cannot say, in trailing metadata: when to come back (retry-after-ms), and the code
 // for programs that OpenAI's dialect has in its error body (fathom-error-code).
-void AddFailureDetails(grpc::CallbackServerContext* context, const absl::Status& status);
+void AddFailureDetails(grpc::ServerContextBase* context, const absl::Status& status);
 
 // Counts the call and writes its line in the access log.
 void RecordGrpcCall(const std::string& method, const std::string& id, const Principal& principal,

@@ -1,62 +1,32 @@
 #include "master/api/grpc_generate.h"
 
-#include <atomic>
 #include <boost/asio/post.hpp>
+#include <memory>
 #include <optional>
 #include <utility>
 
+#include "master/api/delta_buffer.h"
 #include "master/api/grpc_convert.h"
 
 namespace fathom::master {
 namespace {
 
-class GenerateCall;
-
-class Reactor final : public GenerateReactor {
- public:
-  Reactor(std::shared_ptr<GenerateCall> call, GrpcCalls& calls)
-      : call_(std::move(call)), entry_(calls) {}
-  void OnWriteDone(bool ok) override;
-  void OnCancel() override;
-  void OnDone() override { delete this; }
-
- private:
-  const std::shared_ptr<GenerateCall> call_;
-  const GrpcCalls::Entry entry_;
-};
-
 class GenerateCall final : public GenerationSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(boost::asio::any_io_executor strand, grpc::CallbackServerContext* context,
-               Serving& serving, GenerationRequest request, const ResumePlan& resume,
-               Principal principal, size_t client_backlog_bytes)
-      : strand_(std::move(strand)),
-        context_(context),
-        serving_(serving),
-        request_(std::move(request)),
-        principal_(std::move(principal)),
-        peer_(context->peer()),
-        id_(request_.id),
-        model_(request_.model),
-        cursor_(resume, request_.n),
-        deltas_(client_backlog_bytes),
-        usage_told_(resume.usage_told) {}
+  GenerateCall(const GenerateHost& host, GrpcLoop& loop)
+      : host_(host), loop_(loop), executor_(loop.executor()), deltas_(host.client_backlog_bytes) {}
 
-  // Before Start; the reactor lives until Finish was called on it.
-  void Bind(Reactor* reactor) { reactor_ = reactor; }
-  void Start() {
-    started_ns_ = serving_.clock().MonotonicNs();
-    // The generation may end before Generate returns.
-    auto generation = serving_.Generate(std::move(request_), strand_, shared_from_this());
-    if (!ended_) generation_ = std::move(generation);
-    if (cancelled_ && generation_ != nullptr) HandleGone();
+  // Waits for a client to call.
+  void Await() {
+    self_ = shared_from_this();
+    rpc_->context.AsyncNotifyWhenDone(static_cast<GrpcTag*>(&over_));
+    host_.service->RequestGenerate(&rpc_->context, &*message_in_, &rpc_->writer, loop_.queue(),
+                                   loop_.queue(), static_cast<GrpcTag*>(&arrived_));
   }
 
-  const boost::asio::any_io_executor& strand() const { return strand_; }
-
   absl::Status OnDelta(GenerationDelta delta) override {
-    if (cursor_.Knows(delta)) return absl::OkStatus();
+    if (cursor_->Knows(delta)) return absl::OkStatus();
     // The end comes in the same breath as the last delta, which is to carry the usage.
     const bool may_be_last = delta.finish != FinishReason::kNone;
     if (!may_be_last && !cancelled_ && deltas_.empty() && MayWrite()) {
@@ -75,18 +45,72 @@ class GenerateCall final : public GenerationSink,
     SchedulePump();
   }
 
-  // On a thread of gRPC's. Most writes end before there is anything more to write: then the strand
-  // need not hear of it.
-  void OnWritten(bool ok) {
-    auto writing = Writing::kAlone;
-    if (ok && write_.compare_exchange_strong(writing, Writing::kNone, std::memory_order_acq_rel)) {
+ private:
+  struct Rpc {
+    grpc::ServerContext context;
+    grpc::ServerAsyncWriter<v1::GenerateResponse> writer{&context};
+  };
+  // The end of an operation, by its kind.
+  class Tag final : public GrpcTag {
+   public:
+    Tag(GenerateCall* call, void (GenerateCall::*handle)(bool)) : call_(call), handle_(handle) {}
+    void OnEvent(bool ok) override { (call_->*handle_)(ok); }
+
+   private:
+    GenerateCall* const call_;
+    void (GenerateCall::*const handle_)(bool);
+  };
+
+  void HandleArrived(bool ok) {
+    if (!ok) {  // the server goes
+      self_ = nullptr;
       return;
     }
-    boost::asio::post(strand_, [self = shared_from_this(), ok] {
-      self->write_.store(Writing::kNone, std::memory_order_relaxed);
-      if (!ok) self->HandleGone();
-      self->Pump();
-    });
+    operations_ = 2;
+    ServeGenerate(host_, loop_);
+    entry_.emplace(*host_.calls);
+    peer_ = rpc_->context.peer();
+    absl::StatusOr<OpenedGenerate> opened = host_.open(rpc_->context, *message_in_, &principal_);
+    message_in_.reset();
+    if (!opened.ok()) {
+      status_ = opened.status();
+      ended_ = true;
+    } else {
+      Start(*std::move(opened));
+    }
+    Pump();
+  }
+  void HandleWritten(bool ok) {
+    writing_ = false;
+    if (!ok) HandleGone();
+    Pump();
+    OperationEnded();
+  }
+  void HandleFinished(bool /*ok*/) {
+    entry_.reset();
+    OperationEnded();
+  }
+  void HandleOver(bool /*ok*/) {
+    if (rpc_->context.IsCancelled()) HandleGone();
+    OperationEnded();
+  }
+  // gRPC knows the call, by pointers, until the last of them. The generation may know it longer.
+  void OperationEnded() {
+    if (--operations_ > 0) return;
+    rpc_ = nullptr;
+    self_ = nullptr;
+  }
+
+  void Start(OpenedGenerate opened) {
+    id_ = opened.request.id;
+    model_ = opened.request.model;
+    cursor_.emplace(opened.resume, opened.request.n);
+    usage_told_ = opened.resume.usage_told;
+    started_ns_ = host_.serving->clock().MonotonicNs();
+    // The generation may end before Generate returns.
+    auto generation =
+        host_.serving->Generate(std::move(opened.request), executor_, shared_from_this());
+    if (!ended_) generation_ = std::move(generation);
   }
   void HandleGone() {
     cancelled_ = true;
@@ -95,24 +119,15 @@ class GenerateCall final : public GenerationSink,
     }
   }
 
- private:
   void SchedulePump() {
     if (std::exchange(pump_scheduled_, true)) return;
-    boost::asio::post(strand_, [self = shared_from_this()] {
+    boost::asio::post(executor_, [self = shared_from_this()] {
       self->pump_scheduled_ = false;
       self->Pump();
     });
   }
 
-  // False while a message is being written, whose end will then pump again; and when all is over.
-  bool MayWrite() {
-    if (reactor_ == nullptr) return false;
-    auto writing = Writing::kAlone;
-    if (write_.compare_exchange_strong(writing, Writing::kAwaited, std::memory_order_acq_rel)) {
-      return false;
-    }
-    return writing == Writing::kNone;
-  }
+  bool MayWrite() const { return !writing_ && !finished_; }
 
   void Pump() {
     if (!MayWrite()) return;
@@ -126,10 +141,12 @@ class GenerateCall final : public GenerationSink,
       }
     }
     if (!ended_) return;
-    RecordGrpcCall("Generate", id_, principal_, status_,
-                   serving_.clock().MonotonicNs() - started_ns_, usage_, peer_);
-    AddFailureDetails(context_, status_);
-    std::exchange(reactor_, nullptr)->Finish(ToGrpc(status_));
+    finished_ = true;
+    const int64_t took_ns =
+        started_ns_ == 0 ? 0 : host_.serving->clock().MonotonicNs() - started_ns_;
+    RecordGrpcCall("Generate", id_, principal_, status_, took_ns, usage_, peer_);
+    AddFailureDetails(&rpc_->context, status_);
+    rpc_->writer.Finish(ToGrpc(status_), static_cast<GrpcTag*>(&finish_));
   }
 
   void Write(std::optional<GenerationDelta> delta, bool last) {
@@ -138,81 +155,57 @@ class GenerateCall final : public GenerationSink,
     message_.Clear();
     message_.set_id(id_);
     if (delta) {
-      cursor_.Advance(*delta);
+      cursor_->Advance(*delta);
       Fill(*std::move(delta), *model_, message_);
     }
     if (last) {
       *message_.mutable_usage() = ToProto(usage_);
       usage_told_ = true;
     }
-    cursor_.AppendToken(*message_.mutable_resume_token(), last);
-    const bool more = ended_ || !deltas_.empty();
-    write_.store(more ? Writing::kAwaited : Writing::kAlone, std::memory_order_relaxed);
-    reactor_->StartWrite(&message_);
+    cursor_->AppendToken(*message_.mutable_resume_token(), last);
+    writing_ = true;
+    ++operations_;
+    rpc_->writer.Write(message_, static_cast<GrpcTag*>(&written_));
   }
 
-  const boost::asio::any_io_executor strand_;
-  grpc::CallbackServerContext* const context_;  // valid until Finish
-  Serving& serving_;
-  GenerationRequest request_;
-  const Principal principal_;
-  const std::string peer_;
-  const std::string id_;
-  const ModelPtr model_;
+  const GenerateHost& host_;
+  GrpcLoop& loop_;
+  const boost::asio::any_io_executor executor_;         // the loop's
+  std::unique_ptr<Rpc> rpc_ = std::make_unique<Rpc>();  // until it is over
+  Tag arrived_{this, &GenerateCall::HandleArrived};
+  Tag written_{this, &GenerateCall::HandleWritten};
+  Tag finish_{this, &GenerateCall::HandleFinished};
+  Tag over_{this, &GenerateCall::HandleOver};
+  // Whose tags are to come. From the arrival on two are, whatever happens: that it is over, and
+  // that it is finished.
+  int operations_ = 0;
+  std::shared_ptr<GenerateCall> self_;  // meanwhile
 
-  // A message in flight, whose end the strand awaits or not. Leaves kAlone on any thread, else only
-  // the strand changes it.
-  enum class Writing { kNone, kAlone, kAwaited };
-  std::atomic<Writing> write_ = Writing::kNone;
-
-  // State below is touched on the strand alone.
-  Reactor* reactor_ = nullptr;
+  std::optional<v1::GenerateRequest> message_in_{std::in_place};  // until it is opened
+  std::optional<GrpcCalls::Entry> entry_;
+  Principal principal_;
+  std::string peer_;
+  std::string id_;
+  ModelPtr model_;
   std::shared_ptr<Generation> generation_;
-  ResumeCursor cursor_;
+  std::optional<ResumeCursor> cursor_;  // once it is started
   DeltaBuffer deltas_;
-  v1::GenerateResponse message_;  // of the write in flight
+  v1::GenerateResponse message_;
   int64_t started_ns_ = 0;
   bool pump_scheduled_ = false;
+  bool writing_ = false;
+  bool finished_ = false;
   bool cancelled_ = false;
   bool ended_ = false;
-  bool usage_told_;
+  bool usage_told_ = false;
   absl::Status status_;
   GenerationUsage usage_;
 };
 
-void Reactor::OnWriteDone(bool ok) { call_->OnWritten(ok); }
-
-void Reactor::OnCancel() {
-  boost::asio::post(call_->strand(), [call = call_] { call->HandleGone(); });
-}
-
-class Refusal final : public GenerateReactor {
- public:
-  void OnDone() override { delete this; }
-};
-
 }  // namespace
 
-GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
-                                   grpc::CallbackServerContext* context, Serving& serving,
-                                   GenerationRequest request, const ResumePlan& resume,
-                                   const Principal& principal, size_t client_backlog_bytes,
-                                   GrpcCalls& calls) {
-  auto call =
-      std::make_shared<GenerateCall>(std::move(strand), context, serving, std::move(request),
-                                     resume, principal, client_backlog_bytes);
-  auto* reactor = new Reactor(call, calls);  // OnDone deletes it
-  call->Bind(reactor);
-  boost::asio::post(call->strand(), [call] { call->Start(); });
-  return reactor;
-}
-
-GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
-                                    const absl::Status& status) {
-  auto* reactor = new Refusal;  // OnDone deletes it
-  AddFailureDetails(context, status);
-  reactor->Finish(ToGrpc(status));
-  return reactor;
+void ServeGenerate(const GenerateHost& host, GrpcLoop& loop) {
+  std::make_shared<GenerateCall>(host, loop)->Await();
 }
 
 }  // namespace fathom::master

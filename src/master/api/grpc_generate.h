@@ -1,38 +1,49 @@
 #pragma once
 
-// One Generate call. The call lives on a strand of its own; the reactor, which gRPC owns by way of
-// OnDone, only posts to it.
+// The calls of Generate: one after another is taken in, opened, and carries its generation's answer
+// to its client. Each lives on one loop, on whose thread all of it runs.
 //
 // Invariants: at most one write is in flight; Finish is called exactly once and nothing after it;
 // the usage rides on the stream's last message.
 
 #include <grpcpp/grpcpp.h>
 
-#include <boost/asio/any_io_executor.hpp>
 #include <cstddef>
-#include <memory>
+#include <functional>
 
-#include "absl/status/status.h"
-#include "fathom/v1/inference.pb.h"
-#include "master/api/delta_buffer.h"
+#include "absl/status/statusor.h"
+#include "fathom/v1/inference.grpc.pb.h"
 #include "master/api/grpc_call.h"
+#include "master/api/grpc_loop.h"
 #include "master/api/resume.h"
 #include "master/identity/principal.h"
 #include "master/serving/serving.h"
 
 namespace fathom::master {
 
-using GenerateReactor = grpc::ServerWriteReactor<v1::GenerateResponse>;
+// fathom.v1.Inference; streams use the asynchronous API, all else callbacks.
+using InferenceService = v1::Inference::WithAsyncMethod_Generate<
+    v1::Inference::WithCallbackMethod_ListModels<v1::Inference::WithCallbackMethod_Tokenize<
+        v1::Inference::WithCallbackMethod_Detokenize<v1::Inference::Service>>>>;
 
-// Starts a generation and returns the reactor that carries its answer. `calls` outlives it.
-GenerateReactor* StartGrpcGenerate(boost::asio::any_io_executor strand,
-                                   grpc::CallbackServerContext* context, Serving& serving,
-                                   GenerationRequest request, const ResumePlan& resume,
-                                   const Principal& principal, size_t client_backlog_bytes,
-                                   GrpcCalls& calls);
+struct OpenedGenerate {
+  GenerationRequest request;
+  ResumePlan resume;
+};
 
-// A call that ends at once.
-GenerateReactor* RefuseGrpcGenerate(grpc::CallbackServerContext* context,
-                                    const absl::Status& status);
+// What the calls share; outlives them.
+struct GenerateHost {
+  InferenceService* service = nullptr;
+  Serving* serving = nullptr;
+  GrpcCalls* calls = nullptr;
+  size_t client_backlog_bytes = 0;
+  // Who calls, and what is to be done; a principal also where it is refused, once it is known.
+  std::function<absl::StatusOr<OpenedGenerate>(const grpc::ServerContext&,
+                                               const v1::GenerateRequest&, Principal*)>
+      open;
+};
+
+// Takes calls in on this loop until the server shuts down.
+void ServeGenerate(const GenerateHost& host, GrpcLoop& loop);
 
 }  // namespace fathom::master

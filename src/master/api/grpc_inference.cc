@@ -1,6 +1,5 @@
 #include "master/api/grpc_inference.h"
 
-#include <boost/asio/strand.hpp>
 #include <functional>
 #include <utility>
 
@@ -8,7 +7,6 @@
 #include "common/status_macros.h"
 #include "master/api/caller.h"
 #include "master/api/find_model.h"
-#include "master/api/grpc_generate.h"
 #include "master/serving/failure.h"
 #include "master/serving/prompt.h"
 
@@ -37,38 +35,60 @@ absl::StatusOr<ResumeAsk> ReadAsk(const v1::GenerateRequest& request, std::strin
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GrpcInference::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  const auto refuse = [&](const absl::Status& status, const Principal& principal) {
-    RecordGrpcCall("Generate", "", principal, status, 0, {}, context->peer());
-    return RefuseGrpcGenerate(context, status);
-  };
-  const absl::StatusOr<Principal> principal = AuthenticateGrpc(*context, *keys_);
-  if (!principal.ok()) return refuse(principal.status(), {});
+GrpcInference::GrpcInference(const GrpcInferenceOptions& options, boost::asio::io_context& io,
+                             Serving* serving, const ApiKeys* keys, GrpcCalls* calls)
+    : options_(options),
+      io_(io),
+      serving_(serving),
+      keys_(keys),
+      host_{.service = this,
+            .serving = serving,
+            .calls = calls,
+            .client_backlog_bytes = options.client_backlog_bytes,
+            .open = [this](const grpc::ServerContext& context, const v1::GenerateRequest& request,
+                           Principal* principal) { return Open(context, request, principal); }} {}
+
+void GrpcInference::AddTo(grpc::ServerBuilder& builder) {
+  for (int i = 0; i < options_.threads; ++i) {
+    loops_.push_back(std::make_unique<GrpcLoop>(builder.AddCompletionQueue(), io_));
+  }
+}
+
+void GrpcInference::Begin() {
+  for (const auto& loop : loops_) {
+    ServeGenerate(host_, *loop);
+    // Short prompts are prepared there, templates and all.
+    loop->Start(text::kDeepStackBytes);
+  }
+}
+
+void GrpcInference::End() {
+  for (const auto& loop : loops_) loop->Stop();
+}
+
+absl::StatusOr<OpenedGenerate> GrpcInference::Open(const grpc::ServerContext& context,
+                                                   const v1::GenerateRequest& request,
+                                                   Principal* principal) {
+  ASSIGN_OR_RETURN(*principal, AuthenticateGrpc(context, *keys_));
   if (serving_->draining()) {
-    return refuse(
-        WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1)),
-        *principal);
+    return WithRetryAfter(absl::UnavailableError("the server is shutting down"), absl::Seconds(1));
   }
   std::string body;  // outlives `ask`
-  const absl::StatusOr<ResumeAsk> ask = ReadAsk(*request, &body);
-  if (!ask.ok()) return refuse(ask.status(), *principal);
-  const RequestDraw draw = DrawOf(*ask, serving_->resume_keys(), *principal, serving_->NewId());
+  ASSIGN_OR_RETURN(const ResumeAsk ask, ReadAsk(request, &body));
+  const RequestDraw draw = DrawOf(ask, serving_->resume_keys(), *principal, serving_->NewId());
   const CatalogPtr catalog = serving_->catalog();
-  absl::StatusOr<GenerationRequest> parsed =
-      FromProto(*request, *catalog, options_.bounds, draw.draw());
-  if (!parsed.ok()) return refuse(parsed.status(), *principal);
-  absl::StatusOr<ResumePlan> resume =
-      PlanResumption(*ask, serving_->resume_keys(), *principal, draw.id,
-                     absl::ToUnixSeconds(serving_->clock().Now()), static_cast<size_t>(parsed->n));
-  if (!resume.ok()) return refuse(resume.status(), *principal);
-  if (catalog->IsRoute(request->model())) resume->model = MarkOf(parsed->model->name);
-  parsed->id = resume->id;
-  parsed->resumption = resume->For(0, parsed->n);
-  BelongTo(*principal, *parsed);
-  parsed->timeout = WithinDeadline(*context, parsed->timeout);
-  return StartGrpcGenerate(boost::asio::make_strand(io_), context, *serving_, *std::move(parsed),
-                           *resume, *principal, options_.client_backlog_bytes, *calls_);
+  OpenedGenerate opened;
+  ASSIGN_OR_RETURN(opened.request, FromProto(request, *catalog, options_.bounds, draw.draw()));
+  GenerationRequest& parsed = opened.request;
+  ASSIGN_OR_RETURN(opened.resume, PlanResumption(ask, serving_->resume_keys(), *principal, draw.id,
+                                                 absl::ToUnixSeconds(serving_->clock().Now()),
+                                                 static_cast<size_t>(parsed.n)));
+  if (catalog->IsRoute(request.model())) opened.resume.model = MarkOf(parsed.model->name);
+  parsed.id = opened.resume.id;
+  parsed.resumption = opened.resume.For(0, parsed.n);
+  BelongTo(*principal, parsed);
+  parsed.timeout = WithinDeadline(context, parsed.timeout);
+  return opened;
 }
 
 grpc::ServerUnaryReactor* GrpcInference::ListModels(grpc::CallbackServerContext* context,

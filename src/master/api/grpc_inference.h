@@ -1,16 +1,20 @@
 #pragma once
 
-// The gRPC dialect: fathom.v1.Inference over the same generations as HTTP. Callback API only:
-// reactors do nothing but post to the call's strand; one write is in flight; what waits is bounded.
+// The gRPC dialect: fathom.v1.Inference over the same generations as HTTP. What waits is bounded.
 
 #include <grpcpp/grpcpp.h>
 
 #include <boost/asio/io_context.hpp>
 #include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
 
-#include "fathom/v1/inference.grpc.pb.h"
 #include "master/api/grpc_call.h"
 #include "master/api/grpc_convert.h"
+#include "master/api/grpc_generate.h"
+#include "master/api/grpc_loop.h"
+#include "master/api/grpc_server.h"
 #include "master/api/resume.h"
 #include "master/identity/api_keys.h"
 #include "master/serving/serving.h"
@@ -20,17 +24,19 @@ namespace fathom::master {
 struct GrpcInferenceOptions {
   GrpcBounds bounds;
   size_t client_backlog_bytes = size_t{4} << 20;
+  int threads = 1;  // for streams
 };
 
-class GrpcInference final : public v1::Inference::CallbackService {
+class GrpcInference final : public InferenceService, public GrpcAsyncPart {
  public:
-  // All outlive it; `io` runs on the I/O threads.
+  // All outlive it; timers of streams run in `io`.
   GrpcInference(const GrpcInferenceOptions& options, boost::asio::io_context& io, Serving* serving,
-                const ApiKeys* keys, GrpcCalls* calls)
-      : options_(options), io_(io), serving_(serving), keys_(keys), calls_(calls) {}
+                const ApiKeys* keys, GrpcCalls* calls);
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
+  void AddTo(grpc::ServerBuilder& builder) override;
+  void Begin() override;
+  void End() override;
+
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
@@ -42,6 +48,8 @@ class GrpcInference final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
+  absl::StatusOr<OpenedGenerate> Open(const grpc::ServerContext& context,
+                                      const v1::GenerateRequest& request, Principal* principal);
   // Runs `work`, whose status ends the call, on the CPU pool.
   grpc::ServerUnaryReactor* OnPool(grpc::CallbackServerContext* context,
                                    std::function<absl::Status()> work);
@@ -50,7 +58,8 @@ class GrpcInference final : public v1::Inference::CallbackService {
   boost::asio::io_context& io_;
   Serving* const serving_;
   const ApiKeys* const keys_;
-  GrpcCalls* const calls_;
+  const GenerateHost host_;
+  std::vector<std::unique_ptr<GrpcLoop>> loops_;
 };
 
 }  // namespace fathom::master

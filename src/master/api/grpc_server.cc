@@ -49,7 +49,8 @@ void EnableOnce(bool reflection) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services) {
+    const GrpcServerOptions& options, const std::vector<grpc::Service*>& services,
+    GrpcAsyncPart* async) {
   EnableOnce(options.reflection);
   std::unique_ptr<GrpcServer> server(new GrpcServer);
   ASSIGN_OR_RETURN(server->listener_, GrpcListener::Listen({.name = options.name,
@@ -63,8 +64,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.message_bytes));
   BoundConnections(options, builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
+  if (async != nullptr) async->AddTo(builder);
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr) return absl::InternalError("gRPC makes no server");
+  if (server->server_ == nullptr) {
+    if (async != nullptr) async->End();
+    return absl::InternalError("gRPC makes no server");
+  }
+  server->async_ = async;
+  if (async != nullptr) async->Begin();
   if (grpc::HealthCheckServiceInterface* health = server->server_->GetHealthCheckService()) {
     // Known by name from now on: SetReady speaks for all of them at once, so that a watcher hears
     // of every change once.
@@ -94,6 +101,7 @@ void GrpcServer::Shutdown() {
   // have been cancelled by somebody.
   server_->Shutdown(std::chrono::system_clock::now() + kFarewell);
   server_->Wait();
+  if (async_ != nullptr) async_->End();
   server_ = nullptr;
 }
 

@@ -16,6 +16,18 @@
 
 namespace fathom::master {
 
+// A part of a server that uses the asynchronous API, on threads of its own.
+class GrpcAsyncPart {
+ public:
+  virtual ~GrpcAsyncPart() = default;
+  // Its completion queues.
+  virtual void AddTo(grpc::ServerBuilder& builder) = 0;
+  // The server listens.
+  virtual void Begin() = 0;
+  // It is shut down, or was never built. May come twice.
+  virtual void End() = 0;
+};
+
 struct GrpcServerOptions {
   std::string name = "grpc";  // of the port, in logs and metrics
   std::string bind = "127.0.0.1";
@@ -34,9 +46,10 @@ struct GrpcServerOptions {
 
 class GrpcServer {
  public:
-  // Errors name the address. The services outlive it.
+  // Errors name the address. The services, and `async`, outlive it.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services);
+      const GrpcServerOptions& options, const std::vector<grpc::Service*>& services,
+      GrpcAsyncPart* async = nullptr);
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
@@ -52,6 +65,7 @@ class GrpcServer {
   GrpcServer() = default;
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<grpc::Server> server_;
+  GrpcAsyncPart* async_ = nullptr;
 };
 
 }  // namespace fathom::master
