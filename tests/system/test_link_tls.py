@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import httpx
-from harness import BIN, KEY, TINY, Master, Worker, clean_environment, fathom, link_flags, wait_for
+from harness import BIN, KEY, TINY, Master, Worker, certificates, clean_environment, fathom, link_flags, wait_for
 
 
 def _serial(address, folder):
@@ -62,6 +62,29 @@ def test_a_worker_of_another_ca_is_refused_and_both_say_why(tmp_path):
         for log in (worker.log(), master.log()):
             for line in log.splitlines():
                 assert json.loads(line)["service.name"]
+
+
+def test_a_master_names_whom_it_refuses_and_not_at_every_dial(tmp_path):
+    other = tmp_path / "other"
+    assert fathom("cert", other).returncode == 0
+    # Takes the master for what it is, and shows a certificate that the master does not know.
+    both = tmp_path / "both.pem"
+    both.write_text((certificates() / "ca.pem").read_text() + (other / "ca.pem").read_text())
+    flags = link_flags("worker", other)
+    flags[1] = both
+
+    def lines_of(process, said):
+        lines = [json.loads(line) for line in process.log().splitlines()]
+        return [line for line in lines if said in line.get("error.message", line["message"])]
+
+    with Master(tmp_path) as master:
+        with Worker(tmp_path, master.link_address, extra=[*flags, "--log-level", "debug"]) as worker:
+            wait_for(lambda: len(lines_of(worker, "Socket closed")) >= 5, "several dials")
+            assert not master.is_ready()
+        refused = lines_of(master, "certificate verify failed")
+    assert [line["message"] for line in refused] == ["peer refused"], refused
+    assert refused[0]["source.address"] == "127.0.0.1" and refused[0]["log.level"] == "warn"
+    assert refused[0]["labels.held_back"] == 0
 
 
 def test_nothing_older_than_tls_1_3_is_spoken(cluster):

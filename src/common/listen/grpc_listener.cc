@@ -1,6 +1,7 @@
 #include "common/listen/grpc_listener.h"
 
 #include <arpa/inet.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -19,6 +20,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/tls/handshake_peer.h"
 
 namespace fathom {
 namespace {
@@ -29,6 +31,13 @@ struct Address {
   sockaddr_storage storage{};
   socklen_t length = 0;
   sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
+  // Its IP address alone: a peer that dials again comes from another port.
+  std::string Host() {
+    std::array<char, NI_MAXHOST> host{};
+    const int error =
+        getnameinfo(get(), length, host.data(), host.size(), nullptr, 0, NI_NUMERICHOST);
+    return error == 0 ? host.data() : "unknown";
+  }
 };
 
 bool Parse(const std::string& ip, uint16_t port, Address* out) {
@@ -182,6 +191,7 @@ void GrpcListener::Take(int fd) {
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
   connection.listener_fd = -1;
   connection.fd = fd;
+  const HandshakesWith marked(peer.Host());
   acceptor_->HandleNewConnection(&connection);
 }
 

@@ -9,11 +9,14 @@
 #include <cstdlib>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/files.h"
 #include "common/logging.h"
+#include "common/repeated_news.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/tls/handshake_peer.h"
 #include "common/tls/openssl_handles.h"
 
 namespace fathom {
@@ -22,6 +25,8 @@ namespace {
 constexpr size_t kPemBytesMax = size_t{1} << 20;
 constexpr unsigned kRefreshSeconds = 5;
 constexpr absl::Duration kEndsSoon = absl::Hours(7 * 24);
+// So begins what gRPC says of one, with the reason after it.
+constexpr char kHandshakeFailed[] = "Handshake failed";
 
 absl::Status Bad(std::string_view file, std::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("TLS: ", ToAbsl(file), ": ", ToAbsl(what)));
@@ -80,6 +85,16 @@ std::shared_ptr<grpc::experimental::CertificateProviderInterface> Watch(const Tl
       files.key, files.certificate, files.ca, kRefreshSeconds);
 }
 
+void LogRefused(const std::string& peer, const char* why) {
+  static auto* const refused = new RepeatedNews(Clock::Real());
+  const auto held_back = refused->Say(peer);
+  if (!held_back) return;
+  LogWarn("link", "peer refused",
+          {{"source.address", peer},
+           {"error.message", std::string(why)},
+           {"labels.held_back", *held_back}});
+}
+
 }  // namespace
 
 void RequireTls13() {
@@ -89,9 +104,14 @@ void RequireTls13() {
 }
 
 void LogForGrpc() {
+  WatchHandshakes();
   gpr_set_log_function([](gpr_log_func_args* args) {
-    const LogLevel level =
-        args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarn : LogLevel::kDebug;
+    LogLevel level = args->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarn : LogLevel::kDebug;
+    if (absl::StartsWith(args->message, kHandshakeFailed)) {
+      const std::string peer = FailedHandshakePeer();
+      if (!peer.empty()) return LogRefused(peer, args->message);
+      level = LogLevel::kDebug;
+    }
     Log(level, "grpc", args->message,
         {{"log.origin.file.name", std::string(args->file)},
          {"log.origin.file.line", int64_t{args->line}}});

@@ -4,6 +4,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "master/fleet/link_messages.h"
 
@@ -68,6 +69,16 @@ absl::Status LinkHub::CheckModels(const v1::Hello& hello) const {
         config ? expected.config_digest : expected.tokenizer_digest));
   }
   return absl::OkStatus();
+}
+
+void LinkHub::LogRefused(const std::string& peer, const absl::Status& why) {
+  // Without the port, which is another one each time.
+  const auto held_back = refusals_.Say(peer.substr(0, peer.rfind(':')));
+  if (!held_back) return;
+  LogWarn("link", "caller refused",
+          {{"source.address", peer},
+           {"error.message", std::string(why.message())},
+           {"labels.held_back", *held_back}});
 }
 
 absl::Status LinkHub::Greet(Binding& binding, ControlStream& stream, const v1::Hello& hello) {

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "common/logging.h"
+#include "common/repeated_news.h"
 #include "fathom/v1/link.grpc.pb.h"
 #include "master/fleet/claim_round.h"
 #include "master/fleet/condemned_news.h"
@@ -45,7 +45,8 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
       : options_(std::move(options)),
         incarnation_(RandomHex(*options_.random, 16)),
         registry_(options_.clock),
-        condemned_(options_.clock) {}
+        condemned_(options_.clock),
+        refusals_(options_.clock) {}
 
   const LinkServerOptions& options() const { return options_; }
   Registry& registry() { return registry_; }
@@ -154,9 +155,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   void Admit(Stream* stream, const grpc::CallbackServerContext& context,
              std::weak_ptr<void> alive) {
     if (const absl::Status caller = CheckCaller(context); !caller.ok()) {
-      LogWarn("link", "caller refused",
-              {{"source.address", std::string(context.peer())},
-               {"error.message", std::string(caller.message())}});
+      LogRefused(context.peer(), caller);
       return stream->End(caller);
     }
     const std::weak_ptr<Stream> weak = std::static_pointer_cast<Stream>(stream->shared_from_this());
@@ -178,6 +177,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
     wake_.notify_all();
   }
 
+  void LogRefused(const std::string& peer, const absl::Status& why);
   absl::Status Greet(Binding& binding, ControlStream& stream, const v1::Hello& hello);
   absl::Status CheckModels(const v1::Hello& hello) const;
   absl::Status OnControl(Binding& binding, ControlStream& stream, const v1::WorkerControl& message);
@@ -192,6 +192,7 @@ class LinkHub : public std::enable_shared_from_this<LinkHub> {
   const std::string incarnation_;  // hex
   Registry registry_;
   CondemnedNews condemned_;
+  RepeatedNews refusals_;                  // by address
   uint64_t beats_ = 0;                     // the ticker's own
   Backlog told_backlog_;                   // likewise
   std::vector<std::string> told_masters_;  // likewise
