@@ -1,18 +1,12 @@
 #pragma once
 
 // CHECK for invariants of our own: a broken one means memory or bookkeeping is wrong, so the
-// process ends with the place and the failed expression. Never for input from outside.
-
-#include <cstdio>
-#include <cstdlib>
+// process ends with the place and the failed expression in its log. Never for input from outside.
 
 namespace fathom {
 
-[[noreturn]] inline void CheckFailed(const char* file, int line, const char* expression,
-                                     const char* why) {
-  std::fprintf(stderr, "%s:%d: CHECK failed: %s (%s)\n", file, line, expression, why);
-  std::abort();
-}
+// What was logged before it is still written, unless whoever reads the log stands still.
+[[noreturn]] void CheckFailed(const char* file, int line, const char* expression, const char* why);
 
 }  // namespace fathom
 

@@ -1,55 +1,41 @@
 #include "common/logging.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <boost/json/serialize.hpp>
 #include <boost/json/string.hpp>
-#include <memory>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
-#include "absl/time/time.h"
+#include "common/log_writer.h"
+#include "common/metrics.h"
 #include "common/strings.h"
 
 namespace fathom {
 namespace {
 
+// What a process that ends spends on a reader that may stand still.
+constexpr absl::Duration kFlushAtExit = absl::Seconds(1);
+
+constexpr std::array kLevels{LogLevel::kTrace, LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarn,
+                             LogLevel::kError};
+
 struct Logger {
-  LogOptions options;
-  std::shared_ptr<spdlog::logger> sink;
+  LogOptions options{.json = false};
+  std::atomic<LogLevel> level = LogLevel::kInfo;
+  std::atomic<LogWriter*> writer = nullptr;  // null: lines are written where they are said
 };
 
 // The process's logger. It is never destroyed, so that threads may log to the very end.
 Logger& TheLogger() {
-  static Logger* logger = [] {
-    auto* made = new Logger;
-    made->options.json = false;
-    made->sink = std::make_shared<spdlog::logger>(
-        "fathom", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made->sink->set_pattern("%v");
-    made->sink->set_level(spdlog::level::info);
-    made->sink->flush_on(spdlog::level::trace);
-    return made;
-  }();
+  static auto* logger = new Logger;
   return *logger;
-}
-
-spdlog::level::level_enum ToSpdlog(LogLevel level) {
-  switch (level) {
-    case LogLevel::kTrace:
-      return spdlog::level::trace;
-    case LogLevel::kDebug:
-      return spdlog::level::debug;
-    case LogLevel::kInfo:
-      return spdlog::level::info;
-    case LogLevel::kWarn:
-      return spdlog::level::warn;
-    case LogLevel::kError:
-      return spdlog::level::err;
-  }
-  return spdlog::level::info;
 }
 
 const char* LevelName(LogLevel level) {
@@ -68,6 +54,13 @@ const char* LevelName(LogLevel level) {
   return "info";
 }
 
+std::optional<LogLevel> LevelOf(const std::string& name) {
+  for (const LogLevel level : kLevels) {
+    if (name == LevelName(level)) return level;
+  }
+  return std::nullopt;
+}
+
 std::string Quoted(std::string_view text) { return boost::json::serialize(text); }
 
 struct ValueText {
@@ -78,20 +71,63 @@ struct ValueText {
   std::string operator()(bool v) const { return v ? "true" : "false"; }
 };
 
+std::string LineNow(const LogOptions& options, LogLevel level, std::string_view logger,
+                    std::string_view message, std::initializer_list<LogField> fields) {
+  return FormatLogLine(options, level, logger, message, fields, absl::ToUnixMicros(absl::Now()));
+}
+
+void Emit(std::string line) {
+  if (LogWriter* const writer = TheLogger().writer) return writer->Write(std::move(line));
+  line.push_back('\n');
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+// Never destroyed, like the logger.
+LogWriter* StartWriter() {
+  prometheus::Counter& lost = AddCounter(
+      "fathom_log_lines_dropped_total",
+      "Log lines that are not in the log, as whoever reads it or the disk did not take them");
+  auto* const writer =
+      new LogWriter({.dropped_line =
+                         [](int64_t dropped) {
+                           return LineNow(TheLogger().options, LogLevel::kWarn, "log",
+                                          "log lines were dropped", {{"labels.lines", dropped}});
+                         },
+                     .on_lost = [&lost] { lost.Increment(); }});
+  std::atexit([] { FlushLogs(kFlushAtExit); });
+  return writer;
+}
+
 }  // namespace
 
 absl::Status InitLogging(const LogOptions& options) {
-  const spdlog::level::level_enum level = spdlog::level::from_str(options.level);
-  if (level == spdlog::level::off && options.level != "off") {
+  const std::optional<LogLevel> level = LevelOf(options.level);
+  if (!level) {
     return absl::InvalidArgumentError(absl::StrCat("unknown log level '", options.level,
                                                    "'; known: trace, debug, info, warn, error"));
   }
-  TheLogger().options = options;
-  TheLogger().sink->set_level(level);
+  Logger& target = TheLogger();
+  target.options = options;
+  target.level = *level;
+  if (target.writer == nullptr) target.writer = StartWriter();
   return absl::OkStatus();
 }
 
-bool LogEnabled(LogLevel level) { return TheLogger().sink->should_log(ToSpdlog(level)); }
+void FlushLogs(absl::Duration limit) {
+  if (LogWriter* const writer = TheLogger().writer) writer->Flush(limit);
+}
+
+void LogCannotStart(const LogOptions& options, std::string_view logger, const absl::Status& why) {
+  if (isatty(STDERR_FILENO) == 1) {
+    FlushLogs(kFlushAtExit);
+    std::fprintf(stderr, "%s: %s\n", options.service.c_str(), std::string(Message(why)).c_str());
+    return;
+  }
+  Emit(LineNow(options, LogLevel::kError, logger, "cannot start",
+               {{"error.message", std::string(Message(why))}}));
+}
+
+bool LogEnabled(LogLevel level) { return level >= TheLogger().level.load(); }
 
 std::string FormatLogLine(const LogOptions& options, LogLevel level, std::string_view logger,
                           std::string_view message, std::initializer_list<LogField> fields,
@@ -123,11 +159,7 @@ std::string FormatLogLine(const LogOptions& options, LogLevel level, std::string
 
 void Log(LogLevel level, std::string_view logger, std::string_view message,
          std::initializer_list<LogField> fields) {
-  Logger& target = TheLogger();
-  if (!target.sink->should_log(ToSpdlog(level))) return;
-  const std::string line = FormatLogLine(target.options, level, logger, message, fields,
-                                         absl::ToUnixMicros(absl::Now()));
-  target.sink->log(ToSpdlog(level), spdlog::string_view_t(line.data(), line.size()));
+  if (LogEnabled(level)) Emit(LineNow(TheLogger().options, level, logger, message, fields));
 }
 
 }  // namespace fathom

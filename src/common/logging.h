@@ -1,8 +1,14 @@
 #pragma once
 
 // Structured logs: one JSON object a line on stderr with ECS names (for ELK), or plain text for
-// people. Prompts, outputs, keys and tokens never belong in a log. Thread safety: everything may be
-// called from any thread; InitLogging once, early.
+// people. Prompts, outputs, keys and tokens never belong in a log.
+//
+// From InitLogging on a thread of its own writes them (common/log_writer.h): no call here waits for
+// whoever reads the log, and what that reader cannot take is dropped and counted. At the end of the
+// process, by return or exit, what waits is written, for a second at most.
+//
+// Thread safety: everything may be called from any thread; InitLogging once, early, and not before
+// a fork without exec.
 
 #include <cstdint>
 #include <initializer_list>
@@ -11,6 +17,7 @@
 #include <variant>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace fathom {
 
@@ -29,8 +36,18 @@ struct LogField {
   std::variant<std::string, int64_t, double, bool> value;
 };
 
-// Until it is called, logs are text at level info.
+// Until it is called, logs are text at level info and are written where they are said.
 absl::Status InitLogging(const LogOptions& options);
+
+// For an end that is neither return nor exit: waits until what was logged is written, for `limit`
+// at most.
+void FlushLogs(absl::Duration limit);
+// What a process that is broken may spend on it.
+inline constexpr absl::Duration kFlushInCrash = absl::Milliseconds(100);
+
+// Why a process ends that has just begun, the configuration perhaps not read yet: people at a
+// terminal get a plain sentence, everybody else the line "cannot start".
+void LogCannotStart(const LogOptions& options, std::string_view logger, const absl::Status& why);
 
 bool LogEnabled(LogLevel level);
 void Log(LogLevel level, std::string_view logger, std::string_view message,

@@ -1,8 +1,16 @@
 #include "common/logging.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <boost/json/parse.hpp>
+#include <csignal>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/check.h"
 
 namespace fathom {
 namespace {
@@ -23,6 +31,48 @@ TEST(LoggingTest, JsonLineCarriesEcsNamesAndEscapesText) {
   EXPECT_EQ(fields.at("event.duration").as_int64(), 5);
   EXPECT_TRUE(fields.at("labels.ok").as_bool());
   EXPECT_EQ(line.find('\n'), std::string::npos);
+}
+
+// A process of its own whose log is a pipe that is full and that nobody reads.
+void StandStill() {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+  while (write(ends[1], "....", 4) > 0) {
+  }
+  ASSERT_EQ(fcntl(ends[1], F_SETFL, 0), 0);
+  ASSERT_EQ(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+}
+
+void SayMuch() {
+  ASSERT_TRUE(InitLogging({.json = false}).ok());
+  for (int i = 0; i < 1000; ++i) LogInfo("test", absl::StrCat("line ", i));
+}
+
+TEST(LoggingDeathTest, WhatWasSaidIsWrittenBeforeTheProcessExits) {
+  EXPECT_EXIT((SayMuch(), std::exit(3)), ::testing::ExitedWithCode(3), "line 0(.|\n)*line 999\n$");
+}
+
+TEST(LoggingDeathTest, AFailedCheckIsTheLastLineOfTheLog) {
+  EXPECT_DEATH(
+      {
+        SayMuch();
+        FATHOM_CHECK(1 + 1 == 3, "sums are off");
+      },
+      "line 999\n.* error check: CHECK failed: 1 . 1 == 3 \\(sums are off\\)");
+}
+
+TEST(LoggingDeathTest, NoEndWaitsLongForAReaderThatStandsStill) {
+  const absl::Time start = absl::Now();
+  EXPECT_EXIT((StandStill(), SayMuch(), std::exit(3)), ::testing::ExitedWithCode(3), "");
+  EXPECT_EXIT(
+      {
+        StandStill();
+        SayMuch();
+        FATHOM_CHECK(false, "");
+      },
+      ::testing::KilledBySignal(SIGABRT), "");
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
 }
 
 TEST(LoggingTest, UnknownLevelIsRefused) { EXPECT_FALSE(InitLogging({.level = "loud"}).ok()); }

@@ -4,16 +4,16 @@
 #include <sysexits.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <iostream>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "common/config.h"
+#include "common/crash_watch.h"
 #include "common/logging.h"
 #include "common/shutdown.h"
-#include "common/strings.h"
 #include "common/tls/link_credentials.h"
 #include "common/version.h"
 #include "master/master.h"
@@ -123,8 +123,8 @@ void Override(const Flags& flags, config::Config& config) {
   if (flags.log_level) config.mutable_logging()->set_level(*flags.log_level);
 }
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "fathom-master: %s\n", std::string(Message(status)).c_str());
+int Fail(const LogOptions& log, const absl::Status& status) {
+  LogCannotStart(log, "master", status);
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kFailedPrecondition:
@@ -154,11 +154,11 @@ void AllowManyConnections(int connections) {
   }
 }
 
-int Run(const Flags& flags, ShutdownSignal& shutdown) {
+int Run(const Flags& flags, LogOptions log, ShutdownSignal& shutdown) {
   config::Config config;
   if (!flags.config.empty()) {
     absl::StatusOr<config::Config> loaded = LoadConfig(flags.config);
-    if (!loaded.ok()) return Fail(loaded.status());
+    if (!loaded.ok()) return Fail(log, loaded.status());
     config = *std::move(loaded);
   }
   Override(flags, config);
@@ -166,19 +166,22 @@ int Run(const Flags& flags, ShutdownSignal& shutdown) {
     std::cout << DumpConfig(config);
     return EX_OK;
   }
-  const absl::StatusOr<MasterSettings> settings = ResolveSettings(config.master());
-  if (!settings.ok()) return Fail(settings.status());
-  LogOptions log{.json = config.logging().format() != "text",
-                 .service = "fathom-master",
-                 .node = settings->id};
+  log.json = config.logging().format() != "text";
   if (!config.logging().level().empty()) log.level = config.logging().level();
-  if (const absl::Status ready = InitLogging(log); !ready.ok()) return Fail(ready);
+  const absl::StatusOr<MasterSettings> settings = ResolveSettings(config.master());
+  if (!settings.ok()) return Fail(log, settings.status());
+  log.node = settings->id;
+  if (const absl::Status ready = InitLogging(log); !ready.ok()) return Fail(log, ready);
+  const CrashWatch crash([](int signal) {
+    LogError("master", "crashing", {{"labels.signal", int64_t{signal}}});
+    FlushLogs(kFlushInCrash);
+  });
   AllowManyConnections(settings->http.connections);
   RequireTls13();
   LogForGrpc();
 
   const auto master = Master::Start(*settings);
-  if (!master.ok()) return Fail(master.status());
+  if (!master.ok()) return Fail(log, master.status());
   shutdown.Wait();
   const bool finished = (*master)->Drain(kDrainGrace, [&shutdown] { return shutdown.count() > 1; });
   LogInfo("master", "stopping", {{"labels.drained", finished}});
@@ -190,13 +193,17 @@ int Run(const Flags& flags, ShutdownSignal& shutdown) {
 
 int main(int argc, char** argv) {
   fathom::ShutdownSignal shutdown;
+  const fathom::LogOptions log{.service = "fathom-master"};
   CLI::App app("Serves a model to OpenAI HTTP and gRPC clients, with the workers that dial in");
   fathom::master::Flags flags;
   fathom::master::Declare(app, flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? EX_OK : EX_USAGE;
+    if (error.get_exit_code() == 0) return app.exit(error);  // help was asked for
+    const auto why = absl::StrCat(error.what(), "; see fathom-master --help");
+    fathom::LogCannotStart(log, "master", absl::InvalidArgumentError(why));
+    return EX_USAGE;
   }
-  return fathom::master::Run(flags, shutdown);
+  return fathom::master::Run(flags, log, shutdown);
 }

@@ -228,8 +228,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (app.exit(error) == 0) return absl::CancelledError("printed");
-    return absl::InvalidArgumentError("see fathom-worker --help");
+    if (error.get_exit_code() != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(error.what(), "; see fathom-worker --help"));
+    }
+    app.exit(error);
+    return absl::CancelledError("printed");
   }
   CommandLine line;
   line.dump_config = flags.dump_config;

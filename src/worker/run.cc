@@ -25,6 +25,8 @@ namespace {
 
 // How long a dying worker gives its last heartbeat to leave.
 constexpr absl::Duration kLastWords = absl::Milliseconds(100);
+// What an end at once gives its log, whose reader may stand still.
+constexpr absl::Duration kLastLines = absl::Seconds(1);
 constexpr absl::Duration kWatchWhileStarting = absl::Milliseconds(2);
 constexpr absl::Duration kWatch = absl::Milliseconds(100);
 // A process that was stopped and goes on finds its engine late at first.
@@ -42,8 +44,8 @@ std::string FromEnvironment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-int Fail(const absl::Status& status, ExitCode code) {
-  std::fprintf(stderr, "fathom-worker: %s\n", std::string(Message(status)).c_str());
+int Fail(const LogOptions& log, const absl::Status& status, ExitCode code) {
+  LogCannotStart(log, "worker", status);
   return code;
 }
 
@@ -102,6 +104,7 @@ absl::Status Drain(Worker& worker, ShutdownSignal& shutdown, absl::Duration limi
 [[noreturn]] void ExitDead(const absl::Status& reason) {
   LogError("worker", "exiting", {{"error.message", std::string(Message(reason))}});
   absl::SleepFor(kLastWords);
+  FlushLogs(kLastLines);
   std::_Exit(kExitInternal);
 }
 
@@ -125,6 +128,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
   const Periodic leaving(kWatch, [&shutdown] {
     if (shutdown.count() == 0) return;
     LogInfo("worker", "stopped while loading");
+    FlushLogs(kLastLines);
     std::_Exit(kExitOk);
   });
   return Worker::Start(config, Clock::Real(), Random::Real(), device);
@@ -137,28 +141,27 @@ int RunWorker(int argc, const char* const* argv, const Device& device) {
   ShutdownSignal shutdown;
   const auto line = ParseCommandLine(argc, argv, FromEnvironment("MASTER_NODE"), HostName());
   if (absl::IsCancelled(line.status())) return kExitOk;
-  if (absl::IsInvalidArgument(line.status())) return Fail(line.status(), kExitUsage);
-  if (!line.ok()) return Fail(line.status(), kExitConfig);
+  LogOptions log{.service = "fathom-worker"};
+  if (absl::IsInvalidArgument(line.status())) return Fail(log, line.status(), kExitUsage);
+  if (!line.ok()) return Fail(log, line.status(), kExitConfig);
   if (line->dump_config) {
     std::fputs(DumpConfig(line->config).c_str(), stdout);
     return kExitOk;
   }
   const config::Worker& config = line->config.worker();
   if (config.exit_with_parent() && !TieToParent()) return kExitOk;
-  const absl::Status logging = InitLogging({.level = line->config.logging().level(),
-                                            .json = line->config.logging().format() == "json",
-                                            .service = "fathom-worker",
-                                            .node = config.id()});
-  if (!logging.ok()) return Fail(logging, kExitConfig);
+  log.level = line->config.logging().level();
+  log.json = line->config.logging().format() == "json";
+  log.node = config.id();
+  if (const absl::Status ready = InitLogging(log); !ready.ok()) {
+    return Fail(log, ready, kExitConfig);
+  }
 
   RequireTls13();
   LogForGrpc();
   auto worker = Start(config, shutdown, device);
   if (absl::IsDeadlineExceeded(worker.status())) ExitDead(worker.status());
-  if (!worker.ok()) {
-    LogError("worker", "cannot start", {{"error.message", std::string(Message(worker.status()))}});
-    return ExitCodeOf(worker.status());
-  }
+  if (!worker.ok()) return Fail(log, worker.status(), ExitCodeOf(worker.status()));
   std::optional<CrashWatch> crash;
   crash.emplace([worker = worker->get()](int signal) {
     worker->SayCrashed();

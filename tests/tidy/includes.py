@@ -8,7 +8,7 @@ from tree import line_of
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^">]+)[">]', re.MULTILINE)
 SOURCES = (".h", ".cc", ".cu", ".cuh")
 # nvcc chokes on these and a kernel needs none of them.
-HEAVY_FOR_DEVICE = {"absl", "boost", "google", "grpc", "grpcpp", "prometheus", "spdlog", "yaml-cpp"}
+HEAVY_FOR_DEVICE = {"absl", "boost", "google", "grpc", "grpcpp", "prometheus", "yaml-cpp"}
 
 
 def read_table(text):
