@@ -126,6 +126,7 @@ absl::Status Master::StartAll(const FleetFactory& fleet) {
                                            })},
            {"labels.http_port", int64_t{ports_.http.value_or(0)}},
            {"labels.grpc_port", int64_t{ports_.grpc.value_or(0)}},
+           {"labels.admin_port", int64_t{ports_.admin.value_or(0)}},
            {"labels.link_port", int64_t{ports_.link}},
            {"labels.metrics_port", int64_t{ports_.metrics.value_or(0)}}});
   return absl::OkStatus();

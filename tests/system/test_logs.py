@@ -122,6 +122,28 @@ def test_a_log_that_nobody_reads_stops_nothing(piped):
     end(master)
 
 
+def test_who_ends_as_told_is_no_warning(tmp_path):
+    with Master(tmp_path) as master:
+        ports = master.ports()
+        with SimWorker(tmp_path, master.link_address, "free", name="first") as worker:
+            worker.wait_ready()
+            master.wait_ready()
+            worker.signal(signal.SIGTERM)
+            assert worker.wait() == 0
+            wait_for(lambda: "worker left as it said it would" in master.log(), "the worker's end in the log")
+        with SimWorker(tmp_path, master.link_address, "free", name="second") as worker:
+            worker.wait_ready()
+            master.wait_ready()
+            master.signal(signal.SIGTERM)
+            assert master.wait() == 0
+        lines = [json.loads(line) for line in master.log().splitlines()]
+    assert {line["log.level"] for line in lines} == {"info"}, lines
+    ended = next(line for line in lines if line["message"] == "link to worker ended")
+    assert ended["labels.worker"] == "second" and ended["error.message"] == "the master stops"
+    listening = next(line for line in lines if line["message"] == "listening")
+    assert all(listening[f"labels.{name}_port"] == port for name, port in ports.items())
+
+
 def starts_that_fail(folder, taken):
     wrong = folder / "wrong.yaml"
     wrong.write_text("logging: {level: info, colour: red}\n")

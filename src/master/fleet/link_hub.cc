@@ -21,6 +21,19 @@ constexpr int64_t kOversleptNs = 500'000'000;
 // A stream that has not said who it is by then is cut.
 constexpr int64_t kGreetingNs = 5'000'000'000;
 
+void LogEnd(const WorkerInfo& last, const WorkerLoss& loss, bool as_it_said) {
+  const LogField worker{"labels.worker", last.key.id};
+  const LogField in_flight{"labels.in_flight", int64_t{last.in_flight}};
+  if (as_it_said && last.in_flight == 0) {
+    return LogInfo("link", "worker left as it said it would", {worker, in_flight});
+  }
+  const LogField why{"error.message", std::string(loss.reason.message())};
+  if (loss.kind == LossKind::kLeft) {
+    return LogInfo("link", "link to worker ended", {worker, in_flight, why});
+  }
+  LogWarn("link", "worker lost", {worker, in_flight, why});
+}
+
 }  // namespace
 
 grpc::ServerBidiReactor<v1::WorkerControl, v1::MasterControl>* LinkHub::OpenControl(
@@ -190,11 +203,7 @@ void LinkHub::Kill(WorkerSession& session, const WorkerLoss& loss) {
   const bool ended = draining && loss.kind == LossKind::kBroken;
   if (!session.Die(ended ? WorkerLoss{LossKind::kLeft, loss.reason} : loss)) return;
   registry_.Remove(session);
-  const bool left = draining && last.in_flight == 0;
-  Log(left ? LogLevel::kInfo : LogLevel::kWarn, "link", left ? "worker left" : "worker lost",
-      {{"labels.worker", last.key.id},
-       {"labels.in_flight", int64_t{last.in_flight}},
-       {"error.message", std::string(loss.reason.message())}});
+  LogEnd(last, loss, ended);
   registry_.Changed(FleetNews::kMembers);
 }
 
