@@ -358,14 +358,14 @@ absl::Status WorkerSession::DeliverClaimed(const v1::Claimed& claimed) {
     if (pending == claims_.end()) return absl::InvalidArgumentError("an answer to no claim");
     claim = std::move(pending->second);
     claims_.erase(pending);
+    // It has been sent there anew since, which takes the place of what was found.
+    if (active_.contains(claimed.request_id())) answer.work.reset();
     if (answer.work) {
       Active active{.attempt = claimed.attempt(), .cost = claim.cost, .listener = claim.listener};
       for (const SubmissionOutput& output : answer.work->choices) {
         active.choices.push_back({output.choice, static_cast<int32_t>(output.tokens.size()),
                                   output.finish == FinishReason::kNone});
       }
-      const auto old = active_.find(claimed.request_id());
-      if (old != active_.end()) Erase(old);
       if (!active.all_closed()) {
         info_.in_flight_cost += active.cost;
         active_.emplace(claimed.request_id(), std::move(active));
