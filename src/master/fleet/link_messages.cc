@@ -1,6 +1,8 @@
 #include "master/fleet/link_messages.h"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -143,7 +145,12 @@ absl::Status CheckHello(const v1::Hello& hello) {
     RETURN_IF_ERROR(CheckName("label", key));
     if (value.size() > kNameBytesMax) return absl::InvalidArgumentError("label value too long");
   }
-  for (const v1::LoadedModel& model : hello.models()) RETURN_IF_ERROR(CheckModel(model));
+  std::set<std::string_view> names;
+  for (const v1::LoadedModel& model : hello.models()) {
+    RETURN_IF_ERROR(CheckModel(model));
+    if (!names.insert(model.name()).second)
+      return absl::InvalidArgumentError("a model comes twice");
+  }
   return absl::OkStatus();
 }
 

@@ -14,18 +14,21 @@ namespace {
 constexpr int64_t kQueuedTokensMax = int64_t{1} << 40;
 constexpr float kRateMax = 1e9F;
 constexpr size_t kErrorBytesMax = 1024;
+constexpr size_t kBuildBytesMax = 256;
+constexpr size_t kDeviceBytesMax = 1024;
 
 // A rate that figures can be made of, whatever it is.
 float Sane(float rate) { return rate > 0 ? std::min(rate, kRateMax) : 0; }
+int32_t Count(int32_t count) { return std::clamp(count, 0, kWorkerCountMax); }
 
 // Of Heartbeat and of v1::ModelFigures, whose fields have the same names.
 template <typename Message>
 ModelFigures FiguresOf(const Message& message) {
-  return {.credit = message.credit(),
-          .waiting = message.waiting(),
-          .running = message.running(),
-          .free_blocks = message.free_blocks(),
-          .total_blocks = message.total_blocks(),
+  return {.credit = std::max<int64_t>(0, message.credit()),
+          .waiting = Count(message.waiting()),
+          .running = Count(message.running()),
+          .free_blocks = Count(message.free_blocks()),
+          .total_blocks = Count(message.total_blocks()),
           .tokens_per_second = Sane(message.tokens_per_second()),
           .queued_tokens = std::clamp<int64_t>(message.queued_tokens(), 0, kQueuedTokensMax),
           .prefill_tokens_per_second = Sane(message.prefill_tokens_per_second()),
@@ -72,10 +75,13 @@ absl::Status FailureOf(const v1::ModelState& state) {
 WorkerInfo InfoOf(const v1::Hello& hello) {
   WorkerInfo info;
   info.key = {hello.worker_id(), absl::BytesToHexString(hello.incarnation())};
-  info.build = hello.build();
+  info.build = hello.build().substr(0, kBuildBytesMax);
   for (const v1::Device& device : hello.devices()) {
     absl::StrAppend(&info.device, info.device.empty() ? "" : ", ", device.kind(),
                     device.name().empty() ? "" : " ", device.name());
+    if (info.device.size() < kDeviceBytesMax) continue;
+    info.device.resize(kDeviceBytesMax);
+    break;
   }
   info.labels.insert(hello.labels().begin(), hello.labels().end());
   for (const v1::LoadedModel& model : hello.models()) info.models.push_back(FromMessage(model));
@@ -89,7 +95,7 @@ bool Apply(const v1::Heartbeat& heartbeat, WorkerInfo* info) {
   bool news = state != info->state || (info->figures.credit == 0) != (figures.credit == 0);
   info->state = state;
   info->figures = figures;
-  info->saturation = heartbeat.saturation();
+  info->saturation = std::min(Sane(heartbeat.saturation()), 1.0F);
   info->free_memory_bytes = std::max<int64_t>(0, heartbeat.free_memory_bytes());
   for (ServedModel& model : info->models) {
     const auto of = std::find_if(heartbeat.models().begin(), heartbeat.models().end(),

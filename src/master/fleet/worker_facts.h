@@ -10,6 +10,9 @@
 
 namespace fathom::master {
 
+// Beyond this, counts of a worker say nothing more; sums of a few fit.
+inline constexpr int32_t kWorkerCountMax = 1 << 24;
+
 // REQUIRES: `hello` has passed CheckHello.
 WorkerInfo InfoOf(const v1::Hello& hello);
 

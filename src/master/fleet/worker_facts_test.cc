@@ -102,5 +102,48 @@ TEST(WorkerFactsTest, AHeartbeatHasEachModelsFiguresOrTheOnlyOnes) {
   EXPECT_EQ(info.FiguresOf(info.models[0]).credit, 30);
 }
 
+TEST(WorkerFactsTest, FiguresBeyondMeasureAreBroughtIntoRange) {
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  constexpr int32_t kLeast = std::numeric_limits<int32_t>::min();
+  WorkerInfo info;
+  v1::Heartbeat beat;
+  beat.set_waiting(kMost);
+  beat.set_running(kLeast);
+  beat.set_free_blocks(kMost);
+  beat.set_total_blocks(kLeast);
+  beat.set_credit(std::numeric_limits<int64_t>::min());
+  beat.set_saturation(std::numeric_limits<float>::quiet_NaN());
+  Apply(beat, &info);
+  EXPECT_EQ(info.figures.waiting, kWorkerCountMax);
+  EXPECT_EQ(info.figures.running, 0);
+  EXPECT_EQ(info.figures.free_blocks, kWorkerCountMax);
+  EXPECT_EQ(info.figures.total_blocks, 0);
+  EXPECT_EQ(info.figures.credit, 0);
+  EXPECT_EQ(info.saturation, 0);
+  beat.set_saturation(7);
+  Apply(beat, &info);
+  EXPECT_EQ(info.saturation, 1);
+}
+
+TEST(WorkerFactsTest, WhatAHelloSaysOfItsMachineIsCut) {
+  v1::Hello hello;
+  hello.set_build(std::string(10'000, 'b'));
+  for (int i = 0; i < 1000; ++i) hello.add_devices()->set_kind("a kind of device");
+  const WorkerInfo info = InfoOf(hello);
+  EXPECT_EQ(info.build.size(), 256u);
+  EXPECT_EQ(info.device.size(), 1024u);
+}
+
+TEST(WorkerFactsTest, AHelloNamesAModelOnce) {
+  v1::Hello hello;
+  hello.set_protocol(kLinkProtocol);
+  hello.set_worker_id("w");
+  hello.set_incarnation(std::string(16, 'a'));
+  hello.add_models()->set_name("m");
+  EXPECT_TRUE(CheckHello(hello).ok());
+  hello.add_models()->set_name("m");
+  EXPECT_FALSE(CheckHello(hello).ok());
+}
+
 }  // namespace
 }  // namespace fathom::master
