@@ -31,7 +31,7 @@ RequestTable::Brief RequestTable::BriefOf(const EngineRequest& request, std::str
 }
 
 bool RequestTable::MayTakeOn(const std::string& id) const {
-  if (leaving_ && leaving_->id != id) return false;
+  if (!leaving_.empty() && leaving_.front().id != id) return false;
   if (alone_ == nullptr) return true;
   const auto same = entries_.find(id);
   return same != entries_.end() && &same->second == alone_;
@@ -104,9 +104,12 @@ std::optional<RequestTable::Route> RequestTable::Record(const SequenceOutput& ou
 }
 
 void RequestTable::RecordLeaving(const SequenceOutput& output) {
-  if (!leaving_ || leaving_->id != output.request_id || leaving_->attempt != output.attempt) return;
-  if (output.finish != FinishReason::kNone) std::erase(leaving_->open, output.choice);
-  if (leaving_->open.empty()) leaving_.reset();
+  if (output.finish == FinishReason::kNone) return;
+  for (Leaving& leaving : leaving_) {
+    if (leaving.id != output.request_id || leaving.attempt != output.attempt) continue;
+    std::erase(leaving.open, output.choice);
+  }
+  std::erase_if(leaving_, [](const Leaving& leaving) { return leaving.open.empty(); });
 }
 
 void RequestTable::Disown(LinkId owner, const std::string& who, int64_t now_ns) {
@@ -221,8 +224,10 @@ v1::LastWords RequestTable::LastWords(int max) const {
     *words.add_runs() = RunOf(entry);
   };
   // Its next attempt has the same name, and masters take one alone that has crashed before.
-  const bool named = leaving_ && !leaving_->run.fingerprint().empty();
-  if (named && !entries_.contains(leaving_->id) && max > 0) *words.add_runs() = leaving_->run;
+  const bool named = !leaving_.empty() && !leaving_.back().run.fingerprint().empty();
+  if (named && !entries_.contains(leaving_.back().id) && max > 0) {
+    *words.add_runs() = leaving_.back().run;
+  }
   if (alone_ != nullptr) add(*alone_);
   for (const auto& [id, entry] : entries_) {
     if (&entry != alone_) add(entry);
@@ -279,9 +284,16 @@ void RequestTable::Erase(Map::iterator it) {
 RequestTable::Ref RequestTable::Take(Map::iterator it) {
   Ref ref{it->first, it->second.attempt, it->second.model};
   if (alone_ == &it->second) {
-    leaving_ = Leaving{.id = ref.id, .attempt = ref.attempt, .open = {}, .run = RunOf(*alone_)};
+    // An engine ends an earlier attempt before a later one.
+    std::erase_if(leaving_, [&ref](const Leaving& l) { return l.model == ref.model; });
+    Leaving& leaving = leaving_.emplace_back();
+    leaving = {.id = ref.id,
+               .attempt = ref.attempt,
+               .model = ref.model,
+               .open = {},
+               .run = RunOf(*alone_)};
     for (const Choice& choice : alone_->choices) {
-      if (choice.finish == FinishReason::kNone) leaving_->open.push_back(choice.index);
+      if (choice.finish == FinishReason::kNone) leaving.open.push_back(choice.index);
     }
   }
   Erase(it);

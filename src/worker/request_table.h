@@ -10,7 +10,8 @@
 //   1. in_flight(owner, model) is the sum of the costs of unfinished entries of those.
 //   2. held_bytes() never stays above the limit: the entry held longest goes first.
 //   3. At most one entry runs alone, and it has not finished. Taken out while it does, it keeps its
-//      place until its engine has ended it, which may be in a step with it.
+//      place until its engine has ended it, which may be in a step with it; so does each attempt of
+//      it that another engine had.
 
 #include <cstddef>
 #include <cstdint>
@@ -154,6 +155,7 @@ class RequestTable {
   struct Leaving {
     std::string id;
     uint32_t attempt = 0;
+    std::string model;
     std::vector<int32_t> open;  // choices
     v1::LastWords::Run run;
   };
@@ -171,7 +173,7 @@ class RequestTable {
   std::map<std::string, Load> loads_;  // of models with unfinished entries
   size_t held_bytes_ = 0;
   const Entry* alone_ = nullptr;
-  std::optional<Leaving> leaving_;
+  std::vector<Leaving> leaving_;  // attempts of one request, one of a model at most
 };
 
 }  // namespace fathom::worker

@@ -388,6 +388,23 @@ TEST(RequestTableTest, OneThatWasAloneAndIsGivenUpIsSoUntilItsEngineHasEndedIt) 
   EXPECT_EQ(table.LastWords(1).runs_size(), 0);
 }
 
+TEST(RequestTableTest, EachEngineThatHadALoneOneHasToLetGoOfIt) {
+  RequestTable table({});
+  RequestTable::Brief first = Suspect("s");
+  table.Add(first, kA, 1, "sealed");
+  RequestTable::Brief second = Suspect("s", 2);
+  second.model = "another";
+  EXPECT_TRUE(table.Add(second, kA, 1, "sealed").elsewhere);
+  v1::Claim claim = ClaimOf("s");
+  claim.set_model("a third");
+  EXPECT_TRUE(table.Claim(claim, kB).given_up);
+  table.Record(Output("s", {}, FinishReason::kCancelled, 2));
+  EXPECT_FALSE(table.MayTakeOn("other")) << "the engine of its first attempt has it yet";
+  EXPECT_EQ(table.LastWords(9).runs_size(), 1);
+  table.Record(Output("s", {}, FinishReason::kCancelled, 1));
+  EXPECT_TRUE(table.MayTakeOn("other"));
+}
+
 TEST(RequestTableTest, LastWordsNameWhatRunsTheLoneOneFirst) {
   RequestTable table({});
   for (const std::string id : {"a", "b", "c", "d"}) {
