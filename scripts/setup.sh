@@ -23,8 +23,7 @@ PACKAGES=(
 )
 FUZZ_PACKAGES=(
   clang-19 libclang-rt-19-dev
-  llvm-19        # names of functions in stack traces
-  libomp-19-dev  # oneDNN's CMake file turns OpenMP on
+  llvm-19 # names of functions in stack traces
 )
 # The first release whose compiler builds the locked crates of src/text.
 RUST_MINIMUM=1.85.0

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 namespace fathom::master {
 namespace {
@@ -105,8 +106,9 @@ class Planner {
         having.push_back(w);
       }
     }
-    std::stable_sort(having.begin(), having.end(), [&](size_t a, size_t b) {
-      return workers_[a].free_memory_bytes < workers_[b].free_memory_bytes;
+    std::sort(having.begin(), having.end(), [&](size_t a, size_t b) {
+      return std::pair(workers_[a].free_memory_bytes, a) <
+             std::pair(workers_[b].free_memory_bytes, b);
     });
     for (int64_t i = 0; i < count; ++i) {
       plan_.orders.push_back({having[i], model.name, /*load=*/false});
