@@ -11,6 +11,8 @@
 #include <string>
 #include <utility>
 
+#include "common/check.h"
+
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t size_max);
 
 namespace fathom::fuzz {
@@ -24,6 +26,12 @@ constexpr std::string_view kMark = "--- ";
 constexpr size_t kHeadBytes = 3;
 constexpr size_t kFrameBytesMax = 0xFFFF;
 constexpr size_t kFramesMax = 64;
+// Without libFuzzer nothing is read but seeds, which say what they are meant to.
+#ifdef FATHOM_FUZZ_SEEDS_ALONE
+constexpr bool kSeedsAlone = true;
+#else
+constexpr bool kSeedsAlone = false;
+#endif
 constexpr double kAwkward[] = {0,   -1,   1,    2, 255, 1e3, 1e9, 2147483647, -2147483648.0,
                                4e9, 9e18, -9e18};
 
@@ -115,12 +123,15 @@ std::vector<Frame> Frames::ReadText(std::string_view text) const {
     text = next == std::string_view::npos ? std::string_view() : text.substr(next + 1);
     const auto kind =
         std::find_if(kinds_.begin(), kinds_.end(), [&](const Kind& k) { return k.name == name; });
+    FATHOM_CHECK(!kSeedsAlone || kind != kinds_.end(), "a seed of a kind that there is not");
     if (kind == kinds_.end()) continue;
     std::unique_ptr<Message> message(kind->prototype->New());
     NoWords no_words;
     TextFormat::Parser parser;
     parser.RecordErrorsTo(&no_words);
-    if (!parser.ParseFromString(std::string(frame), message.get())) continue;
+    const bool parsed = parser.ParseFromString(std::string(frame), message.get());
+    FATHOM_CHECK(!kSeedsAlone || parsed, "a seed with fields that there are not");
+    if (!parsed) continue;
     frames.push_back({static_cast<size_t>(kind - kinds_.begin()), std::move(message)});
   }
   return frames;

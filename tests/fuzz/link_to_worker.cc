@@ -1,7 +1,9 @@
-// What masters may send a worker, in any order: the engine sees only sane requests, no request is
-// lost track of, and the credits granted are never more than there is.
+// What masters may send a worker, in any order, while its engines put out tokens and masters are
+// lost and come back: the engine sees only sane requests, every request is accounted for as by a
+// book kept the long way, and the credits granted are never more than there is.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <numeric>
@@ -13,8 +15,10 @@
 #include "fathom/v1/link.pb.h"
 #include "fuzz/feedback.h"
 #include "fuzz/frames.h"
+#include "fuzz/request_model.h"
 #include "master/fleet/condemned_news.h"
 #include "master/fleet/link_messages.h"
+#include "worker/cache_teller.h"
 #include "worker/credits.h"
 #include "worker/engine/validate.h"
 #include "worker/link_messages.h"
@@ -27,16 +31,33 @@ constexpr int64_t kCapacity = 1'000'000;
 constexpr int kRunsMax = 4;
 constexpr RequestTable::Limits kLimits{.hold_ns = 1'000'000'000, .held_bytes = 4096};
 
-enum Kind : size_t { kSubmit, kSubmitOther, kControl, kOutput, kLose };
+enum Kind : size_t {
+  kSubmit,
+  kSubmitOther,
+  kControlOther,
+  kOutput,
+  kLose,
+  kControl,
+  kWait,
+  kStep,
+  kBulk,
+  kWelcome
+};
 
 const fuzz::Frames& Messages() {
-  // Two masters submit; outputs are the engine's own, and `lose` ends the first master's link.
+  // Two masters speak. Outputs are the engines' own, `step` is what they do by themselves, `lose`
+  // ends a master's link (the second's where the epoch is odd), `wait` lets milliseconds pass.
   static const auto& frames =
       *new fuzz::Frames({{"submit", &v1::Submit::default_instance()},
                          {"submit-other", &v1::Submit::default_instance()},
-                         {"control", &v1::MasterControl::default_instance()},
+                         {"control-other", &v1::MasterControl::default_instance()},
                          {"output", &v1::StepOutput::default_instance()},
-                         {"lose", &v1::Drain::default_instance()}});
+                         {"lose", &v1::Drain::default_instance()},
+                         {"control", &v1::MasterControl::default_instance()},
+                         {"wait", &v1::MasterControl::default_instance()},
+                         {"step", &v1::Drain::default_instance()},
+                         {"bulk", &v1::MasterBulk::default_instance()},
+                         {"welcome", &v1::Drain::default_instance()}});
   return frames;
 }
 
@@ -69,27 +90,43 @@ void CheckRequest(const EngineRequest& request) {
 
 class Worker {
  public:
+  Worker() {
+    for (uint64_t i = 0; i < 3; ++i) cache_.Apply("m", {.stored = {{i, 1}}, .evicted = {}});
+  }
+
   void Take(const fuzz::Frame& frame) {
     ++now_ns_;
     switch (frame.kind) {
       case kSubmit:
       case kSubmitOther:
         return Submit(static_cast<const v1::Submit&>(*frame.message),
-                      frame.kind == kSubmit ? 1 : 2);
+                      masters_[frame.kind == kSubmit ? 0 : 1]);
       case kControl:
-        return Control(static_cast<const v1::MasterControl&>(*frame.message));
+      case kControlOther:
+        return Control(static_cast<const v1::MasterControl&>(*frame.message),
+                       masters_[frame.kind == kControl ? 0 : 1]);
       case kOutput:
         return Output(static_cast<const v1::StepOutput&>(*frame.message));
+      case kLose:
+        return Lose(masters_[static_cast<const v1::Drain&>(*frame.message).epoch() % 2]);
+      case kWelcome:
+        return Welcome(masters_[static_cast<const v1::Drain&>(*frame.message).epoch() % 2]);
+      case kBulk:
+        return Bulk(static_cast<const v1::MasterBulk&>(*frame.message));
+      case kStep:
+        return model_.Step();
       default:
-        table_.Disown(1, "first", now_ns_);
-        table_.Expire(now_ns_);
+        Wait(static_cast<const v1::MasterControl&>(*frame.message).heartbeat().backlog_cost());
     }
   }
 
   void CheckBooks() const {
-    const std::vector<CreditClaim> claims = {{table_.in_flight(1), backlog_},
-                                             {table_.in_flight(2), 1}};
-    FATHOM_CHECK(claims[0].in_flight >= 0 && claims[1].in_flight >= 0, "less than nothing");
+    model_.Check();
+    std::vector<CreditClaim> claims;
+    for (const Peer& master : masters_) {
+      claims.push_back({table_.in_flight(master.id), master.backlog});
+      FATHOM_CHECK(claims.back().in_flight >= 0, "less than nothing");
+    }
     FATHOM_CHECK(table_.unowned_cost() >= 0 && table_.unfinished() >= 0, "less than nothing");
     const std::vector<int64_t> credits = GrantCredits(kCapacity, table_.unowned_cost(), claims);
     int64_t granted = 0;
@@ -102,18 +139,24 @@ class Worker {
   }
 
   void End() {
-    table_.Disown(1, "first", now_ns_);
-    table_.Disown(2, "second", now_ns_);
-    table_.Expire(std::numeric_limits<int64_t>::max());
+    for (Peer& master : masters_) Lose(master);
+    Wait(std::numeric_limits<int64_t>::max());
     FATHOM_CHECK(table_.unfinished() == 0 && table_.held_bytes() == 0, "something was kept");
     FATHOM_CHECK(table_.unowned_cost() == 0, "cost of nothing");
-    // The engine ends what it was given.
-    for (const SequenceOutput& end : ends_) table_.Record(end);
+    model_.Step();
+    FATHOM_CHECK(model_.empty(), "an engine was not told");
     FATHOM_CHECK(table_.MayTakeOn(""), "what is gone is alone");
     FATHOM_CHECK(table_.LastWords(kRunsMax).runs_size() == 0, "last words of what is gone");
   }
 
  private:
+  // A master; every link of it has another number.
+  struct Peer {
+    LinkId id = kNoLink;
+    std::string who;
+    int64_t backlog = 0;
+  };
+
   // Masters take them, and one alone has something behind it.
   void CheckLastWords() const {
     const v1::LastWords words = table_.LastWords(kRunsMax);
@@ -126,34 +169,56 @@ class Worker {
     }
   }
 
-  void Submit(const v1::Submit& message, LinkId owner) {
+  void Submit(const v1::Submit& message, const Peer& master) {
     const auto request = FromMessage(message, now_ns_);
     fuzz::CheckSound(0, request.status());
     if (!request.ok()) return;
     CheckRequest(*request);
     if (!table_.MayTakeOn(message.request_id())) return;
+    if (model_.Knows(request->id, request->attempt)) return;
     RequestTable::Brief brief = RequestTable::BriefOf(*request, message.model());
     brief.fingerprint = message.fingerprint();
     brief.crashes = message.crashes();
-    for (const ChoiceStart& choice : brief.choices) {
-      SequenceOutput& end = ends_.emplace_back();
-      end.request_id = brief.id;
-      end.attempt = brief.attempt;
-      end.choice = choice.index;
-      end.finish = FinishReason::kCancelled;
-    }
-    table_.Add(std::move(brief), owner, message.cost(), message.resume_context());
+    model_.Add(brief, master.id, message.cost(), message.resume_context());
     FATHOM_CHECK(message.crashes() == 0 || !table_.MayTakeOn(""), "not alone");
   }
 
-  void Control(const v1::MasterControl& message) {
-    if (message.has_heartbeat()) backlog_ = message.heartbeat().backlog_cost();
+  void Control(const v1::MasterControl& message, Peer& master) {
+    if (message.has_heartbeat()) master.backlog = message.heartbeat().backlog_cost();
+    if (message.has_cancel()) model_.Cancel(message.cancel(), master.id);
     if (!message.has_claim()) return;
-    const RequestTable::Handover handover = table_.Claim(message.claim(), 2);
-    FATHOM_CHECK(handover.answer.found() || handover.farewell.empty(), "taken from nobody");
+    const RequestTable::Handover handover = table_.Claim(message.claim(), master.id);
+    model_.Claim(message.claim(), master.id, handover);
     for (const v1::StepOutput& output : handover.answer.outputs()) {
       FATHOM_CHECK(master::FromMessage(output).ok(), "an answer that masters refuse");
     }
+    for (const v1::StepOutput& output : handover.farewell) {
+      FATHOM_CHECK(master::FromMessage(output).ok(), "a farewell that masters refuse");
+    }
+  }
+
+  void Lose(Peer& master) {
+    table_.Disown(master.id, master.who, now_ns_);
+    model_.Disown(master.id, master.who);
+    master.id += masters_.size();
+    master.backlog = 0;
+    Wait(0);
+  }
+  void Welcome(const Peer& master) { model_.ForsakenBy(master.who, table_.ForsakenBy(master.who)); }
+  void Wait(int64_t ms) {
+    now_ns_ += std::clamp<int64_t>(ms, 0, 1'000'000) * 1'000'000;
+    model_.GiveUp(table_.Expire(now_ns_));
+    FATHOM_CHECK(table_.held_bytes() <= kLimits.held_bytes, "more is held than may be");
+  }
+
+  void Bulk(const v1::MasterBulk& message) {
+    if (!message.has_resync_page()) return;
+    const uint64_t before = listener_.sequence;
+    const auto page = cache_.Page(message.resync_page(), &listener_);
+    FATHOM_CHECK(page.has_value() || listener_.sequence == before, "a number for nothing");
+    FATHOM_CHECK(!page || (page->kv_events().sequence() == before + 1 &&
+                           page->kv_events().stored_size() <= 3),
+                 "a page of more than there is");
   }
 
   void Output(const v1::StepOutput& message) {
@@ -167,7 +232,7 @@ class Worker {
     output.tokens = read->tokens;
     output.logprobs = read->logprobs;
     output.finish = read->finish;
-    table_.Record(output);
+    model_.Record(output);
     const auto back = master::FromMessage(ToMessage(output));
     FATHOM_CHECK(back.ok() && back->tokens == output.tokens && back->finish == output.finish &&
                      back->logprobs.size() == output.logprobs.size(),
@@ -175,9 +240,11 @@ class Worker {
   }
 
   int64_t now_ns_ = 1;
-  int64_t backlog_ = 0;
-  std::vector<SequenceOutput> ends_;  // of all that was submitted
+  std::array<Peer, 2> masters_ = {Peer{.id = 1, .who = "first"}, Peer{.id = 2, .who = "second"}};
   RequestTable table_{kLimits};
+  RequestModel model_{&table_};
+  CacheTeller cache_;
+  CacheTeller::Listener listener_;
   const master::CondemnedNews news_{Clock::Real()};
 };
 
