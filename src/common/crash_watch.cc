@@ -49,6 +49,7 @@ CrashWatch::CrashWatch(std::function<void(int)> last_words) {
   });
   struct sigaction action {};
   action.sa_handler = OnFault;
+  action.sa_flags = SA_ONSTACK;
   sigfillset(&action.sa_mask);
   for (const int fault : kFaults) sigaction(fault, &action, nullptr);
 }

@@ -6,10 +6,13 @@
 // its core. A fault that leaves nothing to speak with (the heap's lock held, say) ends it without,
 // after a fifth of a second.
 //
-// One at a time: the signals' handlers have nothing but globals.
+// One at a time: the signals' handlers have nothing but globals. A thread whose stack is full
+// speaks where it has a FaultStack: the one that made the watch does, and made and destroys it.
 
 #include <functional>
 #include <thread>
+
+#include "common/fault_stack.h"
 
 namespace fathom {
 
@@ -22,6 +25,7 @@ class CrashWatch {
   CrashWatch& operator=(const CrashWatch&) = delete;
 
  private:
+  const FaultStack stack_;
   std::thread thread_;
 };
 

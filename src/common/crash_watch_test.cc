@@ -9,6 +9,8 @@
 #include <ctime>
 #include <mutex>
 
+#include "common/stack_thread.h"
+
 namespace fathom {
 namespace {
 
@@ -51,6 +53,26 @@ TEST(CrashWatchTest, AFaultSpeaksOnceAndDiesOfItsSignal) {
   const Death fault = DeathOf([](std::mutex&) { raise(SIGSEGV); });
   EXPECT_EQ(fault.words, "s");
   EXPECT_EQ(fault.signal, SIGSEGV);
+}
+
+// Deeper than any stack is.
+int Descend(int left) {
+  volatile char room[4096];
+  room[left % sizeof(room)] = 1;
+  return left == 0 ? 0 : Descend(left - 1) + room[left % sizeof(room)];
+}
+
+TEST(CrashWatchTest, AFullStackSpeaksToo) {
+  constexpr int kDeep = 1 << 20;
+  const Death here = DeathOf([](std::mutex&) { _exit(Descend(kDeep)); });
+  EXPECT_EQ(here.words, "s");
+  EXPECT_EQ(here.signal, SIGSEGV);
+  const Death there = DeathOf([](std::mutex&) {
+    StackThread thread(size_t{1} << 20, [] { _exit(Descend(kDeep)); });
+    thread.Join();
+  });
+  EXPECT_EQ(there.words, "s");
+  EXPECT_EQ(there.signal, SIGSEGV);
 }
 
 TEST(CrashWatchTest, WhoCannotSpeakDiesAllTheSame) {

@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/fault_stack.h"
 
 namespace fathom {
 namespace {
 
 void* Run(void* argument) {
+  const FaultStack fault_stack;
   const std::unique_ptr<std::function<void()>> work(static_cast<std::function<void()>*>(argument));
   (*work)();
   return nullptr;

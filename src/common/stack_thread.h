@@ -1,8 +1,8 @@
 #pragma once
 
 // A thread with a stack of a size that we choose; std::thread takes what the system gives. Of a
-// large stack only the pages that were touched cost memory. Joined by Join, once, before
-// destruction.
+// large stack only the pages that were touched cost memory. It has a FaultStack beside it. Joined
+// by Join, once, before destruction.
 
 #include <pthread.h>
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/fault_stack.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/link_messages.h"
@@ -106,6 +107,7 @@ void LinkClient::PostTo(LinkId id, std::function<void(Peer&)> act) {
 }
 
 void LinkClient::Run() {
+  const FaultStack fault_stack;
   last_tick_ns_ = options_.clock->MonotonicNs();
   int64_t tick_at_ns = last_tick_ns_;
   while (true) {

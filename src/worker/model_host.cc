@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "common/fault_stack.h"
 #include "common/logging.h"
 #include "common/strings.h"
 
@@ -306,6 +307,7 @@ void ModelHost::Gone(Entries::iterator it) {
 // ---- the host's thread ----
 
 void ModelHost::Run() {
+  const FaultStack fault_stack;
   MeasureMemory(/*released=*/false);
   while (true) {
     Job job;

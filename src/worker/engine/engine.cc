@@ -10,6 +10,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "common/block_hash.h"
+#include "common/fault_stack.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -162,6 +163,7 @@ class Engine::Impl {
   // ---- engine thread ----
 
   void Run() {
+    const FaultStack fault_stack;
     std::optional<EngineCore> core;
     core.emplace(options_, executor_.get(), mask_words_, sink_, clock_, &board_);
     while (Receive(&*core)) {

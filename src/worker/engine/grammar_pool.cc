@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/fault_stack.h"
+
 namespace fathom::worker {
 
 GrammarPool::GrammarPool(std::shared_ptr<const GrammarFactory> factory, int32_t num_threads,
@@ -23,6 +25,7 @@ void GrammarPool::Compile(const std::string& id, uint32_t attempt, GrammarSpec s
 }
 
 void GrammarPool::Work() {
+  const FaultStack fault_stack;
   while (std::optional<Job> job = jobs_.Pop()) {
     done_(job->id, job->attempt, factory_->Compile(job->spec));
   }

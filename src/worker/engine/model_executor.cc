@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "common/fault_stack.h"
 #include "common/status_macros.h"
 #include "worker/engine/executor.h"
 #include "worker/sampling/device_sampler.h"
@@ -87,6 +88,7 @@ class ModelExecutor final : public Executor {
   }
 
   void Run() {
+    const FaultStack fault_stack;
     if (kernels::Backend* backend = model_->backend(); backend != nullptr) {
       if (const absl::Status bound = backend->BindThread(); !bound.ok()) Lose(bound);
     }
