@@ -49,6 +49,13 @@ void CheckSame(const ResumePlan& one, const ResumePlan& other) {
                "a token reads back otherwise");
 }
 
+// As HTTP has it of a header's value.
+std::string_view Trimmed(std::string_view value) {
+  const size_t first = value.find_first_not_of(" \t");
+  if (first == std::string_view::npos) return {};
+  return value.substr(first, value.find_last_not_of(" \t") - first + 1);
+}
+
 void CheckHeaders(std::string_view token, std::string_view key, std::string_view hold) {
   HttpCall call;
   const auto set = [&call](const char* name, std::string_view value) {
@@ -60,10 +67,11 @@ void CheckHeaders(std::string_view token, std::string_view key, std::string_view
   const auto ask = ReadResumeAsk(call, kBody);
   fuzz::CheckSound(2, ask.status());
   if (!ask.ok()) return;
-  FATHOM_CHECK(ask->token == token && ask->idempotency_key == key, "another header");
-  FATHOM_CHECK(
-      ask->hold <= absl::Minutes(10) && (ask->hold > absl::ZeroDuration()) == !hold.empty(),
-      "held for ever, or not at all");
+  FATHOM_CHECK(ask->token == Trimmed(token) && ask->idempotency_key == Trimmed(key),
+               "another header");
+  FATHOM_CHECK(ask->hold <= absl::Minutes(10) &&
+                   (ask->hold > absl::ZeroDuration()) == !Trimmed(hold).empty(),
+               "held for ever, or not at all");
   const auto plan = Plan(*ask);
   fuzz::CheckSound(3, plan.status());
   if (plan.ok()) FATHOM_CHECK(plan->hold == ask->hold, "held for another time");
