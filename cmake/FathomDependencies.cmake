@@ -12,6 +12,11 @@ find_package(CLI11 QUIET CONFIG)
 find_package(dnnl CONFIG REQUIRED)
 find_package(GTest REQUIRED)
 
+# For programs in which one thread frees what another has allocated, message by message; sanitizers have their own.
+if(NOT FATHOM_SANITIZE)
+  find_library(FATHOM_JEMALLOC jemalloc REQUIRED)
+endif()
+
 # SOCI, with the two databases that we use. Its package has no CMake file, and its header for PostgreSQL reads libpq's.
 find_path(SOCI_INCLUDE soci/soci.h REQUIRED)
 find_path(LIBPQ_INCLUDE libpq-fe.h PATH_SUFFIXES postgresql REQUIRED)

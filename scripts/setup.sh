@@ -14,7 +14,7 @@ PACKAGES=(
   build-essential ca-certificates ccache clang-format clang-tidy cmake curl g++ git mold ninja-build patchelf pkg-config
   python3-venv shellcheck xz-utils
   libabsl-dev libbenchmark-dev libboost-json1.81-dev libboost1.81-dev libcli11-dev libdnnl-dev libgmock-dev libgrpc++-dev
-  libgtest-dev libpq-dev libprotobuf-dev libsoci-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev
+  libgtest-dev libjemalloc-dev libpq-dev libprotobuf-dev libsoci-dev libssl-dev libyaml-cpp-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
   ocl-icd-opencl-dev # oneDNN's CMake file asks for OpenCL
   libomp-dev         # the omp.h that clang-tidy reads

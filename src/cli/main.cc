@@ -5,6 +5,7 @@
 
 #include "cli/command.h"
 #include "cli/exit_codes.h"
+#include "common/lock_order.h"
 #include "common/strings.h"
 
 namespace fathom::cli {
@@ -52,4 +53,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace fathom::cli
 
-int main(int argc, char** argv) { return fathom::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  fathom::SkipLockOrderChecks();
+  return fathom::cli::Main(argc, argv);
+}

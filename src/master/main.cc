@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/config.h"
 #include "common/crash_watch.h"
+#include "common/lock_order.h"
 #include "common/logging.h"
 #include "common/shutdown.h"
 #include "common/tls/link_credentials.h"
@@ -192,6 +193,7 @@ int Run(const Flags& flags, LogOptions log, ShutdownSignal& shutdown) {
 }  // namespace fathom::master
 
 int main(int argc, char** argv) {
+  fathom::SkipLockOrderChecks();
   fathom::ShutdownSignal shutdown;
   const fathom::LogOptions log{.service = "fathom-master"};
   CLI::App app("Serves a model to OpenAI HTTP and gRPC clients, with the workers that dial in");

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/crash_watch.h"
+#include "common/lock_order.h"
 #include "common/logging.h"
 #include "common/periodic.h"
 #include "common/shutdown.h"
@@ -137,6 +138,7 @@ absl::StatusOr<std::unique_ptr<Worker>> Start(const config::Worker& config,
 }  // namespace
 
 int RunWorker(int argc, const char* const* argv, const Device& device) {
+  SkipLockOrderChecks();
   const int64_t start_ns = Clock::Real()->MonotonicNs();
   ShutdownSignal shutdown;
   const auto line = ParseCommandLine(argc, argv, FromEnvironment("MASTER_NODE"), HostName());

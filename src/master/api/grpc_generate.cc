@@ -14,8 +14,12 @@ namespace {
 class GenerateCall final : public GenerationSink,
                            public std::enable_shared_from_this<GenerateCall> {
  public:
-  GenerateCall(const GenerateHost& host, GrpcLoop& loop)
-      : host_(host), loop_(loop), executor_(loop.executor()), deltas_(host.client_backlog_bytes) {}
+  GenerateCall(const GenerateHost& host, GrpcLoop& loop, v1::GenerateResponse& scratch)
+      : host_(host),
+        loop_(loop),
+        scratch_(scratch),
+        executor_(loop.executor()),
+        deltas_(host.client_backlog_bytes) {}
 
   // Waits for a client to call.
   void Await() {
@@ -67,7 +71,7 @@ class GenerateCall final : public GenerationSink,
       return;
     }
     operations_ = 2;
-    ServeGenerate(host_, loop_);
+    ServeGenerate(host_, loop_, scratch_);
     entry_.emplace(*host_.calls);
     peer_ = rpc_->context.peer();
     absl::StatusOr<OpenedGenerate> opened = host_.open(rpc_->context, *message_in_, &principal_);
@@ -150,26 +154,29 @@ class GenerateCall final : public GenerationSink,
   }
 
   void Write(std::optional<GenerationDelta> delta, bool last) {
-    // Cleared, a message keeps its memory: good for the next piece, too much after a prompt's.
-    if (message_.prompt_logprobs_size() > 0) message_ = v1::GenerateResponse();
-    message_.Clear();
-    message_.set_id(id_);
+    // gRPC copies it before Write returns. Cleared, a message keeps its memory: good for the next
+    // piece, too much after a prompt's.
+    v1::GenerateResponse& message = scratch_;
+    if (message.prompt_logprobs_size() > 0) message = v1::GenerateResponse();
+    message.Clear();
+    message.set_id(id_);
     if (delta) {
       cursor_->Advance(*delta);
-      Fill(*std::move(delta), *model_, message_);
+      Fill(*std::move(delta), *model_, message);
     }
     if (last) {
-      *message_.mutable_usage() = ToProto(usage_);
+      *message.mutable_usage() = ToProto(usage_);
       usage_told_ = true;
     }
-    cursor_->AppendToken(*message_.mutable_resume_token(), last);
+    cursor_->AppendToken(*message.mutable_resume_token(), last);
     writing_ = true;
     ++operations_;
-    rpc_->writer.Write(message_, static_cast<GrpcTag*>(&written_));
+    rpc_->writer.Write(message, static_cast<GrpcTag*>(&written_));
   }
 
   const GenerateHost& host_;
   GrpcLoop& loop_;
+  v1::GenerateResponse& scratch_;
   const boost::asio::any_io_executor executor_;         // the loop's
   std::unique_ptr<Rpc> rpc_ = std::make_unique<Rpc>();  // until it is over
   Tag arrived_{this, &GenerateCall::HandleArrived};
@@ -190,7 +197,6 @@ class GenerateCall final : public GenerationSink,
   std::shared_ptr<Generation> generation_;
   std::optional<ResumeCursor> cursor_;  // once it is started
   DeltaBuffer deltas_;
-  v1::GenerateResponse message_;
   int64_t started_ns_ = 0;
   bool pump_scheduled_ = false;
   bool writing_ = false;
@@ -204,8 +210,8 @@ class GenerateCall final : public GenerationSink,
 
 }  // namespace
 
-void ServeGenerate(const GenerateHost& host, GrpcLoop& loop) {
-  std::make_shared<GenerateCall>(host, loop)->Await();
+void ServeGenerate(const GenerateHost& host, GrpcLoop& loop, v1::GenerateResponse& scratch) {
+  std::make_shared<GenerateCall>(host, loop, scratch)->Await();
 }
 
 }  // namespace fathom::master

@@ -43,7 +43,8 @@ struct GenerateHost {
       open;
 };
 
-// Takes calls in on this loop until the server shuts down.
-void ServeGenerate(const GenerateHost& host, GrpcLoop& loop);
+// Takes calls in on this loop until the server shuts down. All its calls write by way of `scratch`,
+// which is near at hand then; it outlives them.
+void ServeGenerate(const GenerateHost& host, GrpcLoop& loop, v1::GenerateResponse& scratch);
 
 }  // namespace fathom::master

@@ -50,20 +50,20 @@ GrpcInference::GrpcInference(const GrpcInferenceOptions& options, boost::asio::i
 
 void GrpcInference::AddTo(grpc::ServerBuilder& builder) {
   for (int i = 0; i < options_.threads; ++i) {
-    loops_.push_back(std::make_unique<GrpcLoop>(builder.AddCompletionQueue(), io_));
+    lanes_.push_back(std::make_unique<Lane>(builder.AddCompletionQueue(), io_));
   }
 }
 
 void GrpcInference::Begin() {
-  for (const auto& loop : loops_) {
-    ServeGenerate(host_, *loop);
+  for (const auto& lane : lanes_) {
+    ServeGenerate(host_, lane->loop, lane->scratch);
     // Short prompts are prepared there, templates and all.
-    loop->Start(text::kDeepStackBytes);
+    lane->loop.Start(text::kDeepStackBytes);
   }
 }
 
 void GrpcInference::End() {
-  for (const auto& loop : loops_) loop->Stop();
+  for (const auto& lane : lanes_) lane->loop.Stop();
 }
 
 absl::StatusOr<OpenedGenerate> GrpcInference::Open(const grpc::ServerContext& context,

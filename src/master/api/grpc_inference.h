@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "master/api/grpc_call.h"
@@ -59,7 +60,13 @@ class GrpcInference final : public InferenceService, public GrpcAsyncPart {
   Serving* const serving_;
   const ApiKeys* const keys_;
   const GenerateHost host_;
-  std::vector<std::unique_ptr<GrpcLoop>> loops_;
+  struct Lane {
+    Lane(std::unique_ptr<grpc::ServerCompletionQueue> queue, boost::asio::io_context& io)
+        : loop(std::move(queue), io) {}
+    GrpcLoop loop;
+    v1::GenerateResponse scratch;  // the loop's
+  };
+  std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
 }  // namespace fathom::master

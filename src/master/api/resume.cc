@@ -145,6 +145,7 @@ absl::StatusOr<absl::Duration> ParseHold(std::string_view text) {
 
 ResumeCursor::ResumeCursor(const ResumePlan& plan, size_t num_choices)
     : prefix_(absl::StrCat(plan.id, ".", plan.proof, ".", absl::Hex(plan.created), ".")),
+      resumes_(plan.resumes),
       had_(plan.resumes ? plan.marks : std::vector<ResumeMark>(num_choices)),
       model_(plan.model),
       attempt_(plan.attempt),
@@ -153,6 +154,7 @@ ResumeCursor::ResumeCursor(const ResumePlan& plan, size_t num_choices)
 }
 
 bool ResumeCursor::Knows(const GenerationDelta& delta) {
+  if (!resumes_) return false;
   const ResumeMark& had = had_[delta.choice];
   const int64_t end =
       int64_t{marks_[delta.choice].tokens} + static_cast<int64_t>(delta.tokens.size());

@@ -93,6 +93,7 @@ class ResumeCursor {
 
  private:
   const std::string prefix_;  // up to the attempt
+  const bool resumes_;
   const std::vector<ResumeMark> had_;
   const std::optional<uint32_t> model_;
   uint32_t attempt_;
