@@ -70,7 +70,9 @@ class GenerateCall final : public GenerationSink,
       self_ = nullptr;
       return;
     }
-    operations_ = 2;
+    // Too late: it is cancelled, and only that it is over comes yet.
+    operations_ = loop_.ended() ? 1 : 2;
+    if (loop_.ended()) return;
     ServeGenerate(host_, loop_, scratch_);
     entry_.emplace(*host_.calls);
     peer_ = rpc_->context.peer();
@@ -134,7 +136,7 @@ class GenerateCall final : public GenerationSink,
   bool MayWrite() const { return !writing_ && !finished_; }
 
   void Pump() {
-    if (!MayWrite()) return;
+    if (!MayWrite() || loop_.ended()) return;
     if (!cancelled_) {
       auto delta = deltas_.Pop();
       const bool last = ended_ && status_.ok() && deltas_.empty();

@@ -101,27 +101,35 @@ void GrpcLoop::Stop() {
   if (thread_) {
     thread_->Join();
   }
+  ended_ = true;
   queue_->Shutdown();
   void* tag = nullptr;
   bool ok = false;
   while (queue_->Next(&tag, &ok)) static_cast<GrpcTag*>(tag)->OnEvent(ok);
 }
 
+bool GrpcLoop::CallNext(gpr_timespec deadline) {
+  void* tag = nullptr;
+  bool ok = false;
+  if (queue_->AsyncNext(&tag, &ok, deadline) != grpc::CompletionQueue::GOT_EVENT) return false;
+  if (std::exchange(waits_, false)) inbox_->Awake();
+  static_cast<GrpcTag*>(tag)->OnEvent(ok);
+  return true;
+}
+
 void GrpcLoop::Run() {
   const gpr_timespec now = gpr_inf_past(GPR_CLOCK_MONOTONIC);
   const gpr_timespec whenever = gpr_inf_future(GPR_CLOCK_MONOTONIC);
   while (std::optional<std::vector<Task>> tasks = inbox_->Take()) {
-    bool waits = tasks->empty();
+    waits_ = tasks->empty();
     for (Task& task : *tasks) std::exchange(task, nullptr)();
     // What has ended, most of it writes of just now.
-    void* tag = nullptr;
-    bool ok = false;
     for (int i = 0; i < kEventsAtOnce; ++i) {
-      const auto got = queue_->AsyncNext(&tag, &ok, waits ? whenever : now);
-      if (got != grpc::CompletionQueue::GOT_EVENT) break;
-      if (std::exchange(waits, false)) inbox_->Awake();
-      static_cast<GrpcTag*>(tag)->OnEvent(ok);
+      if (!CallNext(waits_ ? whenever : now)) break;
     }
+  }
+  // Who hears now that something has ended may still begin the next.
+  while (CallNext(now)) {
   }
 }
 

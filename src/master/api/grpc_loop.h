@@ -48,6 +48,8 @@ class GrpcLoop {
   void Stop();
 
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
+  // The queue takes no operation any more. By tags.
+  bool ended() const { return ended_; }
   boost::asio::any_io_executor executor() const;
 
  private:
@@ -82,11 +84,15 @@ class GrpcLoop {
   class Executor;
 
   void Run();
+  // Calls what has ended or ends by then; false when nothing has.
+  bool CallNext(gpr_timespec deadline);
 
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   const std::shared_ptr<Inbox> inbox_;
   std::optional<StackThread> thread_;
+  bool waits_ = false;  // the thread's own
   bool stopped_ = false;
+  bool ended_ = false;  // changes when the thread is gone
 };
 
 }  // namespace fathom::master
