@@ -8,29 +8,13 @@
 #include <vector>
 
 #include "master/fleet/condemned_news.h"
+#include "master/fleet/session_testing.h"
 #include "master/fleet/worker_session.h"
 
 namespace fathom::master {
 namespace {
 
 using ::testing::ElementsAre;
-
-template <typename Message>
-class OpenSink final : public MessageSink<Message> {
- public:
-  bool Send(Message) override { return true; }
-  void Abort() override {}
-};
-
-class Listener final : public SubmissionListener {
- public:
-  void OnAccepted(uint32_t) override {}
-  void OnRejected(uint32_t, const absl::Status&, absl::Duration) override {}
-  void OnOutput(SubmissionOutput) override {}
-  void OnWorkerLost(uint32_t, const WorkerLoss& loss) override { kinds.push_back(loss.kind); }
-
-  std::vector<LossKind> kinds;
-};
 
 std::string Name(char c) { return std::string(32, c); }
 
@@ -54,8 +38,8 @@ class LastWordsTest : public testing::Test {
   }
   void Die(LossKind kind) { session_.Die({kind, absl::UnavailableError("gone")}); }
 
-  std::shared_ptr<Listener> ran_ = std::make_shared<Listener>();
-  std::shared_ptr<Listener> under_way_ = std::make_shared<Listener>();
+  std::shared_ptr<RecordingListener> ran_ = std::make_shared<RecordingListener>();
+  std::shared_ptr<RecordingListener> under_way_ = std::make_shared<RecordingListener>();
   WorkerSession session_{
       Hello(),          "session", absl::Milliseconds(250),
       absl::Seconds(3), 1,         std::make_shared<OpenSink<v1::MasterControl>>(),

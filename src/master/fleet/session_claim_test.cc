@@ -8,32 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "master/fleet/session_testing.h"
 #include "master/fleet/worker_session.h"
 
 namespace fathom::master {
 namespace {
 
 using ::testing::ElementsAre;
-
-template <typename Message>
-class OpenSink final : public MessageSink<Message> {
- public:
-  bool Send(Message) override { return true; }
-  void Abort() override {}
-};
-
-class Listener final : public SubmissionListener {
- public:
-  void OnAccepted(uint32_t) override {}
-  void OnRejected(uint32_t, const absl::Status&, absl::Duration) override {}
-  void OnOutput(SubmissionOutput output) override {
-    tokens.insert(tokens.end(), output.tokens.begin(), output.tokens.end());
-  }
-  void OnWorkerLost(uint32_t attempt, const WorkerLoss&) override { lost.push_back(attempt); }
-
-  std::vector<TokenId> tokens;
-  std::vector<uint32_t> lost;
-};
 
 class SessionClaimTest : public testing::Test {
  protected:
@@ -83,8 +64,8 @@ class SessionClaimTest : public testing::Test {
   }
 
   std::optional<WorkerSession::ClaimAnswer> answer_;
-  std::shared_ptr<Listener> claimer_ = std::make_shared<Listener>();
-  std::shared_ptr<Listener> sender_ = std::make_shared<Listener>();
+  std::shared_ptr<RecordingListener> claimer_ = std::make_shared<RecordingListener>();
+  std::shared_ptr<RecordingListener> sender_ = std::make_shared<RecordingListener>();
   WorkerSession session_{
       Hello(),          "session", absl::Milliseconds(250),
       absl::Seconds(3), 1,         std::make_shared<OpenSink<v1::MasterControl>>(),
