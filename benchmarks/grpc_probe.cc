@@ -1,7 +1,8 @@
 // What gRPC alone takes for a stream: `fathom-grpc-probe PORT_FILE STEP_MS` listens on a free
 // loopback port, writes it into the file, and answers Generate with max_tokens messages as a master
 // sends them (same fields, same sizes), one in every step of all streams. There is no fleet, no
-// text and no bookkeeping: what a master takes more than this is its own. Ends with its parent.
+// text and no bookkeeping, and one thread for all: what a master takes more than this is its own.
+// Ends with its parent.
 
 #include <grpcpp/grpcpp.h>
 #include <sys/prctl.h>
@@ -12,9 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <unordered_set>
 
 #include "absl/strings/str_cat.h"
@@ -29,12 +28,11 @@ constexpr int kStepMsMax = 10'000;
 constexpr size_t kIdBytes = 36;
 constexpr size_t kResumeTokenBytes = 96;
 
-class Stream;
+using Service = v1::Inference::WithAsyncMethod_Generate<
+    v1::Inference::WithCallbackMethod_ListModels<v1::Inference::Service>>;
 
-class ProbeService final : public v1::Inference::CallbackService {
+class ProbeService final : public Service {
  public:
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* /*request*/,
                                        v1::ListModelsResponse* /*response*/) override {
@@ -42,69 +40,65 @@ class ProbeService final : public v1::Inference::CallbackService {
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
-
-  void Step();
-  void Forget(Stream* stream) {
-    const std::lock_guard lock(mutex_);
-    streams_.erase(stream);
-  }
-
- private:
-  std::mutex mutex_;
-  std::unordered_set<Stream*> streams_;  // protected by mutex_
 };
 
-class Stream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
+// One call; itself the tag of its operations, of which one is under way at a time.
+class Stream {
  public:
-  Stream(ProbeService& owner, int tokens) : owner_(owner), left_(tokens) {
-    message_.set_id(std::string(kIdBytes, 'i'));
-    message_.set_text_delta(" token");
-    message_.add_token_ids(1000);
-    message_.set_resume_token(std::string(kResumeTokenBytes, 't'));
+  Stream(ProbeService& service, grpc::ServerCompletionQueue& queue,
+         std::unordered_set<Stream*>& all)
+      : service_(service), queue_(queue), all_(all) {
+    service_.RequestGenerate(&context_, &request_, &writer_, &queue_, &queue_, this);
+  }
+
+  // An operation has ended; the last deletes this.
+  void OnEvent(bool ok) {
+    under_way_ = false;
+    if (!begun_ && ok) {
+      begun_ = true;
+      new Stream(service_, queue_, all_);  // the next call's
+      all_.insert(this);
+      left_ = std::max(1, request_.stop().max_tokens());
+      message_.set_id(std::string(kIdBytes, 'i'));
+      message_.set_text_delta(" token");
+      message_.add_token_ids(1000);
+      message_.set_resume_token(std::string(kResumeTokenBytes, 't'));
+      return;
+    }
+    if (!ok || finished_) {
+      all_.erase(this);
+      delete this;
+      return;
+    }
+    if (left_ > 0) return;
+    finished_ = under_way_ = true;
+    writer_.Finish(grpc::Status::OK, this);
   }
 
   // One message, where the one before has gone.
   void Step() {
-    const std::lock_guard lock(mutex_);
-    if (writing_ || left_ == 0) return;
+    if (under_way_ || left_ == 0) return;
     if (--left_ == 0) {
       message_.set_finish(v1::FINISH_REASON_LENGTH);
       message_.mutable_usage()->set_completion_tokens(1);
     }
-    writing_ = true;
-    StartWrite(&message_);
-  }
-  void OnWriteDone(bool ok) override {
-    const std::lock_guard lock(mutex_);
-    writing_ = false;
-    if (!ok) left_ = 0;
-    if (left_ == 0) Finish(grpc::Status::OK);
-  }
-  void OnDone() override {
-    owner_.Forget(this);
-    delete this;
+    under_way_ = true;
+    writer_.Write(message_, this);
   }
 
  private:
-  ProbeService& owner_;
-  std::mutex mutex_;
-  v1::GenerateResponse message_;  // protected by mutex_, or of the write in flight
-  int left_;                      // protected by mutex_
-  bool writing_ = false;          // protected by mutex_
+  ProbeService& service_;
+  grpc::ServerCompletionQueue& queue_;
+  std::unordered_set<Stream*>& all_;
+  grpc::ServerContext context_;
+  v1::GenerateRequest request_;
+  grpc::ServerAsyncWriter<v1::GenerateResponse> writer_{&context_};
+  v1::GenerateResponse message_;
+  int left_ = 0;
+  bool under_way_ = true;
+  bool begun_ = false;
+  bool finished_ = false;
 };
-
-grpc::ServerWriteReactor<v1::GenerateResponse>* ProbeService::Generate(
-    grpc::CallbackServerContext* /*context*/, const v1::GenerateRequest* request) {
-  auto* stream = new Stream(*this, std::max(1, request->stop().max_tokens()));  // OnDone deletes it
-  const std::lock_guard lock(mutex_);
-  streams_.insert(stream);
-  return stream;
-}
-
-void ProbeService::Step() {
-  const std::lock_guard lock(mutex_);
-  for (Stream* stream : streams_) stream->Step();
-}
 
 absl::Status Run(const std::string& port_file, std::chrono::milliseconds step) {
   ProbeService service;
@@ -112,13 +106,20 @@ absl::Status Run(const std::string& port_file, std::chrono::milliseconds step) {
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&service);
+  const std::unique_ptr<grpc::ServerCompletionQueue> queue = builder.AddCompletionQueue();
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr) return absl::InternalError("gRPC makes no server");
+  std::unordered_set<Stream*> streams;
+  new Stream(service, *queue, streams);
   absl::Status told = WriteFileAtomically(port_file, absl::StrCat("{\"grpc\": ", port, "}\n"));
   if (!told.ok()) return told;
-  for (auto next = std::chrono::steady_clock::now();; next += step) {
-    std::this_thread::sleep_until(next);
-    service.Step();
+  for (auto next = std::chrono::system_clock::now();; next += step) {
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue->AsyncNext(&tag, &ok, next) == grpc::CompletionQueue::GOT_EVENT) {
+      static_cast<Stream*>(tag)->OnEvent(ok);
+    }
+    for (Stream* stream : streams) stream->Step();
   }
 }
 

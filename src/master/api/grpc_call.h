@@ -23,7 +23,7 @@ namespace fathom::master {
 // every connection and every watcher of health has gone as well, which they may never do.
 class GrpcCalls {
  public:
-  // One call, from its start to gRPC's OnDone.
+  // One call, from its start until gRPC has told its client the end.
   class Entry {
    public:
     explicit Entry(GrpcCalls& calls);

@@ -70,9 +70,7 @@ class GenerateCall final : public GenerationSink,
       self_ = nullptr;
       return;
     }
-    // Too late: it is cancelled, and only that it is over comes yet.
-    operations_ = loop_.ended() ? 1 : 2;
-    if (loop_.ended()) return;
+    operations_ = 2;
     ServeGenerate(host_, loop_, scratch_);
     entry_.emplace(*host_.calls);
     peer_ = rpc_->context.peer();
